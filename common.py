@@ -1,0 +1,264 @@
+"""What the commands share: flags, plug-ins by name, args.json, data sets, logging, errors.
+
+Nothing here imports TensorFlow: --help and every flag error answer at once.
+"""
+
+import argparse
+import csv
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+# Both are read when TensorFlow and Keras are imported, which is after this module.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+HERE = Path(__file__).resolve().parent
+
+# The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is told without it.
+METRICS = ("euclidean", "sqeuclidean", "cityblock")
+LOSSES = ("batch_hard",)
+
+
+class UserError(Exception):
+    """Something the person at the shell can put right. The message says what is wrong, what was received,
+    what is allowed and how to fix it, in one line."""
+
+
+def run(main: Callable, parse_args: Callable) -> None:
+    """Run a command: parse sys.argv, call main(args), end a UserError as one line on stderr and exit code 1."""
+    try:
+        main(parse_args())
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"should be an integer of at least 1. Received: {text}")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"should be an integer of at least 0. Received: {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"should be a finite number above 0. Received: {text}")
+    return value
+
+
+def readable_file(text: str) -> str:
+    if not os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"should be an existing file. Received: {text}")
+    if not os.access(text, os.R_OK):
+        raise argparse.ArgumentTypeError(f"should be a readable file, but its permissions forbid it. Received: {text}")
+    return text
+
+
+def readable_directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"should be an existing directory. Received: {text}")
+    if not os.access(text, os.R_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"should be a readable directory, but its permissions forbid it. Received: {text}")
+    return text
+
+
+def writeable_file(text: str) -> str:
+    """The name of a file that can be written once there is something to write; nothing is created here."""
+    folder = os.path.dirname(os.path.abspath(text))
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"should be a file, but is a directory. Received: {text}")
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"its folder {folder} does not exist: create it first. Received: {text}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"its folder {folder} is not writeable. Received: {text}")
+    return text
+
+
+def plugin_name(folder: str) -> Callable[[str], str]:
+    """A flag type: the name of a plug-in in `folder`."""
+
+    def check(text: str) -> str:
+        if text not in plugin_names(folder):
+            raise argparse.ArgumentTypeError(
+                f"there is no {text!r} in {folder}/. Available: {', '.join(plugin_names(folder))}"
+            )
+        return text
+
+    return check
+
+
+# A flag that more than one command has is declared here, once; what differs is given to add_flag.
+_SHARED_FLAGS = {
+    "experiment_root": {
+        "required": True,
+        "metavar": "DIR",
+        "help": "Directory of the experiment: args.json, checkpoints, TensorBoard events, train.log.",
+    },
+    "image_root": {
+        "type": readable_directory,
+        "metavar": "DIR",
+        "help": "Directory that the file ids of the CSV are relative to.",
+    },
+    "loading_threads": {
+        "type": positive_int,
+        "default": 8,
+        "metavar": "N",
+        "help": "Images loaded in parallel. Does not change any result.",
+    },
+    "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
+    "metric": {"choices": METRICS},
+}
+
+
+def add_flag(parser: argparse._ActionsContainer, name: str, **changes) -> None:
+    """Add the shared flag `name` to a parser or a group of one, with the command's own default or help."""
+    parser.add_argument(f"--{name}", **(_SHARED_FLAGS[name] | changes))
+
+
+# ---------------------------------------------------------------------------------------------- plug-ins
+
+
+def plugin_names(folder: str) -> list[str]:
+    """Names of the plug-ins in nets/, heads/ or excluders/: its files that do not begin with an underscore."""
+    return sorted(path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_plugin(folder: str, name: str) -> ModuleType:
+    """Import folder/name.py. Only listed names are imported, so no name from a file can reach another module.
+
+    Raises: UserError for an unknown name; it lists those there are.
+    """
+    if name not in plugin_names(folder):
+        raise UserError(f"there is no {name!r} in {folder}/. Available: {', '.join(plugin_names(folder))}.")
+    return importlib.import_module(f"{folder}.{name}")
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Write `value` as sorted, indented JSON. The file appears under its name only when complete."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_args_json(experiment_root: str | os.PathLike) -> dict:
+    """The flags an experiment was started with.
+
+    Raises: UserError when there is no args.json in it, or one that is no JSON object.
+    """
+    path = Path(experiment_root) / "args.json"
+    try:
+        args = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist, so {experiment_root} is no experiment. Give the --experiment_root of a training."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}). Repair it or restore it from a backup.") from None
+    if not isinstance(args, dict):
+        raise UserError(f"{path} should hold a JSON object of flags. Received: {type(args).__name__}.")
+    return args
+
+
+def load_dataset(path: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """Read a data set: a CSV without header, one `pid,fid` a row.
+
+    Both columns are kept as they are written (leading zeros matter, `#` is an ordinary character); fields with
+    commas are quoted as in every CSV; blank lines are passed over.
+
+    Returns: pids, fids, two lists of the same length >= 1.
+    Raises: UserError for a missing, unreadable or empty file, and for the first row without exactly two columns.
+    """
+    pids, fids = [], []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != 2 or not row[0] or not row[1]:
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: should be two columns, pid,fid. Received: {','.join(row)!r}. "
+                        "Correct the line; a field that holds a comma needs double quotes."
+                    )
+                pids.append(row[0])
+                fids.append(row[1])
+    except OSError as error:
+        raise UserError(f"cannot read the data set {path}: {error.strerror}. Give an existing CSV of pid,fid.") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no CSV in UTF-8: {error}. Save it as plain text, one pid,fid a line.") from None
+    if not pids:
+        raise UserError(f"the data set {path} is empty. It should have one line pid,fid for every image.")
+    return pids, fids
+
+
+def check_images(dataset: str, image_root: str, fids: Iterable[str]) -> None:
+    """Raises: UserError with the number and the first few of the images that are no files below image_root."""
+    fids = list(fids)
+    missing = [fid for fid in fids if not os.path.isfile(os.path.join(image_root, fid))]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(
+            f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: {first}. "
+            "File ids are relative to --image_root: correct the one or the other."
+        )
+
+
+# ---------------------------------------------------------------------------------------------- logging
+
+
+class _Formatter(logging.Formatter):
+    """`time [LEVEL] name: message`, with the level in colour where a person watches."""
+
+    _COLORS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m", "INFO": "\033[32m"}
+
+    def __init__(self, color: bool):
+        super().__init__("%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+        self._color = color
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        if not self._color or record.levelname not in self._COLORS:
+            return line
+        level = f"[{record.levelname}]"
+        return line.replace(level, f"{self._COLORS[record.levelname]}{level}\033[0m", 1)
+
+
+def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.Logger:
+    """The logger of a command: stderr, and `file` (appended to) when one is given. Each call starts anew."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    screen = logging.StreamHandler()
+    screen.setFormatter(_Formatter(color=sys.stderr.isatty() and "NO_COLOR" not in os.environ))
+    logger.addHandler(screen)
+    if file is not None:
+        log_file = logging.FileHandler(file, encoding="utf-8")
+        log_file.setFormatter(_Formatter(color=False))
+        logger.addHandler(log_file)
+    return logger

@@ -44,25 +44,24 @@ def run(main: Callable, parse_args: Callable) -> None:
 # ---------------------------------------------------------------------------------------------- flags
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"should be an integer of at least 1. Received: {text}")
-    return value
+def _number(kind: type, allowed: Callable, description: str) -> Callable:
+    """A flag type: a number of type `kind` for which `allowed` holds; `description` goes into the error."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not allowed(value):
+            raise argparse.ArgumentTypeError(f"should be {description}. Received: {text}")
+        return value
+
+    return convert
 
 
-def non_negative_int(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"should be an integer of at least 0. Received: {text}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"should be a finite number above 0. Received: {text}")
-    return value
+positive_int = _number(int, lambda n: n >= 1, "an integer of at least 1")
+non_negative_int = _number(int, lambda n: n >= 0, "an integer of at least 0")
+positive_float = _number(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
 
 
 def readable_file(text: str) -> str:
@@ -77,7 +76,9 @@ def readable_directory(text: str) -> str:
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be an existing directory. Received: {text}")
     if not os.access(text, os.R_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"should be a readable directory, but its permissions forbid it. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"should be a readable directory, but its permissions forbid it. Received: {text}"
+        )
     return text
 
 
@@ -206,7 +207,9 @@ def load_dataset(path: str | os.PathLike) -> tuple[list[str], list[str]]:
                 pids.append(row[0])
                 fids.append(row[1])
     except OSError as error:
-        raise UserError(f"cannot read the data set {path}: {error.strerror}. Give an existing CSV of pid,fid.") from None
+        raise UserError(
+            f"cannot read the data set {path}: {error.strerror}. Give an existing CSV of pid,fid."
+        ) from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no CSV in UTF-8: {error}. Save it as plain text, one pid,fid a line.") from None
     if not pids:

@@ -1,0 +1,75 @@
+"""Layers that nets and heads share."""
+
+import keras
+import tensorflow as tf
+
+
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation in one fused operation, over all axes but the last.
+
+    In training it normalises with the statistics of the batch and moves the running ones towards them by
+    (1 - decay) of the way, the variance Bessel-corrected, n / (n - 1), as TensorFlow 1's fused op did for every
+    input. Keras' own layer does neither: it takes several passes over the batch and keeps the biased variance.
+    In inference it normalises with the running statistics.
+
+    Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and dtype; parameters
+    and statistics are float32 under every policy.
+
+    Args:
+        decay: part of the running statistics that one training step leaves in place, in [0, 1).
+        epsilon: added to the variance, above 0.
+    """
+
+    def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay should be in [0, 1). Received: {decay}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon should be above 0. Received: {epsilon}")
+        self.decay = decay
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        if len(input_shape) not in (2, 4):
+            raise ValueError(f"BatchNorm takes inputs of shape [B, C] or [B, H, W, C]. Received: {input_shape}")
+        # Not cast to the compute dtype: the fused op takes half-precision images with float32 parameters.
+        options = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
+        # Replicas that normalise on their own see different batches: their running statistics are averaged.
+        running = options | {"trainable": False, "aggregation": "mean"}
+        self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **options)
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **running)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **running)
+
+    def call(self, inputs, training=False):
+        x = inputs
+        if len(inputs.shape) == 2:  # the fused op knows images only
+            x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=tf.convert_to_tensor(self.moving_mean),
+            variance=tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.decay,
+            is_training=bool(training),
+        )
+        if training:  # mean and variance are the running ones, already moved
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
+
+    def compute_output_spec(self, inputs, training=False):
+        # Stated, not found by tracing call: a deep net is built in half the time.
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | {"decay": self.decay, "epsilon": self.epsilon}
+
+
+class L2Normalize(keras.layers.Layer):
+    """Scale each row of [B, D] to length 1 (Σ x² is taken as at least 1e-12, so a zero row stays zero)."""
+
+    def call(self, inputs):
+        return tf.nn.l2_normalize(inputs, axis=-1, epsilon=1e-12)

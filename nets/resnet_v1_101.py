@@ -1,0 +1,9 @@
+"""ResNet-101 v1 of TF-slim. Features: 2048."""
+
+import keras
+
+from nets import _resnet_v1
+
+
+def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    return _resnet_v1.build(input_shape, "resnet_v1_101", units=(3, 4, 23, 3))

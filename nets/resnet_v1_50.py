@@ -1,0 +1,9 @@
+"""ResNet-50 v1 of TF-slim, the body of the paper's TriNet. Features: 2048."""
+
+import keras
+
+from nets import _resnet_v1
+
+
+def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    return _resnet_v1.build(input_shape, "resnet_v1_50", units=(3, 4, 6, 3))

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
-# Both are read when TensorFlow and Keras are imported, which is after this module.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Read when Keras is imported, which is after this module.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 HERE = Path(__file__).resolve().parent
@@ -36,6 +35,8 @@ def run(main: Callable, parse_args: Callable) -> None:
         main(parse_args())
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    except KeyboardInterrupt:  # before there was anything to finish first
+        sys.exit("Interrupted.")
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -44,7 +45,19 @@ def run(main: Callable, parse_args: Callable) -> None:
 # ---------------------------------------------------------------------------------------------- flags
 
 
-def _number(kind: type, allowed: Callable, description: str) -> Callable:
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the defaults, where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """An empty parser; its description is the first line of `doc`, a command's docstring."""
+    return argparse.ArgumentParser(description=doc.splitlines()[0], formatter_class=_HelpFormatter)
+
+
+def number(kind: type, allowed: Callable, description: str) -> Callable:
     """A flag type: a number of type `kind` for which `allowed` holds; `description` goes into the error."""
 
     def convert(text: str):
@@ -59,9 +72,9 @@ def _number(kind: type, allowed: Callable, description: str) -> Callable:
     return convert
 
 
-positive_int = _number(int, lambda n: n >= 1, "an integer of at least 1")
-non_negative_int = _number(int, lambda n: n >= 0, "an integer of at least 0")
-positive_float = _number(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
+positive_int = number(int, lambda n: n >= 1, "an integer of at least 1")
+non_negative_int = number(int, lambda n: n >= 0, "an integer of at least 0")
+positive_float = number(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
 
 
 def readable_file(text: str) -> str:
@@ -133,6 +146,28 @@ _SHARED_FLAGS = {
 def add_flag(parser: argparse._ActionsContainer, name: str, **changes) -> None:
     """Add the shared flag `name` to a parser or a group of one, with the command's own default or help."""
     parser.add_argument(f"--{name}", **(_SHARED_FLAGS[name] | changes))
+
+
+# ---------------------------------------------------------------------------------------------- TensorFlow
+
+
+def import_tensorflow() -> ModuleType:
+    """Import TensorFlow, which takes seconds, without the notes to its developers that it prints meanwhile.
+
+    With TF_CPP_MIN_LOG_LEVEL set it says what it has to say.
+    """
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return importlib.import_module("tensorflow")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # the notes come from C++, before any level that could be set holds
+    try:
+        return importlib.import_module("tensorflow")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 # ---------------------------------------------------------------------------------------------- plug-ins

@@ -1,0 +1,216 @@
+"""What an experiment is started with: the flags of train.py, kept in its args.json for resuming and embedding."""
+
+import argparse
+import json
+import math
+import os
+from pathlib import Path
+
+import common
+from common import UserError
+
+
+def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
+    """The parser of train.py: every flag of an experiment. `doc` is the command's docstring."""
+    parser = common.make_parser(doc)
+
+    group = parser.add_argument_group("experiment")
+    common.add_flag(group, "experiment_root")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="Go on with the experiment from its newest checkpoint. All other flags are taken from its args.json.",
+    )
+    group.add_argument(
+        "--checkpoint_frequency",
+        type=common.non_negative_int,
+        default=1000,
+        metavar="N",
+        help="Iterations between checkpoints. 0: only the first and the final one.",
+    )
+    group.add_argument(
+        "--detailed_logs",
+        action="store_true",
+        help="Keep embeddings, losses and file ids of every iteration in memory-mapped files.",
+    )
+    group.add_argument(
+        "--seed",
+        type=common.number(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295"),
+        metavar="N",
+        help="Of initial weights, batches and augmentation. Drawn, and recorded in args.json, when not given.",
+    )
+
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--train_set",
+        type=common.readable_file,
+        metavar="CSV",
+        help="Lines of pid,fid without header. Needed unless resuming.",
+    )
+    common.add_flag(
+        group,
+        "image_root",
+        help="Directory that the file ids of the CSV are relative to. Needed unless resuming.",
+    )
+    group.add_argument(
+        "--batch_p", type=common.positive_int, default=32, metavar="P", help="Pids in a batch, at least 2."
+    )
+    group.add_argument(
+        "--batch_k", type=common.positive_int, default=4, metavar="K", help="Images of each pid in a batch, at least 2."
+    )
+    size = {"type": common.positive_int, "metavar": "PIXELS"}
+    group.add_argument("--net_input_height", **size, default=256, help="Height of the network's input.")
+    group.add_argument("--net_input_width", **size, default=128, help="Width of the network's input.")
+    group.add_argument("--pre_crop_height", **size, default=288, help="Height to crop from, with --crop_augment.")
+    group.add_argument("--pre_crop_width", **size, default=144, help="Width to crop from, with --crop_augment.")
+    group.add_argument("--flip_augment", action="store_true", help="Mirror half of the images, at random.")
+    group.add_argument(
+        "--crop_augment",
+        action="store_true",
+        help="Resize to the pre_crop size and take a random crop of the net_input size.",
+    )
+    common.add_flag(group, "loading_threads")
+
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model_name",
+        type=common.plugin_name("nets"),
+        default="resnet_v1_50",
+        metavar="NET",
+        help=f"One of: {', '.join(common.plugin_names('nets'))}.",
+    )
+    group.add_argument(
+        "--head_name",
+        type=common.plugin_name("heads"),
+        default="fc1024",
+        metavar="HEAD",
+        help=f"One of: {', '.join(common.plugin_names('heads'))}.",
+    )
+    group.add_argument(
+        "--embedding_dim", type=common.positive_int, default=128, metavar="D", help="Numbers in an embedding."
+    )
+    group.add_argument(
+        "--initial_checkpoint",
+        metavar="CHECKPOINT",
+        help="Pretrained weights of the net, not the head: a TF-slim checkpoint or one of an experiment.",
+    )
+
+    group = parser.add_argument_group("loss and optimisation")
+    group.add_argument("--loss", choices=common.LOSSES, default="batch_hard", help="A loss of loss.py.")
+    group.add_argument(
+        "--margin",
+        type=_margin,
+        default="soft",
+        help="A number m: max(0, m + x). soft: log(1 + exp(x)). none: x.",
+    )
+    common.add_flag(group, "metric", default="euclidean", help="How distances of embeddings are measured.")
+    group.add_argument(
+        "--learning_rate", type=common.positive_float, default=3e-4, metavar="RATE", help="Adam's, before the decay."
+    )
+    group.add_argument(
+        "--train_iterations", type=common.positive_int, default=25000, metavar="N", help="Where training ends."
+    )
+    group.add_argument(
+        "--decay_start_iteration",
+        type=common.number(int, lambda n: n >= -1, "-1 or an integer of at least 0"),
+        default=15000,
+        metavar="N",
+        help="From here on the learning rate falls exponentially, to a thousandth at the end. -1: no decay.",
+    )
+    return parser
+
+
+def _margin(text: str) -> float | str:
+    if text in ("soft", "none"):
+        return text
+    return common.number(float, math.isfinite, '"soft", "none" or a finite number')(text)
+
+
+def check_together(args: argparse.Namespace) -> None:
+    """Raises: UserError for values that are each allowed, but not together or not for training."""
+    for name in ("batch_p", "batch_k"):
+        if getattr(args, name) < 2:
+            raise UserError(
+                f"--{name} should be at least 2: a triplet is two images of one pid and one of another. Received: "
+                f"{getattr(args, name)}"
+            )
+    for side in ("height", "width"):
+        net, pre_crop = getattr(args, f"net_input_{side}"), getattr(args, f"pre_crop_{side}")
+        if args.crop_augment and net > pre_crop:
+            raise UserError(
+                f"--net_input_{side} {net} is more than --pre_crop_{side} {pre_crop}, from which --crop_augment takes "
+                f"its crops. Give a --pre_crop_{side} of at least {net}, or no --crop_augment"
+            )
+
+
+def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that an experiment was started with, as its args.json has them. Paths are not checked.
+
+    Returns: the flags, and the names of those that args.json lacks (one of the original's, or of an older version,
+      say): they have their defaults, which are the original's behaviour.
+    Raises: UserError for an args.json that is missing or holds a value that its flag does not allow.
+    """
+    stored = common.read_args_json(experiment_root)
+    parser = make_parser()
+    parser.exit_on_error = False
+    root_flag = [f"--experiment_root={experiment_root}"]
+    defaults = vars(parser.parse_args(root_flag))
+    paths = {name: stored[name] for name in ("train_set", "image_root", "initial_checkpoint") if name in stored}
+
+    here = {"experiment_root", "resume"}  # of this call: experiments get moved
+    argv = list(root_flag)
+    for name in sorted(stored.keys() & defaults.keys() - paths.keys() - here):
+        value = stored[name]
+        if isinstance(value, bool) or isinstance(defaults[name], bool):
+            if not isinstance(value, bool) or not isinstance(defaults[name], bool):
+                kind = "true or false" if isinstance(defaults[name], bool) else "no true or false"
+                raise UserError(f"{experiment_root}/args.json: {name} should be {kind}. Received: {json.dumps(value)}.")
+            argv += [f"--{name}"] if value else []
+        elif value is not None:
+            argv.append(f"--{name}={value}")
+    try:
+        args = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{experiment_root}/args.json is not as it should be: {error}. Correct it there.") from None
+    vars(args).update(paths)
+    return args, sorted(defaults.keys() - stored.keys() - here)
+
+
+def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, list[str]]:
+    """The flags to go on with: those of args.json. `given` are the ones of `args` that stood on the command line.
+
+    Returns: the flags, and a warning for each given flag that is not used and each flag that args.json lacks.
+    Raises: as read does.
+    """
+    resumed, lacking = read(args.experiment_root)
+    warnings = []
+    for name in lacking:
+        setattr(resumed, name, getattr(args, name))
+        warnings.append(f"args.json lacks {name}: it is {getattr(args, name)} from now on.")
+    for name in sorted(given.keys() - {"experiment_root", "resume"} - set(lacking)):
+        if given[name] != getattr(resumed, name):
+            warnings.append(
+                f"--{name} {given[name]} is not used: args.json says {getattr(resumed, name)}. To change it (more "
+                "iterations, say), edit args.json and resume again."
+            )
+    return resumed, warnings
+
+
+def store(args: argparse.Namespace) -> None:
+    """Write args.json, all flags; `resume` as the first run had it."""
+    common.write_json(Path(args.experiment_root) / "args.json", vars(args) | {"resume": False})
+
+
+def check_new_root(experiment_root: str) -> None:
+    """Raises: UserError unless experiment_root can be created or is an empty directory that can be written to."""
+    root = Path(experiment_root).absolute()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--experiment_root {experiment_root} is a file. Give a directory that is empty or new.")
+    if root.is_dir() and any(root.iterdir()):
+        raise UserError(
+            f"--experiment_root {experiment_root} is not empty. To go on with the experiment in it, add --resume; for "
+            "a new one, give another directory."
+        )
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it.")

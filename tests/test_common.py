@@ -1,0 +1,146 @@
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import common
+from common import UserError
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_dataset_keeps_both_columns_as_they_are_written(tmp_path):
+    path = write(tmp_path / "a.csv", "0001,a b.jpg\n1,x#y.jpg\n-1,ü/é.png\nNA,null\n")
+    assert common.load_dataset(path) == (["0001", "1", "-1", "NA"], ["a b.jpg", "x#y.jpg", "ü/é.png", "null"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001,a.jpg", "0001,a.jpg\n", "0001,a.jpg\r\n", "\ufeff0001,a.jpg\n", '"0001","a.jpg"\n\n', "\n0001,a.jpg\n"],
+    ids=["one line", "newline", "CRLF", "byte-order mark", "quotes", "blank lines"],
+)
+def test_dataset_in_the_shapes_that_programs_write(tmp_path, text):
+    assert common.load_dataset(write(tmp_path / "a.csv", text)) == (["0001"], ["a.jpg"])
+
+
+def test_a_comma_in_a_quoted_field(tmp_path):
+    assert common.load_dataset(write(tmp_path / "a.csv", '7,"a,b.jpg"\n'))[1] == ["a,b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("1,a.jpg\n2\n", r"line 2: should be two columns.*'2'"),
+        ("1,a.jpg\n2,b.jpg,c\n", r"line 2: should be two columns.*'2,b.jpg,c'"),
+        ("1,a.jpg\n2,\n", "line 2"),
+        (",a.jpg\n", "line 1"),
+        ('1,"a.jpg\n', "no CSV"),
+    ],
+)
+def test_a_bad_dataset_is_told_with_its_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        common.load_dataset(write(tmp_path / "bad.csv", text))
+    assert "bad.csv" in str(error.value)
+
+
+def test_a_dataset_that_is_missing_or_no_text(tmp_path):
+    with pytest.raises(UserError, match="nowhere.csv"):
+        common.load_dataset(tmp_path / "nowhere.csv")
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(UserError, match="no CSV in UTF-8"):
+        common.load_dataset(tmp_path / "image.csv")
+
+
+def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
+    (tmp_path / "here.jpg").touch()
+    common.check_images("a.csv", tmp_path, ["here.jpg"])
+    fids = ["here.jpg", "m1", "m2", "m3", "m4"]
+    with pytest.raises(UserError, match=r"4 of the 5 images of a.csv .*: m1, m2, m3, \.\.\."):
+        common.check_images("a.csv", tmp_path, fids)
+
+
+def test_plugins_are_the_files_of_their_folder():
+    assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(common.plugin_names("nets"))
+    assert {"direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(common.plugin_names("heads"))
+    assert {"market1501", "duke", "diagonal"} == set(common.plugin_names("excluders"))
+
+
+@pytest.mark.parametrize("name", ["nothing", "_lunet", "__init__", "../common", "os", ""])
+def test_another_name_imports_nothing_and_lists_what_there_is(name):
+    before = set(sys.modules)
+    with pytest.raises(UserError, match="Available: .*resnet_v1_50"):
+        common.load_plugin("nets", name)
+    assert set(sys.modules) == before
+
+
+def test_json_is_sorted_and_replaced_in_one_step(tmp_path):
+    path = tmp_path / "a.json"
+    common.write_json(path, {"b": 1, "a": [None]})
+    assert path.read_text() == '{\n  "a": [\n    null\n  ],\n  "b": 1\n}\n'
+    with pytest.raises(ValueError):
+        common.write_json(path, {"b": float("nan")})
+    assert json.loads(path.read_text()) == {"b": 1, "a": [None]}
+
+
+@pytest.mark.parametrize("text, message", [(None, "no experiment"), ("{", "cannot be read"), ("[1]", "list")])
+def test_args_json_that_is_none(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "args.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        common.read_args_json(tmp_path)
+
+
+def test_log_lines_go_to_the_screen_and_to_the_end_of_the_file(tmp_path, capfd):
+    for message in ("first", "second"):
+        common.setup_logging("test", tmp_path / "a.log").warning(message)
+    lines = (tmp_path / "a.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["[WARNING] test: first", "[WARNING] test: second"]
+    assert capfd.readouterr().err.count("\n") == 2
+    common.setup_logging("test")  # closes the file
+
+
+@pytest.mark.parametrize("command", ["train.py", "embed.py", "evaluate.py"])
+@pytest.mark.parametrize("flags", [["--help"], ["--nonsense"]])
+def test_help_and_flag_errors_do_not_wait_for_tensorflow(command, flags):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'keras', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "    print('HEAVY', heavy, file=sys.stderr)\n"
+    )
+    argv = [sys.executable, "-c", code, str(common.HERE / command), *flags]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=common.HERE, timeout=60)
+    assert "HEAVY set()" in done.stderr
+    assert done.returncode == (0 if flags == ["--help"] else 2)
+
+
+def test_a_user_error_ends_a_command_with_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/embed.py"])
+
+    def main(args):
+        raise UserError("this is wrong.")
+
+    with pytest.raises(SystemExit) as end:
+        common.run(main, lambda: None)
+    assert end.value.code == "embed.py: error: this is wrong."  # printed to stderr, exit code 1
+
+
+def test_names_that_cannot_be_written(tmp_path, monkeypatch):
+    for name, message in ((tmp_path, "is a directory"), (tmp_path / "no" / "x", "does not exist")):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            common.writeable_file(str(name))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind root
+    with pytest.raises(argparse.ArgumentTypeError, match="not writeable"):
+        common.writeable_file(str(tmp_path / "x"))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,151 @@
+import re
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import checkpoints
+import common
+import embed
+import model
+import train
+from data import images
+
+SIZE = (24, 16)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    root = tmp_path_factory.mktemp("experiments") / "exp"
+    flags = ["--model_name=lunet_narrow", "--head_name=direct", "--embedding_dim=8", "--batch_p=3", "--batch_k=2"]
+    flags += ["--net_input_height=24", "--net_input_width=16", "--pre_crop_height=28", "--pre_crop_width=18"]
+    flags += ["--crop_augment", "--train_iterations=2", "--seed=1"]
+    train.main(
+        train.parse_args(
+            [f"--experiment_root={root}", f"--train_set={dataset.csv}", f"--image_root={dataset.root}", *flags]
+        )
+    )
+    return root
+
+
+def run(trained, dataset, *more):
+    embed.main(embed.parse_args([f"--experiment_root={trained}", f"--dataset={dataset.csv}", "--quiet", *more]))
+
+
+def read(path):
+    with h5py.File(path) as file:
+        return {name: value[()] for name, value in file.items()}
+
+
+def expected(trained, dataset, flip, crop, checkpoint="checkpoint-2"):
+    """[A, N, D], one image after the other through the network."""
+    network = model.build("lunet_narrow", "direct", 8, (*SIZE, 3))
+    checkpoints.restore(trained / checkpoint, checkpoints.named_variables(network))
+    embs = []
+    for fid in dataset.fids:
+        image = images.decode(tf.io.read_file(str(dataset.root / fid)))
+        variants = images.variants(image, SIZE, (28, 18), flip, crop)
+        embs.append(network(variants, training=False)["emb"].numpy())
+    return np.stack(embs, axis=1)
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [4, 256])
+def test_plain_embeddings_are_in_the_order_of_the_csv(batch_size, trained, dataset, tmp_path):
+    run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", f"--batch_size={batch_size}")
+    file = read(tmp_path / "out.h5")
+    assert file.keys() == {"emb", "augmentation_types"}
+    assert file["emb"].dtype == np.float32
+    assert file["augmentation_types"].tolist() == [b"original_resize"]
+    close(file["emb"], expected(trained, dataset, False, None)[0])
+
+
+def test_the_default_name_is_that_of_the_dataset(trained, dataset):
+    run(trained, dataset, "--crop_augment=center")
+    close(read(trained / "all_embeddings.h5")["emb"], expected(trained, dataset, False, "center")[0])
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "normalized_mean"])
+@pytest.mark.parametrize("flip, crop", [(True, None), (True, "center"), (False, "five"), (True, "five")])
+def test_variants_are_kept_and_aggregated(flip, crop, aggregator, trained, dataset, tmp_path):
+    flags = [f"--filename={tmp_path / 'out.h5'}", f"--aggregator={aggregator}", "--batch_size=25"]
+    flags += ["--flip_augment"] if flip else []
+    flags += [f"--crop_augment={crop}"] if crop else []
+    run(trained, dataset, *flags)
+    file, embs = read(tmp_path / "out.h5"), expected(trained, dataset, flip, crop)
+    assert file["augmentation_types"].astype(str).tolist() == images.variant_names(flip, crop)
+    close(file["emb_aug"], embs)
+    mean = embs.mean(axis=0)
+    if aggregator == "normalized_mean":
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    close(file["emb"], mean)
+
+
+def test_a_checkpoint_by_name(trained, dataset, tmp_path):
+    run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", "--checkpoint=checkpoint-0")
+    close(read(tmp_path / "out.h5")["emb"], expected(trained, dataset, False, None, "checkpoint-0")[0])
+
+
+@pytest.mark.parametrize(
+    "flags, warned", [([], True), (["--crop_augment=center"], False), (["--crop_augment=center", "--quiet"], False)]
+)
+def test_crops_unlike_those_of_the_training_are_warned_about(flags, warned, trained, dataset, tmp_path, capfd):
+    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={tmp_path / 'out.h5'}"]
+    embed.main(embed.parse_args([*argv, *flags]))
+    err = capfd.readouterr().err
+    assert ("WARNING" in err) == warned
+    assert ("--quiet" in flags) == (err == "")
+
+
+BAD_FLAGS = {
+    "no experiment_root": (["--dataset=CSV"], "--experiment_root"),
+    "no dataset": (["--experiment_root=EXP"], "--dataset"),
+    "missing dataset": (["--dataset=nowhere.csv"], "--dataset: should be an existing file. Received: nowhere.csv"),
+    "missing image_root": (["--image_root=nowhere"], "--image_root.*nowhere"),
+    "flip without aggregator": (["--flip_augment"], "--aggregator: needed"),
+    "five crops without aggregator": (["--crop_augment=five"], "--aggregator: needed"),
+    "aggregator without variants": (["--aggregator=mean"], "--aggregator: mean has nothing to aggregate"),
+    "aggregator of one crop": (["--aggregator=mean", "--crop_augment=center"], "nothing to aggregate"),
+    "unknown aggregator": (["--flip_augment", "--aggregator=median"], "--aggregator.*'median'.*normalized_mean"),
+    "unknown crop": (["--crop_augment=six"], "--crop_augment.*'six'.*center.*avgpool.*five"),
+    "batch_size": (["--batch_size=0"], "--batch_size.*at least 1. Received: 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_a_bad_flag_ends_with_what_is_wrong(case, trained, dataset, capsys):
+    argv, message = BAD_FLAGS[case]
+    if not case.startswith("no "):
+        argv = ["--experiment_root=EXP", "--dataset=CSV", *argv]
+    argv = [flag.replace("EXP", str(trained)).replace("CSV", str(dataset.csv)) for flag in argv]
+    with pytest.raises(SystemExit) as end:
+        embed.parse_args(argv)
+    assert end.value.code == 2
+    assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
+
+
+def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
+    missing, broken = tmp_path / "missing.csv", tmp_path / "broken.csv"
+    missing.write_text("1,nowhere.png\n")
+    broken.write_text("1,a.png\n1,bad.png\n")
+    (tmp_path / "a.png").write_bytes((dataset.root / dataset.fids[0]).read_bytes())
+    (tmp_path / "bad.png").write_bytes(b"GIF89a or so")
+    (tmp_path / "old.h5").write_bytes(b"the result of before")
+    before = sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())
+    cases = {
+        "1 of the 1 images of .*missing.csv.*nowhere.png": [f"--dataset={missing}"],
+        "bad.png cannot be read": [f"--dataset={broken}", f"--image_root={tmp_path}", f"--filename={tmp_path}/old.h5"],
+        "checkpoint-7.*Available: checkpoint-0, checkpoint-2": ["--checkpoint=checkpoint-7"],
+        "args.json does not exist": [f"--experiment_root={tmp_path}"],
+        "--filename.*does not exist": [f"--filename={tmp_path}/no/out.h5"],
+        "--filename.*is a directory": [f"--filename={tmp_path}"],
+    }
+    for message, flags in cases.items():
+        with pytest.raises(common.UserError, match=message):
+            run(trained, dataset, *flags)
+    assert (sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())) == before
+    assert (tmp_path / "old.h5").read_bytes() == b"the result of before"

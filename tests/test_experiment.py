@@ -1,0 +1,181 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import common
+import experiment
+import train
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "experiment" / "args.json").read_text())
+
+# Flags of the original with their defaults, as SPEC tells them.
+DEFAULTS = {
+    "experiment_root": "exp",
+    "train_set": None,
+    "image_root": None,
+    "resume": False,
+    "model_name": "resnet_v1_50",
+    "head_name": "fc1024",
+    "embedding_dim": 128,
+    "initial_checkpoint": None,
+    "batch_p": 32,
+    "batch_k": 4,
+    "net_input_height": 256,
+    "net_input_width": 128,
+    "pre_crop_height": 288,
+    "pre_crop_width": 144,
+    "loading_threads": 8,
+    "margin": "soft",
+    "metric": "euclidean",
+    "loss": "batch_hard",
+    "learning_rate": 3e-4,
+    "train_iterations": 25000,
+    "decay_start_iteration": 15000,
+    "checkpoint_frequency": 1000,
+    "flip_augment": False,
+    "crop_augment": False,
+    "detailed_logs": False,
+}
+
+
+def write_args(root, **changes):
+    common.write_json(root / "args.json", GOLDEN | changes)
+    return root
+
+
+def test_every_flag_of_the_original_has_its_default():
+    args = vars(experiment.make_parser().parse_args(["--experiment_root", "exp"]))
+    assert {name: args[name] for name in DEFAULTS} == DEFAULTS
+    assert GOLDEN.keys() <= args.keys()
+
+
+def test_args_json_of_the_original_is_read(tmp_path):
+    args, lacking = experiment.read(write_args(tmp_path, margin=0.2))
+    expected = GOLDEN | {"experiment_root": str(tmp_path), "margin": 0.2, "seed": None}
+    assert vars(args) | {"experiment_root": str(args.experiment_root)} == expected
+    assert lacking == ["seed"]
+
+
+def test_what_args_json_lacks_has_its_default(tmp_path):
+    (tmp_path / "args.json").write_text('{"embedding_dim": 7, "a_flag_of_tomorrow": 3}')
+    args, lacking = experiment.read(tmp_path)
+    assert args.embedding_dim == 7 and args.batch_p == 32 and args.margin == "soft"
+    assert "batch_p" in lacking and "embedding_dim" not in lacking
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("batch_p", 0),
+        ("batch_p", "many"),
+        ("batch_p", 4.5),
+        ("batch_p", True),
+        ("model_name", "resnet_v1_51"),
+        ("model_name", "../train"),
+        ("head_name", "none"),
+        ("metric", "cosine"),
+        ("loss", "batch_easy"),
+        ("margin", "hard"),
+        ("learning_rate", -1),
+        ("crop_augment", "yes"),
+        ("decay_start_iteration", -2),
+    ],
+)
+def test_a_value_in_args_json_that_is_not_allowed_is_told_by_name(tmp_path, name, value):
+    with pytest.raises(common.UserError, match=f"args.json.*{name}"):
+        experiment.read(write_args(tmp_path, **{name: value}))
+
+
+def test_resuming_takes_args_json_and_warns(tmp_path):
+    write_args(tmp_path)
+    args = train.parse_args(
+        [f"--experiment_root={tmp_path}", "--resume", "--batch_p=16", "--train_iterations=99", "--seed=5"]
+    )
+    given = vars(args).pop("given")
+    resumed, warnings = experiment.resume(args, given)
+    assert (resumed.batch_p, resumed.train_iterations, resumed.seed) == (16, 12, 5)
+    assert len(warnings) == 2
+    assert "args.json lacks seed: it is 5" in warnings[0]
+    assert "--train_iterations 99 is not used" in warnings[1] and "edit args.json" in warnings[1]
+
+
+def test_stored_args_are_read_back(tmp_path):
+    args = experiment.make_parser().parse_args(
+        [f"--experiment_root={tmp_path}", "--margin=0.5", "--seed=3", "--resume"]
+    )
+    experiment.store(args)
+    stored = json.loads((tmp_path / "args.json").read_text())
+    assert list(stored) == sorted(stored) and stored["resume"] is False and stored["margin"] == 0.5
+    assert experiment.read(tmp_path)[1] == []
+
+
+BAD_FLAGS = {
+    "no experiment_root": (["--train_set=CSV", "--image_root=ROOT"], "--experiment_root"),
+    "no train_set": (["--experiment_root=exp", "--image_root=ROOT"], "--train_set: needed"),
+    "no image_root": (["--experiment_root=exp", "--train_set=CSV"], "--image_root: needed"),
+    "train_set that is missing": (["--train_set=nowhere.csv"], "--train_set.*existing file. Received: nowhere.csv"),
+    "image_root that is missing": (["--image_root=nowhere"], "--image_root.*existing directory. Received: nowhere"),
+    "image_root that is a file": (["--image_root=CSV"], "--image_root.*existing directory"),
+    "unknown net": (["--model_name=alexnet"], "--model_name.*'alexnet' in nets/. Available:.*resnet_v1_50"),
+    "net by a path": (["--model_name=../train"], "--model_name.*Available"),
+    "unknown head": (["--head_name=fc1"], "--head_name.*'fc1' in heads/. Available: direct, "),
+    "unknown loss": (["--loss=batch_soft"], "--loss.*'batch_soft'.*batch_hard"),
+    "unknown metric": (["--metric=cosine"], "--metric.*'cosine'.*euclidean.*cityblock"),
+    "margin": (["--margin=big"], r'--margin: should be "soft", "none" or a finite number. Received: big'),
+    "margin that is nan": (["--margin=nan"], "--margin.*Received: nan"),
+    "batch_p 0": (["--batch_p=0"], "--batch_p: should be an integer of at least 1. Received: 0"),
+    "batch_p 1": (["--batch_p=1"], "--batch_p should be at least 2.*Received: 1"),
+    "batch_k 1": (["--batch_k=1"], "--batch_k should be at least 2"),
+    "batch_k that is no number": (["--batch_k=four"], "--batch_k.*Received: four"),
+    "embedding_dim": (["--embedding_dim=-3"], "--embedding_dim.*at least 1. Received: -3"),
+    "net_input_height": (["--net_input_height=0"], "--net_input_height.*Received: 0"),
+    "loading_threads": (["--loading_threads=0"], "--loading_threads.*Received: 0"),
+    "learning_rate 0": (["--learning_rate=0"], "--learning_rate.*above 0. Received: 0"),
+    "learning_rate inf": (["--learning_rate=inf"], "--learning_rate.*Received: inf"),
+    "train_iterations": (["--train_iterations=0"], "--train_iterations.*Received: 0"),
+    "decay_start": (["--decay_start_iteration=-2"], "--decay_start_iteration.*-1 or.*Received: -2"),
+    "checkpoint_frequency": (["--checkpoint_frequency=-1"], "--checkpoint_frequency.*Received: -1"),
+    "seed": (["--seed=-1"], "--seed.*Received: -1"),
+    "seed beyond 32 bits": (["--seed=4294967296"], "--seed.*Received: 4294967296"),
+    "crop higher": (
+        ["--crop_augment", "--net_input_height=300"],
+        "--net_input_height 300 is more than --pre_crop_height 288",
+    ),
+    "crop wider": (
+        ["--crop_augment", "--pre_crop_width=100"],
+        "--net_input_width 128 is more than --pre_crop_width 100",
+    ),
+    "unknown flag": (["--batchp=3"], "--batchp"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_a_bad_flag_ends_with_what_is_wrong_and_writes_nothing(case, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv, message = BAD_FLAGS[case]
+    if not case.startswith("no "):
+        argv = ["--experiment_root=exp", "--train_set=CSV", "--image_root=ROOT", *argv]
+    argv = [flag.replace("CSV", str(dataset.csv)).replace("ROOT", str(dataset.root)) for flag in argv]
+    with pytest.raises(SystemExit) as end:
+        train.parse_args(argv)
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2
+    assert re.search(message, last_line), last_line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_root_that_will_not_do(tmp_path, monkeypatch):
+    experiment.check_new_root(tmp_path)  # empty
+    experiment.check_new_root(tmp_path / "new" / "deep")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for root, message in ((tmp_path, "not empty.*--resume"), (tmp_path / "file", "is a file")):
+        with pytest.raises(common.UserError, match=message):
+            experiment.check_new_root(root)
+    with pytest.raises(common.UserError, match="cannot be written"):
+        experiment.check_new_root(tmp_path / "file" / "below")
+    monkeypatch.setattr(experiment.os, "access", lambda *_: False)
+    with pytest.raises(common.UserError, match="cannot be written"):
+        experiment.check_new_root(tmp_path / "new")

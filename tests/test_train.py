@@ -1,0 +1,317 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import checkpoints
+import common
+import detailed_logs
+import experiment
+import model
+import train
+
+GOLDEN = Path(__file__).parent / "golden"
+ITERATIONS, P, K, D = 6, 3, 3, 8
+LINE = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[INFO\] train: iter: *(\d+), "
+    r"loss min\|avg\|max: (\d+\.\d{3})\|(\d+\.\d{3})\|( *\d+\.\d{3}), "
+    r"batch-p@(\d+): (\d+\.\d\d)%, ETA: (\d+:\d\d:\d\d) \((\d+\.\d\d)s/it\)$"
+)
+
+
+def flags(dataset, root, *more):
+    return [
+        f"--experiment_root={root}",
+        f"--train_set={dataset.csv}",
+        f"--image_root={dataset.root}",
+        "--model_name=lunet_narrow",
+        "--head_name=direct",
+        f"--embedding_dim={D}",
+        f"--batch_p={P}",
+        f"--batch_k={K}",
+        "--net_input_height=24",
+        "--net_input_width=16",
+        "--pre_crop_height=28",
+        "--pre_crop_width=18",
+        "--crop_augment",
+        "--flip_augment",
+        f"--train_iterations={ITERATIONS}",
+        "--decay_start_iteration=3",
+        "--checkpoint_frequency=2",
+        "--detailed_logs",
+        "--seed=1",
+        *more,
+    ]
+
+
+def run(*argv):
+    train.main(train.parse_args(list(argv)))
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in root.iterdir()}
+
+
+def tensors(path):
+    reader = tf.train.load_checkpoint(str(path))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def iteration_lines(root):
+    lines = (root / "train.log").read_text().splitlines()
+    return [LINE.match(line) for line in lines if " iter:" in line]
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """An experiment that ran without interruption."""
+    root = tmp_path_factory.mktemp("experiments") / "whole"
+    run(*flags(dataset, root))
+    return root
+
+
+def test_log_lines_are_the_originals(whole):
+    assert all(iteration_lines(GOLDEN / "experiment"))  # the pattern is that of the original's own lines
+    lines = iteration_lines(whole)
+    assert [int(line[1]) for line in lines] == list(range(1, ITERATIONS + 1))
+    assert {line[5] for line in lines} == {str(K - 1)}
+
+
+def test_parameters_are_logged_as_the_original_did(whole):
+    def parameters(path):
+        return re.findall(r"^\S+ \S+ \[INFO\] train: (?!iter)(\w+): ", (path / "train.log").read_text(), re.MULTILINE)
+
+    assert set(parameters(GOLDEN / "experiment")) <= set(parameters(whole))
+    assert parameters(whole) == sorted(json.loads((whole / "args.json").read_text()))
+
+
+def test_checkpoints_are_at_the_start_at_the_frequency_and_at_the_end(whole):
+    assert sorted(path.name for path in whole.glob("checkpoint-*.index")) == [
+        f"checkpoint-{iteration}.index" for iteration in (0, 2, 4, 6)
+    ]
+    assert [int(tensors(whole / f"checkpoint-{i}")["global_step"]) for i in (0, 2, 4, 6)] == [0, 2, 4, 6]
+    assert Path(tf.train.latest_checkpoint(whole)).name == "checkpoint-6"
+
+
+def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
+    events = EventAccumulator(str(whole), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = {
+        "loss",
+        "batch_top1",
+        f"batch_prec_at_{K - 1}",
+        "active_count",
+        "learning_rate",
+        "secs_per_iter",
+        "loss_distribution",
+        "embedding_dists",
+        "embedding_pos_dists",
+        "embedding_neg_dists",
+        "embedding_lengths",
+    }
+    assert set(events.Tags()["tensors"]) == tags
+    for tag in tags:
+        assert [event.step for event in events.Tensors(tag)] == list(range(1, ITERATIONS + 1))
+    rates = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
+    np.testing.assert_allclose(rates, [3e-4] * 4 + [3e-5, 3e-6], rtol=1e-6)
+    means = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
+    assert [f"{value:.3f}" for value in means] == [line[3] for line in iteration_lines(whole)]
+
+
+def test_detailed_logs_hold_every_iteration(whole, dataset):
+    embs, losses, fids = (detailed_logs.open_to_read(whole / name) for name in ("embeddings", "losses", "fids"))
+    assert (embs.shape, embs.dtype) == ((ITERATIONS, P * K, D), np.float32)
+    assert (losses.shape, losses.dtype) == ((ITERATIONS, P * K), np.float32)
+    assert (fids.shape, fids.dtype) == ((ITERATIONS, P * K), np.dtype("S23"))
+    assert [f"{row.mean():.3f}" for row in losses] == [line[3] for line in iteration_lines(whole)]
+    pid_of = dict(zip(dataset.fids, dataset.pids, strict=True))
+    for emb, row, batch in zip(embs, losses, fids, strict=True):
+        pids = np.array([pid_of[fid.decode()] for fid in batch])
+        assert (np.unique(pids, return_counts=True)[1] == [K] * P).all()
+        dists = np.sqrt(((emb[:, None].astype(np.float64) - emb[None]) ** 2).sum(-1) + 1e-12)
+        same = pids[:, None] == pids
+        positive = np.where(same & ~np.eye(P * K, dtype=bool), dists, 0).max(1)
+        negative = np.where(same, np.inf, dists).min(1)
+        np.testing.assert_allclose(row, np.log1p(np.exp(positive - negative)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(number, dataset, whole, tmp_path):
+    root = tmp_path / "interrupted"
+    script = str(common.HERE / "train.py")
+    process = subprocess.Popen(
+        [sys.executable, script, *flags(dataset, root)], stderr=subprocess.PIPE, text=True, cwd=common.HERE
+    )
+    with process:
+        for line in process.stderr:
+            if "iter:     1" in line:
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 0
+    done = int(checkpoints.newest(root).name.removeprefix("checkpoint-"))
+    assert 1 <= done < ITERATIONS, "the signal came too late"
+    assert f"{signal.Signals(number).name} received" in rest
+    assert f"Interrupted after iteration {done}" in rest and "--resume" in rest
+
+    run(f"--experiment_root={root}", "--resume", "--loading_threads=2")
+    assert [int(line[1]) for line in iteration_lines(root)] == list(range(1, ITERATIONS + 1))
+    expected, got = tensors(whole / "checkpoint-6"), tensors(root / "checkpoint-6")
+    assert expected.keys() == got.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    for name in ("embeddings", "losses", "fids"):
+        np.testing.assert_array_equal(
+            detailed_logs.open_to_read(root / name), detailed_logs.open_to_read(whole / name), err_msg=name
+        )
+    assert "--loading_threads 2 is not used" in (root / "train.log").read_text()
+
+
+def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_path, capfd):
+    root = tmp_path / "exp"
+    run(*flags(dataset, root, "--train_iterations=2"))
+    run(f"--experiment_root={root}", "--resume")
+    assert "Nothing to do: all 2 iterations are finished" in capfd.readouterr().err
+    assert [int(line[1]) for line in iteration_lines(root)] == [1, 2]
+
+    moved = root.rename(tmp_path / "moved")
+    args = json.loads((moved / "args.json").read_text())
+    common.write_json(moved / "args.json", args | {"train_iterations": 3})
+    run(f"--experiment_root={moved}", "--resume")
+    assert [int(line[1]) for line in iteration_lines(moved)] == [1, 2, 3]
+    assert detailed_logs.open_to_read(moved / "losses").shape == (3, P * K)
+    assert np.all(detailed_logs.open_to_read(moved / "losses").max(axis=1) > 0)
+    assert checkpoints.newest(moved).name == "checkpoint-3"
+
+
+def test_a_seed_that_is_drawn_is_recorded(dataset, tmp_path):
+    argv = [flag for flag in flags(dataset, tmp_path / "a", "--train_iterations=1") if not flag.startswith("--seed")]
+    run(*argv)
+    seed = json.loads((tmp_path / "a" / "args.json").read_text())["seed"]
+    run(*flags(dataset, tmp_path / "b", "--train_iterations=1", f"--seed={seed}"))
+    a, b = (tensors(tmp_path / name / "checkpoint-1") for name in "ab")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_initial_checkpoint_gives_the_body_its_weights(dataset, whole, tmp_path):
+    root = tmp_path / "exp"
+    source = f"--initial_checkpoint={whole / 'checkpoint-6'}"
+    run(*flags(dataset, root, source, "--train_iterations=1", "--seed=9"))
+    start, given = tensors(root / "checkpoint-0"), tensors(whole / "checkpoint-6")
+    body = [name for name in start if name.startswith("lunet_narrow/") and "Adam" not in name]
+    assert body and all(np.array_equal(start[name], given[name]) for name in body)
+    assert not np.array_equal(start["emb/weights"], given["emb/weights"])
+    assert start["global_step"] == 0
+
+
+def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_name(dataset, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for fid in dataset.fids:
+        os.link(dataset.root / fid, images / fid)
+    bad = dataset.fids[4]
+    (images / bad).unlink()
+    (images / bad).write_bytes((dataset.root / bad).read_bytes()[:60])
+    with pytest.raises(common.UserError, match=f"{bad} cannot be read"):
+        run(*flags(dataset, tmp_path / "exp"), f"--image_root={images}")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_path):
+    root = tmp_path / "exp"
+    with pytest.raises(common.UserError, match=r"not finite at iteration \d.*\.png.*learning_rate"):
+        run(*flags(dataset, root, "--learning_rate=1e38", "--checkpoint_frequency=1"))
+    assert all(np.isfinite(value).all() for value in tensors(checkpoints.newest(root)).values())
+
+
+def test_the_step_is_traced_once(dataset):
+    args = train.parse_args(flags(dataset, "exp"))
+    network = model.build("lunet_narrow", "direct", D, (24, 16, 3))
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(network.trainable_variables)
+    step = train.make_train_step(network, optimizer, args)
+    for rate in (1e-3, 1e-4):
+        images = tf.random.stateless_uniform([P * K, 24, 16, 3], seed=[1, 2]) * 255
+        result = step(images, tf.constant(np.repeat(range(P), K)), tf.constant(rate, tf.float32))
+    assert step.experimental_get_tracing_count() == 1
+    assert result["losses"].shape == (P * K,) and result["active_count"] == P * K
+
+
+def args_with(**values):
+    return experiment.make_parser().parse_args(
+        ["--experiment_root=exp", *(f"--{name}={value}" for name, value in values.items())]
+    )
+
+
+def test_learning_rates_are_the_originals():
+    golden = np.load(GOLDEN / "nets_golden.npz")["resnet_v1_50/fc1024/train/lr"]
+    args = args_with(learning_rate=3e-6, decay_start_iteration=7, train_iterations=20)
+    rates = [train.learning_rate(iteration, args) for iteration in range(5, 13)]
+    np.testing.assert_allclose(rates, golden, rtol=1e-6)
+
+
+@pytest.mark.parametrize("start, end", [(-1, 10), (10, 10), (20, 10)])
+def test_a_decay_that_never_starts(start, end):
+    args = args_with(decay_start_iteration=start, train_iterations=end)
+    assert {train.learning_rate(iteration, args) for iteration in range(end + 1)} == {3e-4}
+
+
+def test_the_decay_ends_at_a_thousandth():
+    args = args_with(decay_start_iteration=5, train_iterations=10)
+    assert train.learning_rate(10, args) == pytest.approx(3e-7)
+
+
+def bad_inputs(dataset, tmp_path):
+    files = {
+        "empty.csv": "",
+        "one_column.csv": "0001\n",
+        "missing_images.csv": "1,a.png\n1,b.png\n2,c.png\n2,d.png\n3,e.png\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    return {
+        "empty CSV": ([f"--train_set={tmp_path / 'empty.csv'}"], "empty.csv is empty"),
+        "one column": ([f"--train_set={tmp_path / 'one_column.csv'}"], "line 1: should be two columns"),
+        "missing images": ([f"--train_set={tmp_path / 'missing_images.csv'}"], r"5 of the 5 images.*a.png, b.png"),
+        "P beyond the pids": (["--batch_p=7"], "--batch_p 7 is more than the 6 pids"),
+        "a directory in use": ([f"--experiment_root={tmp_path / 'full'}"], "not empty.*--resume"),
+        "no initial checkpoint": (["--initial_checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
+        "resume of nothing": ([f"--experiment_root={tmp_path / 'full'}", "--resume"], "args.json does not exist"),
+    }
+
+
+CASES = [
+    "empty CSV",
+    "one column",
+    "missing images",
+    "P beyond the pids",
+    "a directory in use",
+    "no initial checkpoint",
+    "resume of nothing",
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_told_and_nothing_is_written(case, dataset, tmp_path):
+    changes, message = bad_inputs(dataset, tmp_path)[case]
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(common.UserError, match=message):
+        run(*flags(dataset, tmp_path / "exp"), *changes)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_resuming_without_a_checkpoint(dataset, whole, tmp_path):
+    (tmp_path / "args.json").write_bytes((whole / "args.json").read_bytes())
+    with pytest.raises(common.UserError, match="no checkpoint"):
+        run(f"--experiment_root={tmp_path}", "--resume")
+    assert list(contents(tmp_path)) == ["args.json"]

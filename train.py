@@ -1,0 +1,235 @@
+"""Train an embedding for re-identification with a triplet loss over P×K batches.
+
+python train.py --experiment_root exp --train_set train.csv --image_root images
+python train.py --experiment_root exp --resume
+"""
+
+import argparse
+import functools
+import os
+import secrets
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+import common
+import detailed_logs
+import experiment
+from common import UserError
+from data import pk_sampler
+from uninterrupt import Uninterrupt
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags, checked. `given` holds those that stood on the command line."""
+    parser = experiment.make_parser(__doc__)
+    args = parser.parse_args(argv)
+    unset = object()
+    given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
+    args.given = {name: value for name, value in vars(given).items() if value is not unset}
+    if not args.resume:
+        for name in ("train_set", "image_root"):
+            if getattr(args, name) is None:
+                parser.error(f"argument --{name}: needed for a new experiment (to go on with an old one: --resume)")
+        try:
+            experiment.check_together(args)
+        except UserError as error:
+            parser.error(str(error))
+    return args
+
+
+def learning_rate(iteration: int, args: argparse.Namespace) -> float:
+    """The rate of the step after `iteration` finished ones: from decay_start_iteration on it falls exponentially, to
+    a thousandth at train_iterations (section 4.1 of the paper, but from 3e-4 on as in its code)."""
+    start, end = args.decay_start_iteration, args.train_iterations
+    if start < 0 or iteration <= start:
+        return args.learning_rate
+    return args.learning_rate * 0.001 ** ((iteration - start) / (end - start))
+
+
+def make_train_step(network, optimizer, args: argparse.Namespace):
+    """The step, traced once: (images [B, H, W, 3], labels int [B], learning rate []) -> a dict of tensors."""
+    import tensorflow as tf
+
+    import loss
+
+    @tf.function
+    def train_step(images, labels, rate):
+        with tf.GradientTape() as tape:
+            embs = network(images, training=True)
+            dists = loss.cdist(embs["emb"], embs["emb"], args.metric)
+            losses = loss.LOSS_CHOICES[args.loss](dists, labels, args.margin)
+            mean_loss = tf.reduce_mean(losses)
+        weights = network.trainable_variables
+        optimizer.learning_rate.assign(rate)
+        optimizer.apply(tape.gradient(mean_loss, weights), weights)
+
+        positives, negatives = loss.pair_masks(labels)
+        top1, precision = loss.retrieval_in_batch(dists, labels, args.batch_k - 1)
+        return {
+            "loss": mean_loss,
+            "losses": losses,
+            "top1": top1,
+            "precision": precision,
+            "active_count": tf.math.count_nonzero(losses > 1e-5, dtype=tf.int32),
+            "emb": embs["emb"],
+            "emb_lengths": tf.norm(embs["emb_raw"], axis=1),
+            "dists": dists,
+            "pos_dists": tf.boolean_mask(dists, positives),
+            "neg_dists": tf.boolean_mask(dists, negatives),
+        }
+
+    return train_step
+
+
+def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
+    """The original's TensorBoard tags, into the default writer."""
+    import tensorflow as tf
+
+    scalars = {
+        "loss": result["loss"],
+        "batch_top1": result["top1"],
+        f"batch_prec_at_{args.batch_k - 1}": result["precision"],
+        "active_count": result["active_count"],
+        "learning_rate": rate,
+        "secs_per_iter": seconds,
+    }
+    histograms = {
+        "loss_distribution": result["losses"],
+        "embedding_dists": result["dists"],
+        "embedding_pos_dists": result["pos_dists"],
+        "embedding_neg_dists": result["neg_dists"],
+        "embedding_lengths": result["emb_lengths"],
+    }
+    for tag, value in scalars.items():
+        tf.summary.scalar(tag, value, step=iteration)
+    for tag, values in histograms.items():
+        tf.summary.histogram(tag, values, step=iteration)
+
+
+def main(args: argparse.Namespace) -> None:
+    # What can be wrong with flags and files is found here, before anything slow and before anything is written.
+    given = vars(args).pop("given")
+    root, resuming, warnings = Path(args.experiment_root), args.resume, []
+    if args.seed is None:
+        args.seed = secrets.randbits(31)
+    if resuming:
+        args, warnings = experiment.resume(args, given)
+        experiment.check_together(args)
+    else:
+        experiment.check_new_root(args.experiment_root)
+    pids, fids = common.load_dataset(args.train_set)
+    groups = pk_sampler.group_by_pid(pids)
+    pk_sampler.check_enough_pids(groups, args.batch_p)
+    common.check_images(args.train_set, args.image_root, fids)
+
+    tf = common.import_tensorflow()
+    import keras
+
+    import checkpoints
+    import model
+    from data import images as image_data
+
+    # Model and optimizer, and the weights to start from.
+    net_size = args.net_input_height, args.net_input_width
+    keras.utils.set_random_seed(args.seed)
+    network = model.build(args.model_name, args.head_name, args.embedding_dim, (*net_size, 3))
+    optimizer = keras.optimizers.Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+    optimizer.build(network.trainable_variables)
+    state = checkpoints.named_variables(network, optimizer)
+    start = "initial weights drawn at random"
+    if resuming:
+        start = checkpoints.newest(root)
+        checkpoints.restore(start, state)
+    elif args.initial_checkpoint:
+        body = checkpoints.named_variables(model.body(network))
+        start = f"{args.initial_checkpoint}: {checkpoints.load_body(args.initial_checkpoint, body)}"
+    iteration = int(optimizer.iterations)
+
+    # From here on the experiment exists.
+    root.mkdir(parents=True, exist_ok=True)
+    if not resuming or any("args.json lacks" in warning for warning in warnings):
+        experiment.store(args)
+    log = common.setup_logging("train", root / "train.log")
+    for warning in warnings:
+        log.warning(warning)
+    log.info("Training using the following parameters:")
+    for name, value in sorted(vars(args).items()):
+        log.info(f"{name}: {value}")
+    if iteration >= args.train_iterations:
+        log.info(
+            f"Nothing to do: all {args.train_iterations} iterations are finished. To train on, set a higher "
+            f"train_iterations in {root / 'args.json'} and resume again."
+        )
+        return
+    log.info(f"Starting training from iteration {iteration}, with {start}.")
+    if iteration == 0:
+        checkpoints.save(root, 0, state)
+
+    # Data.
+    B = args.batch_p * args.batch_k
+    labels = np.unique(pids, return_inverse=True)[1]
+    paths = [os.path.join(args.image_root, fid) for fid in fids]
+    sample = functools.partial(pk_sampler.batches, groups, args.batch_p, args.batch_k, args.seed)
+    batches = image_data.training_batches(
+        sample(iteration, args.train_iterations),
+        B,
+        paths,
+        args.seed,
+        iteration,
+        net_size,
+        (args.pre_crop_height, args.pre_crop_width) if args.crop_augment else None,
+        args.flip_augment,
+        args.loading_threads,
+    )
+    if args.detailed_logs:
+        shape, fid_bytes = (args.train_iterations, B), np.char.encode(fids, "utf-8")
+        embs_log = detailed_logs.open_to_write(root / "embeddings", np.float32, (*shape, args.embedding_dim))
+        losses_log = detailed_logs.open_to_write(root / "losses", np.float32, shape)
+        fids_log = detailed_logs.open_to_write(root / "fids", fid_bytes.dtype, shape)
+
+    train_step = make_train_step(network, optimizer, args)
+    writer = tf.summary.create_file_writer(str(root))
+    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    with Uninterrupt() as u, writer.as_default(), bad_images:
+        began = time.perf_counter()
+        for images, rows in batches:
+            rows, rate = rows.numpy(), learning_rate(iteration, args)
+            result = train_step(images, tf.constant(labels[rows]), tf.constant(rate, tf.float32))
+            result = {name: value.numpy() for name, value in result.items()}
+            iteration = int(optimizer.iterations)
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+
+            losses = result["losses"]
+            if not np.isfinite(losses).all():
+                raise UserError(
+                    f"the loss is not finite at iteration {iteration}, in the batch of "
+                    f"{', '.join(fids[row] for row in rows)}. Nothing of it was saved. Look at these images, or resume "
+                    "with a lower learning_rate in args.json."
+                )
+            log.info(
+                f"iter:{iteration:6d}, loss min|avg|max: {losses.min():.3f}|{losses.mean():.3f}|{losses.max():6.3f}, "
+                f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, "
+                f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
+            )
+            write_summaries(iteration, result, args, rate, seconds)
+            if args.detailed_logs:
+                embs_log[iteration - 1] = result["emb"]
+                losses_log[iteration - 1] = losses
+                fids_log[iteration - 1] = fid_bytes[rows]
+
+            last = u.interrupted or iteration == args.train_iterations
+            if last or (args.checkpoint_frequency and iteration % args.checkpoint_frequency == 0):
+                log.info(f"Saved {checkpoints.save(root, iteration, state)}")
+            if last:
+                break
+    if iteration < args.train_iterations:
+        log.info(f"Interrupted after iteration {iteration}. To go on: train.py --experiment_root {root} --resume")
+    else:
+        log.info(f"Finished all {iteration} iterations.")
+
+
+if __name__ == "__main__":
+    common.run(main, parse_args)

@@ -197,8 +197,10 @@ def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, l
 
 
 def store(args: argparse.Namespace) -> None:
-    """Write args.json, all flags; `resume` as the first run had it."""
-    common.write_json(Path(args.experiment_root) / "args.json", vars(args) | {"resume": False})
+    """Write args.json: all flags, `resume` as the first run had it. What else is in it stays."""
+    path = Path(args.experiment_root) / "args.json"
+    before = common.read_args_json(args.experiment_root) if path.exists() else {}
+    common.write_json(path, before | vars(args) | {"resume": False})
 
 
 def check_new_root(experiment_root: str) -> None:

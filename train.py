@@ -150,8 +150,7 @@ def main(args: argparse.Namespace) -> None:
 
     # From here on the experiment exists.
     root.mkdir(parents=True, exist_ok=True)
-    if not resuming or any("args.json lacks" in warning for warning in warnings):
-        experiment.store(args)
+    experiment.store(args)
     log = common.setup_logging("train", root / "train.log")
     for warning in warnings:
         log.warning(warning)

@@ -109,6 +109,9 @@ def test_stored_args_are_read_back(tmp_path):
     stored = json.loads((tmp_path / "args.json").read_text())
     assert list(stored) == sorted(stored) and stored["resume"] is False and stored["margin"] == 0.5
     assert experiment.read(tmp_path)[1] == []
+    common.write_json(tmp_path / "args.json", stored | {"a_note": "mine"})
+    experiment.store(args)
+    assert json.loads((tmp_path / "args.json").read_text()) == stored | {"a_note": "mine"}
 
 
 BAD_FLAGS = {

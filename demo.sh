@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The whole main job on data it makes itself: train, embed, evaluate. Takes a few minutes on two CPU cores.
+# Everything is written to demo/; a demo that was interrupted goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./setup.sh requirements.txt
+
+data=demo/data experiment=demo/experiment
+[ -d "$data" ] || python -m data.synthetic "$data"
+
+if [ -e "$experiment/args.json" ]; then
+    python train.py --experiment_root "$experiment" --resume
+else
+    python train.py --experiment_root "$experiment" --train_set "$data/train.csv" --image_root "$data" \
+        --model_name lunet_narrow --head_name direct --embedding_dim 64 \
+        --net_input_height 64 --net_input_width 32 --pre_crop_height 72 --pre_crop_width 36 \
+        --crop_augment --flip_augment --batch_p 16 --batch_k 4 \
+        --learning_rate 1e-3 --train_iterations 600 --decay_start_iteration 300 --checkpoint_frequency 200 --seed 1
+fi
+
+evaluate() { # name of the result, query and gallery embeddings
+    python evaluate.py --excluder market1501 --metric euclidean \
+        --query_dataset "$data/query.csv" --query_embeddings "$2" \
+        --gallery_dataset "$data/gallery.csv" --gallery_embeddings "$3" --filename "demo/$1.json"
+}
+
+for set in query gallery; do
+    python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center
+    python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center \
+        --checkpoint checkpoint-0 --filename "${set}_untrained.h5"
+    python -m data.color_histogram --dataset "$data/$set.csv" --image_root "$data" --filename "demo/${set}_histogram.h5"
+done
+echo "Colour histogram:"
+evaluate histogram demo/query_histogram.h5 demo/gallery_histogram.h5
+echo "Untrained network:"
+evaluate untrained "$experiment/query_untrained.h5" "$experiment/gallery_untrained.h5"
+echo "Trained network:"
+evaluate trained "$experiment/query_embeddings.h5" "$experiment/gallery_embeddings.h5"
+
+python - <<'END'
+import json
+
+print("\n                       mAP    top-1")
+for name, title in (("histogram", "colour histogram"), ("untrained", "untrained network"), ("trained", "trained network")):
+    with open(f"demo/{name}.json") as file:
+        result = json.load(file)
+    print(f"  {title:18} {result['mAP']:7.1%}  {result['CMC'][0]:7.1%}")
+END
+echo
+echo "The curves of the training: tensorboard --logdir $experiment"

@@ -1,0 +1,49 @@
+"""Ignore the gallery images that show the query's person in the query's camera, and junk."""
+
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from common import UserError
+from excluders._same import Same
+
+JUNK_PID = "-1"
+
+
+class CameraExcluder:
+    """The rule for data sets whose file names begin with person and camera.
+
+    Both are read from the base name of the fid, not from the CSV, as in the original.
+
+    Args:
+        pattern: regular expression of the beginning of a file name; its two groups are pid and camera id.
+        form: the same for people, with an example.
+        gallery_fids: the fids of the gallery.
+    Raises: UserError for the first fid that does not fit the pattern; calling raises it for queries.
+    """
+
+    def __init__(self, pattern: str, form: str, gallery_fids: Sequence[str]):
+        self._pattern = re.compile(pattern)
+        self._form = form
+        keys = self._parse(gallery_fids)
+        self._same = Same(keys)
+        self._junk = np.array([pid == JUNK_PID for pid, _ in keys], bool)
+
+    def __call__(self, query_fids: Sequence[str]) -> np.ndarray:
+        ignored = self._same(self._parse(query_fids))
+        ignored |= self._junk
+        return ignored
+
+    def _parse(self, fids: Sequence[str]) -> list[tuple[str, str]]:
+        keys = []
+        for fid in fids:
+            match = self._pattern.match(os.path.basename(fid))
+            if match is None:
+                raise UserError(
+                    f"a file name should begin with {self._form}. Received: {fid!r}. "
+                    "Choose the --excluder that fits the data set; diagonal is for images without cameras."
+                )
+            keys.append(match.groups())
+        return keys

@@ -1,0 +1,329 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import common
+import evaluate
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden" / "eval"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+
+
+def run(flags):
+    evaluate.main(evaluate.parse_args(argv(flags)))
+
+
+def argv(flags):
+    """`--name value` for each of a dict; None leaves a flag out, "" is a flag without a value."""
+    return [text for name, value in flags.items() if value is not None for text in (f"--{name}", str(value)) if text]
+
+
+def write_set(folder, part, rows, embs):
+    (folder / f"{part}.csv").write_text("".join(f"{pid},{fid}\n" for pid, fid in rows))
+    with h5py.File(folder / f"{part}.h5", "w") as file:
+        file["emb"] = embs
+
+
+QUERY = [("0001", "q/0001_c1s1_000001_00.jpg"), ("0002", "q/0002_c1s1_000001_00.jpg"), ("0003", "0003_c1s1_0_0.jpg")]
+GALLERY = [
+    ("0001", "g/0001_c2s1_000001_00.jpg"),
+    ("0002", "g/0002_c2s1_000001_00.jpg"),
+    ("0001", "g/0001_c1s1_000002_00.jpg"),
+    ("0002", "g/0002_c3s1_000001_00.jpg"),
+    ("0003", "g/0003_c2s1_000001_00.jpg"),
+    ("-1", "g/-1_c2s1_000001_00.jpg"),
+]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Flags for a small pair of sets, with file names that a test may change, and a result from before."""
+    write_set(tmp_path, "query", QUERY, np.float32([[0, 0], [10, 0], [20, 0]]))
+    write_set(tmp_path, "gallery", GALLERY, np.float32([[1, 0], [9, 0], [0, 0], [-30, 0], [35, 0], [0, 0]]))
+    (tmp_path / "results.json").write_text("from before")
+    return {
+        "excluder": "market1501",
+        "query_dataset": tmp_path / "query.csv",
+        "query_embeddings": tmp_path / "query.h5",
+        "gallery_dataset": tmp_path / "gallery.csv",
+        "gallery_embeddings": tmp_path / "gallery.h5",
+        "metric": "euclidean",
+        "filename": tmp_path / "results.json",
+    }
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_are_those_of_the_original(case, tmp_path, capsys):
+    data, excluder, metric = case.split("_")[:3]
+    query = f"{data}_diag_query" if excluder == "diagonal" else f"{data}_query"
+    flags = {"excluder": excluder, "metric": metric, "filename": tmp_path / "results.json"}
+    flags |= {"query_dataset": GOLDEN / f"{query}.csv", "query_embeddings": GOLDEN / f"{query}.h5"}
+    flags |= {"gallery_dataset": GOLDEN / f"{data}_gallery.csv", "gallery_embeddings": GOLDEN / f"{data}_gallery.h5"}
+    run(flags | ({"use_market_ap": ""} if case.endswith("_marketap") else {}))
+
+    wanted, got = json.loads((GOLDEN / f"{case}.json").read_text()), json.loads((tmp_path / "results.json").read_text())
+    assert got.keys() == {"mAP", "CMC", "aps"}
+    assert got["mAP"] == pytest.approx(wanted["mAP"], abs=1e-5)
+    np.testing.assert_allclose(got["aps"], wanted["aps"], rtol=0, atol=1e-3)
+    assert len(got["CMC"]) == 1200
+    np.testing.assert_allclose(got["CMC"][:50], wanted["CMC"], rtol=0, atol=1.001 / len(wanted["aps"]))
+    assert f"mAP: {got['mAP']:.2%} | top-1: {got['CMC'][0]:.2%} top-2: " in capsys.readouterr().out
+
+
+def test_there_is_a_golden_case_of_every_kind():
+    assert len(CASES) == 16
+    for part in ("diagonal", "duke_duke", "market1501_market1501", "euclidean", "sqeuclidean", "cityblock", "marketap"):
+        assert any(part in case for case in CASES)
+
+
+def results(flags):
+    return json.loads(flags["filename"].read_text())
+
+
+def test_the_summary_and_the_file(small, capsys):
+    # Ranks of the matches: 1 (the same camera and junk are closer, and ignored); 1 and 5; 2.
+    run(small)
+    out, err = capsys.readouterr()
+    assert out == "mAP: 73.33% | top-1: 66.67% top-2: 100.00% | top-5: 100.00% | top-10: 100.00%\n"
+    assert err == ""
+    assert results(small)["aps"] == pytest.approx([1, 0.7, 0.5])
+    assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+    assert results(small)["CMC"] == pytest.approx([2 / 3, 1, 1, 1, 1, 1])
+    assert sorted(path.name for path in small["filename"].parent.iterdir()) == [
+        "gallery.csv",
+        "gallery.h5",
+        "query.csv",
+        "query.h5",
+        "results.json",
+    ]
+
+
+def test_market_ap(small):
+    run(small | {"use_market_ap": ""})
+    assert results(small)["aps"] == pytest.approx([1, (1 + (1 / 4 + 2 / 5) / 2) / 2, (0 + 1 / 2) / 2])
+
+
+def test_without_a_filename_nothing_is_written(small, capsys):
+    run(small | {"filename": None})
+    assert capsys.readouterr().out.startswith("mAP: 73.33%")
+    assert small["filename"].read_text() == "from before"
+
+
+def test_batch_size_changes_nothing(small):
+    run(small)
+    wanted = results(small)
+    run(small | {"batch_size": 1})
+    assert results(small) == wanted
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_galleries_smaller_than_the_summary(size, small, tmp_path, capsys):
+    rows = [(pid, f"{pid}_c2s1_{i}_0.jpg") for i, pid in enumerate(["x"] * (size - 1) + ["0001"])]
+    write_set(tmp_path, "gallery", rows, np.zeros((size, 2), np.float32))
+    run(small)
+    top = [f"{100 if size <= k else 0:.2f}%" for k in (1, 2, 5, 10)]
+    assert capsys.readouterr().out == (
+        f"mAP: {100 / size:.2f}% | top-1: {top[0]} top-2: {top[1]} | top-5: {top[2]} | top-10: {top[3]}\n"
+    )
+    assert results(small)["CMC"] == [0] * (size - 1) + [1]
+
+
+def test_queries_without_a_match_are_left_out_and_named(small, tmp_path, capsys):
+    # The first has its match in the same camera only, the third none at all.
+    rows = [("0001", "g/0001_c1s1_0_0.jpg"), *GALLERY[1:4], ("7", "g/7_c1s1_0_0.jpg"), GALLERY[5]]
+    rows[2] = ("0001", "g/0001_c1s2_0_0.jpg")
+    write_set(tmp_path, "gallery", rows, np.float32([[1, 0], [9, 0], [0, 0], [-30, 0], [35, 0], [0, 0]]))
+    run(small)
+    out, err = capsys.readouterr()
+    assert out.startswith("mAP: 70.00% | top-1: 100.00% top-2: 100.00%")
+    assert err.count("\n") == 1
+    assert re.search(f"WARNING.*2 of 3 queries .*{QUERY[0][1]}, {QUERY[2][1]}$", err)
+    assert results(small) == {"mAP": pytest.approx(0.7), "CMC": [1] * 6, "aps": [None, pytest.approx(0.7), None]}
+
+
+def test_only_the_first_few_are_named(small, tmp_path, capsys):
+    write_set(tmp_path, "query", QUERY[:1] + [("9", f"9_c1s1_{i}_0.jpg") for i in range(50)], np.ones((51, 2), "f4"))
+    run(small)
+    assert re.search(r"50 of 51 .*: 9_c1s1_0_0.jpg, 9_c1s1_1_0.jpg, 9_c1s1_2_0.jpg, \.\.\.$", capsys.readouterr().err)
+
+
+def test_augmented_embeddings_and_other_precisions(small):
+    for dtype in (np.float16, np.float64):
+        for part in ("query", "gallery"):
+            with h5py.File(small[f"{part}_embeddings"], "r+") as file:
+                emb = file["emb"][()]
+                del file["emb"]
+                file["emb"] = emb.astype(dtype)
+                if "emb_aug" not in file:
+                    file["emb_aug"] = np.full((2, *emb.shape), np.nan, np.float32)
+                    file["augmentation_types"] = np.array(["original_resize", "original_flip_resize"], dtype="S")
+        run(small)
+        assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+
+
+# ------------------------------------------------------------------------------------------ the process
+
+
+def subprocess_run(*command):
+    return subprocess.run([sys.executable, *map(str, command)], cwd=HERE.parent, capture_output=True, text=True)
+
+
+def test_tensorflow_is_not_imported(small):
+    code = (
+        "import sys, evaluate; evaluate.main(evaluate.parse_args()); "
+        "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess_run("-c", code, *argv(small))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+
+
+def test_an_error_is_one_line(small):
+    small["query_embeddings"].write_text("no HDF5")
+    done = subprocess_run("evaluate.py", *argv(small))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"evaluate\.py: error: .*query\.h5 cannot be read as HDF5.*\n", done.stderr)
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+def lines(part, *rows):
+    """Replaces the CSV of a part."""
+    return lambda flags: flags[f"{part}_dataset"].write_text("".join(row + "\n" for row in rows))
+
+
+def embeddings(part, value, name="emb"):
+    """Replaces what is in the HDF5 file of a part."""
+
+    def change(flags):
+        with h5py.File(flags[f"{part}_embeddings"], "w") as file:
+            file[name] = value
+
+    return change
+
+
+def cut(flags):
+    path = flags["gallery_embeddings"]
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def scrambled(flags):
+    data = bytearray(flags["gallery_embeddings"].read_bytes())
+    data[96:800] = bytes(704)
+    flags["gallery_embeddings"].write_bytes(data)
+
+
+def emb_is_a_group(flags):
+    with h5py.File(flags["query_embeddings"], "w") as file:
+        file.create_group("emb")
+
+
+def with_value(value, row):
+    emb = np.zeros((6, 2), np.float64)
+    emb[row:, 1] = value
+    return embeddings("gallery", emb)
+
+
+def replaced(**flags):
+    return lambda before: before.update(flags)
+
+
+MARKET_ROWS = [",".join(row) for row in QUERY]
+
+# name: what is done to files and flags, words of the message in their order.
+BAD = {
+    "excluder missing": (replaced(excluder=None), "required: --excluder"),
+    "excluder unknown": (replaced(excluder="cuhk03"), "--excluder: there is no 'cuhk03' .*diagonal, duke, market1501"),
+    "excluder private": (replaced(excluder="_camera"), "--excluder: there is no '_camera'"),
+    "metric missing": (replaced(metric=None), "required: --metric"),
+    "metric unknown": (replaced(metric="manhattan"), "--metric: .*'manhattan'.*cityblock"),
+    "batch_size 0": (replaced(batch_size=0), "--batch_size: should be an integer of at least 1. Received: 0"),
+    "batch_size not a number": (replaced(batch_size="many"), "--batch_size: .*Received: many"),
+    "flag unknown": (replaced(gallery="x"), "--gallery"),
+    "query_dataset missing": (replaced(query_dataset="none.csv"), "--query_dataset: .*existing file.*none.csv"),
+    "gallery_dataset missing": (replaced(gallery_dataset="none.csv"), "--gallery_dataset: .*existing file.*none.csv"),
+    "query_embeddings missing": (replaced(query_embeddings="none.h5"), "--query_embeddings: .*existing file.*none.h5"),
+    "gallery_embeddings a folder": (replaced(gallery_embeddings="/tmp"), "--gallery_embeddings: .*existing file.*/tmp"),
+    "filename a folder": (replaced(filename="/tmp"), "--filename: .*directory.*/tmp"),
+    "filename in no folder": (replaced(filename="/none/x.json"), "--filename: .*/none does not exist"),
+    "filename of an input": (lambda f: f.update(filename=f["query_dataset"]), "--filename: .*--query_dataset"),
+    "CSV empty": (lines("query"), "query.csv is empty.*pid,fid"),
+    "CSV of one column": (lines("gallery", *MARKET_ROWS, "0004"), "gallery.csv, line 4: .*two columns.*'0004'"),
+    "CSV of three columns": (lines("query", "a,b,c"), "query.csv, line 1: .*two columns.*'a,b,c'"),
+    "CSV binary": (lambda f: f["query_dataset"].write_bytes(b"\xff\xfe\x00"), "query.csv is no CSV"),
+    "fid of the query": (lines("query", *MARKET_ROWS[:2], "3,3.jpg"), "PID_cCsS_.*Received: '3.jpg'.*diagonal"),
+    "fid of the gallery": (lines("gallery", *["a,b/c.jpg"] * 6), "PID_cCsS_.*Received: 'b/c.jpg'.*diagonal"),
+    "excluder of another data set": (replaced(excluder="duke"), "PID_cC_.*Received: 'q/0001_c1s1_000001_00.jpg'"),
+    "HDF5 empty file": (lambda f: f["query_embeddings"].write_bytes(b""), "query.h5 cannot be read as HDF5"),
+    "HDF5 is a CSV": (
+        lambda f: f.update(gallery_embeddings=f["gallery_dataset"]),
+        "gallery.csv cannot be read as HDF5",
+    ),
+    "HDF5 cut": (cut, "gallery.h5 cannot be read as HDF5.*embed.py"),
+    "HDF5 scrambled": (scrambled, "gallery.h5 cannot be read as HDF5.*embed.py"),
+    "no emb": (embeddings("query", np.zeros((3, 2)), "embs"), "query.h5 .*`emb`.*Received: .'embs'.*embed.py"),
+    "emb a group": (emb_is_a_group, "query.h5 .*`emb`"),
+    "emb a scalar": (embeddings("query", 1.5), "`emb` in .*query.h5 .*Received: float64 .."),
+    "emb of 1 axis": (embeddings("query", np.zeros(3)), r"`emb` in .*query.h5 .*Received: float64 \[3\]"),
+    "emb of 3 axes": (embeddings("query", np.zeros((2, 3, 2), "f4")), r"query.h5 .*Received: float32 \[2, 3, 2\]"),
+    "emb of integers": (embeddings("gallery", np.zeros((6, 2), int)), r"gallery.h5 .*floats.*Received: int64 \[6, 2\]"),
+    "emb of text": (embeddings("gallery", [["a"]] * 6), "gallery.h5 .*floats.*Received: object"),
+    "emb of no dimension": (embeddings("gallery", np.zeros((6, 0))), r"gallery.h5 .*Received: float64 \[6, 0\]"),
+    "too few rows": (embeddings("query", np.zeros((2, 2))), "query.h5 .*query.csv.*2 embeddings, 3 images"),
+    "too many rows": (embeddings("gallery", np.zeros((7, 2))), "gallery.h5 .*gallery.csv.*7 embeddings, 6 images"),
+    "dimensions differ": (embeddings("query", np.zeros((3, 5))), "same dimension.*5 in .*query.h5, 2 in .*gallery.h5"),
+    "NaN": (with_value(np.nan, 4), "2 of the 6 embeddings in .*gallery.h5 are NaN or infinite.* row 4"),
+    "infinite": (with_value(-np.inf, 5), "1 of the 6 embeddings in .*gallery.h5 .* row 5"),
+    "beyond float32": (with_value(1e300, 0), "6 of the 6 embeddings in .*gallery.h5 .*infinite in float32.* row 0"),
+    "no pid in common": (
+        lines("query", *(row.removeprefix("000") for row in MARKET_ROWS)),
+        "no pid of .*query.csv is in .*gallery.csv.*'1' and '0001'.*leading zeros",
+    ),
+    "all matches ignored": (
+        lines("gallery", *(",".join(row).replace("_c2", "_c1").replace("_c3", "_c1") for row in GALLERY)),
+        "no query has a true match.*--excluder market1501 .*cameras.*diagonal",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_and_nothing_is_written(name, small, tmp_path, capsys):
+    change, words = BAD[name]
+    change(small)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises((SystemExit, common.UserError)) as error:
+        run(small)
+    out, err = capsys.readouterr()
+    if error.type is SystemExit:
+        assert error.value.code == 2
+        message = err.splitlines()[-1]
+    else:
+        message = str(error.value)
+    assert re.search(words, message), message
+    assert "\n" not in message
+    assert out == ""
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_cannot_be_written_is_told_after_the_figures(small, monkeypatch, capsys):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(common, "write_json", full_disk)
+    with pytest.raises(common.UserError, match="results.json: No space left on device"):
+        run(small)
+    assert capsys.readouterr().out.startswith("mAP: 73.33%")
+    assert small["filename"].read_text() == "from before"

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import common
-import detailed_logs
 import experiment
 from common import UserError
 from data import pk_sampler
+from detailed_logs import DetailedLogs
 from uninterrupt import Uninterrupt
 
 
@@ -183,16 +183,18 @@ def main(args: argparse.Namespace) -> None:
         args.flip_augment,
         args.loading_threads,
     )
-    if args.detailed_logs:
-        shape, fid_bytes = (args.train_iterations, B), np.char.encode(fids, "utf-8")
-        embs_log = detailed_logs.open_to_write(root / "embeddings", np.float32, (*shape, args.embedding_dim))
-        losses_log = detailed_logs.open_to_write(root / "losses", np.float32, shape)
-        fids_log = detailed_logs.open_to_write(root / "fids", fid_bytes.dtype, shape)
+    fid_bytes, shape = np.char.encode(fids, "utf-8"), (args.train_iterations, B)
+    details = {
+        "embeddings": (np.float32, (*shape, args.embedding_dim)),
+        "losses": (np.float32, shape),
+        "fids": (fid_bytes.dtype, shape),
+    }
+    details = DetailedLogs(root, details if args.detailed_logs else {})
 
     train_step = make_train_step(network, optimizer, args)
     writer = tf.summary.create_file_writer(str(root))
     bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
-    with Uninterrupt() as u, writer.as_default(), bad_images:
+    with Uninterrupt() as u, writer.as_default(), details, bad_images:
         began = time.perf_counter()
         for images, rows in batches:
             rows, rate = rows.numpy(), learning_rate(iteration, args)
@@ -214,10 +216,7 @@ def main(args: argparse.Namespace) -> None:
                 f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
             )
             write_summaries(iteration, result, args, rate, seconds)
-            if args.detailed_logs:
-                embs_log[iteration - 1] = result["emb"]
-                losses_log[iteration - 1] = losses
-                fids_log[iteration - 1] = fid_bytes[rows]
+            details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=fid_bytes[rows])
 
             last = u.interrupted or iteration == args.train_iterations
             if last or (args.checkpoint_frequency and iteration % args.checkpoint_frequency == 0):

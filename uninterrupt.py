@@ -5,15 +5,17 @@ with Uninterrupt() as u:
         work()
 """
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable
-from types import FrameType
 
 
 class Uninterrupt:
-    """Within the context the first signal sets `interrupted`; a second one has its usual effect: it kills at once.
+    """Within the context the first signal sets `interrupted`; a second one ends the process at once.
 
+    Signals are heard even while Python waits for TensorFlow, which can take a minute to compile its first step.
     Afterwards the handlers are as they were before. Only the main thread can receive signals, so enter it there.
 
     Args:
@@ -25,26 +27,36 @@ class Uninterrupt:
         self.interrupted = False
         self._signals = tuple(signals)
         self._verbose = verbose
-        self._before = {}
 
     def __enter__(self) -> "Uninterrupt":
         self.interrupted = False
-        self._before = {number: signal.signal(number, self._first) for number in self._signals}
+        # A Python handler would run only once TensorFlow returns. The number of a signal is written to this pipe at
+        # once, and read by a thread; so the handler itself has nothing to do.
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end)
+        self._handlers_before = {number: signal.signal(number, lambda *_: None) for number in self._signals}
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._restore()
-
-    def _first(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-        # The default action and not Python's handler, which would have to wait for TensorFlow to return.
-        for other in self._signals:
-            signal.signal(other, signal.SIG_DFL)
-        if self._verbose:
-            name = signal.Signals(number).name
-            print(f"{name} received: finishing the current iteration. Once more ends at once.", file=sys.stderr)
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
-        self._before = {}
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._write_end)  # ends the listener
+        self._listener.join()
+        os.close(self._read_end)
+
+    def _listen(self) -> None:
+        while received := os.read(self._read_end, 1):
+            number = received[0]
+            if number not in self._signals:
+                continue
+            if self.interrupted:
+                # Not sys.exit, which would end this thread alone. The status is that of a process that a signal ended.
+                os._exit(128 + number)
+            self.interrupted = True
+            if self._verbose:
+                name = signal.Signals(number).name
+                print(f"{name} received: finishing the current iteration. Once more ends at once.", file=sys.stderr)

@@ -128,7 +128,7 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
 
 
 def test_detailed_logs_hold_every_iteration(whole, dataset):
-    embs, losses, fids = (detailed_logs.open_to_read(whole / name) for name in ("embeddings", "losses", "fids"))
+    embs, losses, fids = (detailed_logs.read(whole / name) for name in ("embeddings", "losses", "fids"))
     assert (embs.shape, embs.dtype) == ((ITERATIONS, P * K, D), np.float32)
     assert (losses.shape, losses.dtype) == ((ITERATIONS, P * K), np.float32)
     assert (fids.shape, fids.dtype) == ((ITERATIONS, P * K), np.dtype("S23"))
@@ -171,7 +171,7 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(number, dat
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
     for name in ("embeddings", "losses", "fids"):
         np.testing.assert_array_equal(
-            detailed_logs.open_to_read(root / name), detailed_logs.open_to_read(whole / name), err_msg=name
+            detailed_logs.read(root / name), detailed_logs.read(whole / name), err_msg=name
         )
     assert "--loading_threads 2 is not used" in (root / "train.log").read_text()
 
@@ -188,8 +188,8 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     common.write_json(moved / "args.json", args | {"train_iterations": 3})
     run(f"--experiment_root={moved}", "--resume")
     assert [int(line[1]) for line in iteration_lines(moved)] == [1, 2, 3]
-    assert detailed_logs.open_to_read(moved / "losses").shape == (3, P * K)
-    assert np.all(detailed_logs.open_to_read(moved / "losses").max(axis=1) > 0)
+    assert detailed_logs.read(moved / "losses").shape == (3, P * K)
+    assert np.all(detailed_logs.read(moved / "losses").max(axis=1) > 0)
     assert checkpoints.newest(moved).name == "checkpoint-3"
 
 

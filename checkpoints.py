@@ -22,9 +22,8 @@ from common import UserError
 _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias": "biases"}
 _ADAM_SLOTS = {"momentum": "Adam", "velocity": "Adam_1"}
 
-# What TensorFlow raises about full disks, and files that are missing, damaged (IndexError: too short) or of another
-# format.
-_FILE_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
+# What TensorFlow raises about files that are missing, damaged (IndexError: too short) or of another format.
+_READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
 
 
 # ---------------------------------------------------------------------------------------------- names
@@ -71,7 +70,9 @@ def _name(layer: keras.layers.Layer, variable: keras.Variable) -> str:
 
 
 def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, str]) -> Iterator[tuple]:
-    """Keras calls a slot `<path of the variable, with _ for />_<slot>`; `names` maps such paths to names."""
+    """Keras calls a slot `<path of its variable, with _ for />_<slot>`; `names` maps such paths to names."""
+    is_adam = isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Adam)
+    slots = _ADAM_SLOTS if is_adam else {}
     yield "global_step", optimizer.iterations
     for variable in optimizer.variables:
         if variable.name in ("iteration", "learning_rate"):
@@ -82,7 +83,7 @@ def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, 
             yield variable.name, variable
         else:
             slot = variable.name.removeprefix(of + "_")
-            yield f"{names[of]}/{_ADAM_SLOTS.get(slot, slot)}", variable
+            yield f"{names[of]}/{slots.get(slot, slot)}", variable
 
 
 # ---------------------------------------------------------------------------------------------- an experiment's own
@@ -117,7 +118,7 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
                 os.replace(f"{scratch / path.name}{suffix}", f"{path}{suffix}")
                 _sync(root)
         _write_state(root)
-    except _FILE_ERRORS as error:
+    except (OSError, tf.errors.OpError) as error:
         raise UserError(
             f"cannot write {path}: {_reason(error)}. Earlier checkpoints are untouched. Make room or correct the "
             "permissions, then go on with --resume."
@@ -225,6 +226,50 @@ def restore(path: str | os.PathLike, variables: Mapping) -> None:
     _assign(path, reader, variables)
 
 
+class Unreadable(UserError):
+    """A checkpoint whose files are missing, damaged or no checkpoint."""
+
+
+def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> tuple[Path, list[str]]:
+    """Restore the newest checkpoint of an experiment that can be read.
+
+    Newer ones that cannot are renamed to `broken-<name>`: the run will come to write their names again.
+
+    Returns: its path, and a warning for each newer one.
+    Raises: UserError when there is none, when it does not fit, and the newest one's when none can be read.
+    """
+    root, broken = Path(experiment_root), {}
+    path = newest(root)
+    for iteration in reversed(_iterations(root)):
+        path = root / f"checkpoint-{iteration}"
+        try:
+            restore(path, variables)
+        except Unreadable as error:
+            broken[path] = error
+            continue
+        for unreadable in broken:
+            for file in _files(unreadable):
+                file.rename(root / f"broken-{file.name}")
+        return path, [f"{error} Taking {path}; the other is now called broken-{p.name}." for p, error in broken.items()]
+    raise next(iter(broken.values()))
+
+
+def keep_newest(experiment_root: str | os.PathLike, count: int) -> None:
+    """Delete all but the `count` newest checkpoints; 0 keeps all."""
+    root = Path(experiment_root)
+    if not count:
+        return
+    for iteration in _iterations(root)[:-count]:
+        for file in _files(root / f"checkpoint-{iteration}"):
+            file.unlink()
+    _write_state(root)
+
+
+def _files(path: Path) -> list[Path]:
+    """Of a checkpoint: the index first, without which the rest counts for nothing."""
+    return [_index(path), *path.parent.glob(f"{path.name}.data-*")]
+
+
 class Loaded(NamedTuple):
     """What load_body did, as lists of names."""
 
@@ -313,8 +358,8 @@ def _misfits(reader, variables: Mapping) -> list[str]:
 def _reading(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
-    except _FILE_ERRORS as error:
-        raise UserError(
+    except _READ_ERRORS as error:
+        raise Unreadable(
             f"cannot read the checkpoint {path}: {_reason(error)}. Its .index and .data files (or the single file of "
             "an old one) should be there, readable and complete: copy them again, or give another checkpoint."
         ) from None

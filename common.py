@@ -4,13 +4,16 @@ Nothing here imports TensorFlow: --help and every flag error answer at once.
 """
 
 import argparse
+import contextlib
 import csv
+import errno
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -31,12 +34,22 @@ class UserError(Exception):
 
 def run(main: Callable, parse_args: Callable) -> None:
     """Run a command: parse sys.argv, call main(args), end a UserError as one line on stderr and exit code 1."""
+    # So that what is half-written is removed on the way out, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         main(parse_args())
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
-    except KeyboardInterrupt:  # before there was anything to finish first
-        sys.exit("Interrupted.")
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(
+            f"{Path(sys.argv[0]).name}: error: the disk is full ({error}). What was complete is untouched: make room "
+            "and call again, a training with --resume."
+        )
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -138,6 +151,10 @@ _SHARED_FLAGS = {
         "metavar": "N",
         "help": "Images loaded in parallel. Does not change any result.",
     },
+    "allow_any_path": {
+        "action": "store_true",
+        "help": "Allow file ids that are absolute or lead out of image_root.",
+    },
     "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
     "metric": {"choices": METRICS},
 }
@@ -191,12 +208,28 @@ def load_plugin(folder: str, name: str) -> ModuleType:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def write_json(path: str | os.PathLike, value) -> None:
-    """Write `value` as sorted, indented JSON. The file appears under its name only when complete."""
+@contextlib.contextmanager
+def complete_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file that appears under its name, or replaces what is there, only when it is complete.
+
+    Yields: the path to write to meanwhile. After an error it is removed, and what was there before stays.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut can leave the new name with nothing in it
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Write `value` as sorted, indented JSON. The file appears under its name only when complete."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with complete_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_args_json(experiment_root: str | os.PathLike) -> dict:
@@ -252,16 +285,25 @@ def load_dataset(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     return pids, fids
 
 
-def check_images(dataset: str, image_root: str, fids: Iterable[str]) -> None:
-    """Raises: UserError with the number and the first few of the images that are no files below image_root."""
-    fids = list(fids)
+def check_images(dataset: str, image_root: str, fids: list[str], allow_any_path: bool = False) -> None:
+    """Raises: UserError with the number and the first few of the images that are no files, or not below image_root."""
+    outside = [fid for fid in fids if os.path.isabs(fid) or os.path.normpath(fid).split(os.sep)[0] == os.pardir]
+    if outside and not allow_any_path:
+        raise UserError(
+            f"{len(outside)} of the {len(fids)} images of {dataset} are not below --image_root {image_root}: "
+            f"{first_few(outside)}. Give a folder that holds all images, or --allow_any_path if these are meant."
+        )
     missing = [fid for fid in fids if not os.path.isfile(os.path.join(image_root, fid))]
     if missing:
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(
-            f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: {first}. "
-            "File ids are relative to --image_root: correct the one or the other."
+            f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: "
+            f"{first_few(missing)}. File ids are relative to --image_root: correct the one or the other"
+            f"{', or remove the header, line 1, of the CSV' if missing == fids[:1] else ''}."
         )
+
+
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 # ---------------------------------------------------------------------------------------------- logging
@@ -284,6 +326,13 @@ class _Formatter(logging.Formatter):
         return line.replace(level, f"{self._COLORS[record.levelname]}{level}\033[0m", 1)
 
 
+class _LogFile(logging.FileHandler):
+    """Raises what goes wrong, a full disk say, where logging's own would print a traceback and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # noqa: PLE0704, logging calls this while it handles the error
+
+
 def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.Logger:
     """The logger of a command: stderr, and `file` (appended to) when one is given. Each call starts anew."""
     logger = logging.getLogger(name)
@@ -296,7 +345,7 @@ def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.L
     screen.setFormatter(_Formatter(color=sys.stderr.isatty() and "NO_COLOR" not in os.environ))
     logger.addHandler(screen)
     if file is not None:
-        log_file = logging.FileHandler(file, encoding="utf-8")
+        log_file = _LogFile(file, encoding="utf-8")
         log_file.setFormatter(_Formatter(color=False))
         logger.addHandler(log_file)
     return logger

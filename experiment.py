@@ -1,13 +1,52 @@
 """What an experiment is started with: the flags of train.py, kept in its args.json for resuming and embedding."""
 
 import argparse
+import contextlib
+import fcntl
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import common
 from common import UserError
+
+
+_SIZE = {"type": common.positive_int, "metavar": "PIXELS"}
+# The flags without which a checkpoint cannot be used.
+ARCHITECTURE = {
+    "model_name": {
+        "type": common.plugin_name("nets"),
+        "default": "resnet_v1_50",
+        "metavar": "NET",
+        "help": f"One of: {', '.join(common.plugin_names('nets'))}.",
+    },
+    "head_name": {
+        "type": common.plugin_name("heads"),
+        "default": "fc1024",
+        "metavar": "HEAD",
+        "help": f"One of: {', '.join(common.plugin_names('heads'))}.",
+    },
+    "embedding_dim": {
+        "type": common.positive_int,
+        "default": 128,
+        "metavar": "D",
+        "help": "Numbers in an embedding.",
+    },
+    "net_input_height": _SIZE | {"default": 256, "help": "Height of the network's input."},
+    "net_input_width": _SIZE | {"default": 128, "help": "Width of the network's input."},
+    "pre_crop_height": _SIZE | {"default": 288, "help": "Height to crop from, with --crop_augment."},
+    "pre_crop_width": _SIZE | {"default": 144, "help": "Width to crop from, with --crop_augment."},
+}
+
+
+def add_architecture_flags(parser: argparse.ArgumentParser, **changes) -> argparse._ArgumentGroup:
+    """Add what has to be known to build a network that was trained; `changes` go to each flag. Returns: their group."""
+    group = parser.add_argument_group("model")
+    for name, options in ARCHITECTURE.items():
+        group.add_argument(f"--{name}", **(options | changes))
+    return group
 
 
 def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
@@ -29,6 +68,13 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="Iterations between checkpoints. 0: only the first and the final one.",
     )
     group.add_argument(
+        "--keep_checkpoints",
+        type=common.non_negative_int,
+        default=0,
+        metavar="N",
+        help="How many of the newest checkpoints to keep. 0: all.",
+    )
+    group.add_argument(
         "--detailed_logs",
         action="store_true",
         help="Keep embeddings, losses and file ids of every iteration in memory-mapped files.",
@@ -38,6 +84,13 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         type=common.number(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295"),
         metavar="N",
         help="Of initial weights, batches and augmentation. Drawn, and recorded in args.json, when not given.",
+    )
+
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="On a GPU, use only operations that give the same bits each time; about a tenth slower. A CPU does so "
+        "anyway.",
     )
 
     group = parser.add_argument_group("data")
@@ -58,11 +111,6 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     group.add_argument(
         "--batch_k", type=common.positive_int, default=4, metavar="K", help="Images of each pid in a batch, at least 2."
     )
-    size = {"type": common.positive_int, "metavar": "PIXELS"}
-    group.add_argument("--net_input_height", **size, default=256, help="Height of the network's input.")
-    group.add_argument("--net_input_width", **size, default=128, help="Width of the network's input.")
-    group.add_argument("--pre_crop_height", **size, default=288, help="Height to crop from, with --crop_augment.")
-    group.add_argument("--pre_crop_width", **size, default=144, help="Width to crop from, with --crop_augment.")
     group.add_argument("--flip_augment", action="store_true", help="Mirror half of the images, at random.")
     group.add_argument(
         "--crop_augment",
@@ -70,25 +118,15 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="Resize to the pre_crop size and take a random crop of the net_input size.",
     )
     common.add_flag(group, "loading_threads")
+    group.add_argument(
+        "--on_bad_image",
+        choices=("error", "skip"),
+        default="error",
+        help="An image that cannot be decoded: end with its name, or look at all images first and leave such out.",
+    )
+    common.add_flag(group, "allow_any_path")
 
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model_name",
-        type=common.plugin_name("nets"),
-        default="resnet_v1_50",
-        metavar="NET",
-        help=f"One of: {', '.join(common.plugin_names('nets'))}.",
-    )
-    group.add_argument(
-        "--head_name",
-        type=common.plugin_name("heads"),
-        default="fc1024",
-        metavar="HEAD",
-        help=f"One of: {', '.join(common.plugin_names('heads'))}.",
-    )
-    group.add_argument(
-        "--embedding_dim", type=common.positive_int, default=128, metavar="D", help="Numbers in an embedding."
-    )
+    group = add_architecture_flags(parser)
     group.add_argument(
         "--initial_checkpoint",
         metavar="CHECKPOINT",
@@ -176,6 +214,36 @@ def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[s
     return args, sorted(defaults.keys() - stored.keys() - here)
 
 
+def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of an experiment to build its network with, or those `given` where there is no args.json.
+
+    Args:
+      given: flags of ARCHITECTURE, for a checkpoint that came without args.json.
+
+    Returns: all flags, and what is to be warned about: given ones that are not used, or those that were assumed.
+      Without args.json, flags that are not of ARCHITECTURE are None.
+    Raises: UserError as read does.
+    """
+    path = Path(experiment_root) / "args.json"
+    if not path.exists():
+        if not given:
+            raise UserError(
+                f"{path} does not exist. Give the --experiment_root of a training; for a checkpoint that came without "
+                f"it, give --model_name, and what else of --{', --'.join(list(ARCHITECTURE)[1:])} is not the default."
+            )
+        flags = {name: given.get(name, options["default"]) for name, options in ARCHITECTURE.items()}
+        unknown = dict.fromkeys(vars(make_parser().parse_args([f"--experiment_root={experiment_root}"])))
+        assumed = ", ".join(f"--{name} {value}" for name, value in flags.items() if name not in given) or "nothing"
+        args = argparse.Namespace(**(unknown | flags | {"experiment_root": experiment_root}))
+        return args, [f"{path} does not exist. Assumed: {assumed}."]
+    args, _ = read(experiment_root)
+    return args, [
+        f"--{name} {value} is not used: args.json says {getattr(args, name)}."
+        for name, value in given.items()
+        if value != getattr(args, name)
+    ]
+
+
 def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, list[str]]:
     """The flags to go on with: those of args.json. `given` are the ones of `args` that stood on the command line.
 
@@ -216,3 +284,30 @@ def check_new_root(experiment_root: str) -> None:
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it.")
+
+
+@contextlib.contextmanager
+def lock(experiment_root: str | os.PathLike) -> Iterator[None]:
+    """Have an experiment's directory to oneself; it is created if need be, and removed if it is still empty at the end.
+
+    The lock goes with the process, however that ends.
+
+    Raises: UserError when another training has it.
+    """
+    root = Path(experiment_root).absolute()
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another training is running in {experiment_root}. Wait for its end, or give another directory."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):  # not empty
+            for folder in created:
+                folder.rmdir()

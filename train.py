@@ -16,6 +16,7 @@ import numpy as np
 
 import common
 import experiment
+from collapse import CollapseWatch
 from common import UserError
 from data import pk_sampler
 from detailed_logs import DetailedLogs
@@ -111,8 +112,8 @@ def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate
 
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
-    given = vars(args).pop("given")
-    root, resuming, warnings = Path(args.experiment_root), args.resume, []
+    given, warnings = vars(args).pop("given"), []
+    resuming = args.resume
     if args.seed is None:
         args.seed = secrets.randbits(31)
     if resuming:
@@ -121,19 +122,43 @@ def main(args: argparse.Namespace) -> None:
     else:
         experiment.check_new_root(args.experiment_root)
     pids, fids = common.load_dataset(args.train_set)
-    groups = pk_sampler.group_by_pid(pids)
-    pk_sampler.check_enough_pids(groups, args.batch_p)
-    common.check_images(args.train_set, args.image_root, fids)
+    pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
+    common.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
+    with experiment.lock(args.experiment_root):
+        train(args, pids, fids, resuming, warnings)
 
+
+def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: bool, warnings: list[str]) -> None:
+    """Train in args.experiment_root, which is empty or, when resuming, holds the experiment; log the warnings there."""
     tf = common.import_tensorflow()
     import keras
 
     import checkpoints
     import model
     from data import images as image_data
+    from rewind import rewind
+
+    root = Path(args.experiment_root)
+    if args.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+    # Data.
+    paths = [os.path.join(args.image_root, fid) for fid in fids]
+    if args.on_bad_image == "skip":
+        bad = image_data.undecodable(paths, args.loading_threads)
+        if bad:
+            warnings.append(
+                f"{len(bad)} of the {len(fids)} images cannot be decoded and are left out: "
+                f"{common.first_few([fids[row] for row in sorted(bad)])}"
+            )
+        pids, fids, paths = ([x for row, x in enumerate(xs) if row not in bad] for xs in (pids, fids, paths))
+    groups, labels = pk_sampler.group_by_pid(pids), np.unique(pids, return_inverse=True)[1]
+    pk_sampler.check_enough_pids(groups, args.batch_p)
+    sample = functools.partial(pk_sampler.batches, groups, args.batch_p, args.batch_k, args.seed)
+    B = args.batch_p * args.batch_k
+    net_size = args.net_input_height, args.net_input_width
 
     # Model and optimizer, and the weights to start from.
-    net_size = args.net_input_height, args.net_input_width
     keras.utils.set_random_seed(args.seed)
     network = model.build(args.model_name, args.head_name, args.embedding_dim, (*net_size, 3))
     optimizer = keras.optimizers.Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
@@ -141,15 +166,15 @@ def main(args: argparse.Namespace) -> None:
     state = checkpoints.named_variables(network, optimizer)
     start = "initial weights drawn at random"
     if resuming:
-        start = checkpoints.newest(root)
-        checkpoints.restore(start, state)
+        start, unreadable = checkpoints.restore_newest(root, state)
+        warnings += unreadable
     elif args.initial_checkpoint:
         body = checkpoints.named_variables(model.body(network))
         start = f"{args.initial_checkpoint}: {checkpoints.load_body(args.initial_checkpoint, body)}"
     iteration = int(optimizer.iterations)
 
     # From here on the experiment exists.
-    root.mkdir(parents=True, exist_ok=True)
+    rewind(root, iteration)
     experiment.store(args)
     log = common.setup_logging("train", root / "train.log")
     for warning in warnings:
@@ -167,11 +192,6 @@ def main(args: argparse.Namespace) -> None:
     if iteration == 0:
         checkpoints.save(root, 0, state)
 
-    # Data.
-    B = args.batch_p * args.batch_k
-    labels = np.unique(pids, return_inverse=True)[1]
-    paths = [os.path.join(args.image_root, fid) for fid in fids]
-    sample = functools.partial(pk_sampler.batches, groups, args.batch_p, args.batch_k, args.seed)
     batches = image_data.training_batches(
         sample(iteration, args.train_iterations),
         B,
@@ -183,17 +203,18 @@ def main(args: argparse.Namespace) -> None:
         args.flip_augment,
         args.loading_threads,
     )
-    fid_bytes, shape = np.char.encode(fids, "utf-8"), (args.train_iterations, B)
+    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    encoded_fids, shape = np.char.encode(fids, "utf-8"), (args.train_iterations, B)
     details = {
         "embeddings": (np.float32, (*shape, args.embedding_dim)),
         "losses": (np.float32, shape),
-        "fids": (fid_bytes.dtype, shape),
+        "fids": (encoded_fids.dtype, shape),
     }
     details = DetailedLogs(root, details if args.detailed_logs else {})
-
-    train_step = make_train_step(network, optimizer, args)
     writer = tf.summary.create_file_writer(str(root))
-    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    train_step = make_train_step(network, optimizer, args)
+    collapsed = CollapseWatch(args.margin)
+
     with Uninterrupt() as u, writer.as_default(), details, bad_images:
         began = time.perf_counter()
         for images, rows in batches:
@@ -216,11 +237,18 @@ def main(args: argparse.Namespace) -> None:
                 f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
             )
             write_summaries(iteration, result, args, rate, seconds)
-            details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=fid_bytes[rows])
+            details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[rows])
+            if warning := collapsed(result["dists"], float(result["loss"])):
+                log.warning(warning)
 
             last = u.interrupted or iteration == args.train_iterations
             if last or (args.checkpoint_frequency and iteration % args.checkpoint_frequency == 0):
-                log.info(f"Saved {checkpoints.save(root, iteration, state)}")
+                # What was logged up to a checkpoint is on the disk before it: resuming does not repeat it.
+                writer.flush()
+                details.sync()
+                path = checkpoints.save(root, iteration, state)
+                checkpoints.keep_newest(root, args.keep_checkpoints)
+                log.info(f"Saved {path}.")
             if last:
                 break
     if iteration < args.train_iterations:

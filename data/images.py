@@ -171,6 +171,19 @@ def test_batches(
     return images.batch(max(1, batch_size // count)).with_options(_threads(loading_threads)).prefetch(1)
 
 
+def undecodable(paths: Sequence[str], loading_threads: int) -> set[int]:
+    """Read and decode all images: the numbers of those that this does not work for."""
+
+    def decodes(number, path):
+        decode(tf.io.read_file(path))
+        return number
+
+    images = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), tf.constant(paths)))
+    good = images.map(decodes, num_parallel_calls=loading_threads).ignore_errors()
+    good = good.with_options(_threads(loading_threads))
+    return set(range(len(paths))).difference(number.item() for number in good.as_numpy_iterator())
+
+
 @contextlib.contextmanager
 def naming_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
     """Turn the error about an image that cannot be decoded into one that names it.

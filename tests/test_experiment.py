@@ -53,9 +53,9 @@ def test_every_flag_of_the_original_has_its_default():
 
 def test_args_json_of_the_original_is_read(tmp_path):
     args, lacking = experiment.read(write_args(tmp_path, margin=0.2))
-    expected = GOLDEN | {"experiment_root": str(tmp_path), "margin": 0.2, "seed": None}
-    assert vars(args) | {"experiment_root": str(args.experiment_root)} == expected
-    assert lacking == ["seed"]
+    expected = GOLDEN | {"experiment_root": str(tmp_path), "margin": 0.2}
+    assert {name: vars(args)[name] for name in GOLDEN} == expected
+    assert set(lacking) == vars(args).keys() - GOLDEN.keys() and "seed" in lacking
 
 
 def test_what_args_json_lacks_has_its_default(tmp_path):
@@ -96,9 +96,10 @@ def test_resuming_takes_args_json_and_warns(tmp_path):
     given = vars(args).pop("given")
     resumed, warnings = experiment.resume(args, given)
     assert (resumed.batch_p, resumed.train_iterations, resumed.seed) == (16, 12, 5)
-    assert len(warnings) == 2
-    assert "args.json lacks seed: it is 5" in warnings[0]
-    assert "--train_iterations 99 is not used" in warnings[1] and "edit args.json" in warnings[1]
+    assert any("args.json lacks seed: it is 5" in warning for warning in warnings)
+    unused = [warning for warning in warnings if "not used" in warning]
+    assert len(unused) == 1  # batch_p is as it was
+    assert "--train_iterations 99 is not used" in unused[0] and "edit args.json" in unused[0]
 
 
 def test_stored_args_are_read_back(tmp_path):

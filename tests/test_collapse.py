@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from collapse import CollapseWatch
+
+POINT, SPREAD = np.full((4, 4), 1e-3), np.array([[0.0, 5.0], [5.0, 0.0]])
+
+
+def warnings(watch, dists, loss, times):
+    return [watch(dists, loss) for _ in range(times)]
+
+
+@pytest.mark.parametrize("margin, loss", [("soft", 0.6932), (0.2, 0.2), (1.0, 1.0), ("none", 0.0)])
+def test_one_warning_after_as_many_iterations_as_it_takes(margin, loss):
+    got = warnings(CollapseWatch(margin, patience=5), POINT, loss, 20)
+    assert [bool(warning) for warning in got] == [False] * 4 + [True] + [False] * 15
+    assert "collapsed" in got[4] and "pretrained weights" in got[4] and "--learning_rate" in got[4]
+
+
+@pytest.mark.parametrize("margin, loss", [("soft", 0.693), (0.5, 0.5)])
+def test_a_loss_that_sits_at_its_value_of_no_difference_counts_too(margin, loss):
+    assert any(warnings(CollapseWatch(margin, patience=5), SPREAD, loss, 5))
+
+
+@pytest.mark.parametrize("margin, loss", [("soft", 0.2), ("soft", 2.0), (0.2, 0.05), (1.0, 3.0)])
+def test_a_healthy_run_is_not_warned_about(margin, loss):
+    assert not any(warnings(CollapseWatch(margin, patience=5), SPREAD, loss, 50))
+
+
+def test_a_good_iteration_starts_the_count_anew_and_a_second_collapse_is_told_again():
+    watch = CollapseWatch("soft", patience=5)
+    got = warnings(watch, POINT, 0.693, 4) + [watch(SPREAD, 0.3)] + warnings(watch, POINT, 0.693, 5)
+    assert [bool(warning) for warning in got] == [False] * 9 + [True]
+    watch(SPREAD, 0.3)
+    assert any(warnings(watch, POINT, 0.693, 5))

@@ -5,6 +5,7 @@ then weights, biases, gamma and so on; Adam's moments are `<variable>/Adam` and 
 finished iterations is `global_step`. So one reader serves all, and what does not fit is told by its name.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -16,11 +17,13 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+import keras_weights
 from common import UserError
 
 # Keras' names of weights and optimizer slots, and TensorFlow 1's
 _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias": "biases"}
 _ADAM_SLOTS = {"momentum": "Adam", "velocity": "Adam_1"}
+_RANDOM_STATE = "seed_generator_state"
 
 # What TensorFlow raises about files that are missing, damaged (IndexError: too short) or of another format.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
@@ -63,10 +66,11 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 def _name(layer: keras.layers.Layer, variable: keras.Variable) -> str:
-    scope, _, weight = variable.path.rpartition("/")
+    weight = variable.name
     if isinstance(layer, keras.layers.DepthwiseConv2D) and weight == "kernel":
         weight = "depthwise_kernel"
-    return f"{scope.replace('.', '/')}/{_WEIGHTS.get(weight, weight)}"
+    # Not the variable's path: that of a random state is numbered by what was built before.
+    return f"{layer.name.replace('.', '/')}/{_WEIGHTS.get(weight, weight)}"
 
 
 def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, str]) -> Iterator[tuple]:
@@ -157,6 +161,10 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a directory; what they can has been done.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -292,22 +300,15 @@ def load_body(path: str | os.PathLike, variables: Mapping) -> Loaded:
 
     Args:
         path: of a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix, .index or .data
-            file of V2), of a checkpoint of ours, or an experiment's directory (its newest).
+            file of V2), of a checkpoint of ours, an experiment's directory (its newest), or a weights file of Keras;
+            or the word imagenet: what Keras has for this net.
         variables: {name: variable} of the body, as from named_variables(model.body(...)).
 
     Raises: UserError when there is no such checkpoint, when it cannot be read, when a variable has another shape
         and when no name fits.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = newest(path)
-    path = path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
-    if not path.is_file() and not _index(path).is_file():
-        raise UserError(
-            f"the checkpoint {path} does not exist. Give the file of a TF-slim checkpoint, the .index file or the "
-            "name before .index of a newer one, or the directory of an experiment."
-        )
-    reader = _open(path)
+    variables = {name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)}
+    reader = _open_pretrained(path, variables)
     wrong = _misfits(reader, variables)
     if wrong:
         raise UserError(f"{path} does not fit this net: {_first(wrong, '; ')}. Give the weights of this very net.")
@@ -324,6 +325,24 @@ def load_body(path: str | os.PathLike, variables: Mapping) -> Loaded:
         )
     _assign(path, reader, {name: variables[name] for name in loaded.taken})
     return loaded
+
+
+def _open_pretrained(path: str | os.PathLike, variables: Mapping):
+    if str(path) == "imagenet":
+        return keras_weights.imagenet(variables)
+    path = Path(path)
+    if path.suffix in keras_weights.SUFFIXES and path.is_file():
+        return keras_weights.read(path, variables)
+    if path.is_dir():
+        path = newest(path)
+    path = path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
+    if not path.is_file() and not _index(path).is_file():
+        raise UserError(
+            f"the checkpoint {path} does not exist. Give the file of a TF-slim checkpoint, the .index file or the "
+            "name before .index of a newer one, the directory of an experiment, a .weights.h5, .keras or .h5 file of "
+            "Keras, or the word imagenet."
+        )
+    return _open(path)
 
 
 def _open(path: str | os.PathLike):

@@ -12,7 +12,6 @@ from pathlib import Path
 import common
 from common import UserError
 
-
 _SIZE = {"type": common.positive_int, "metavar": "PIXELS"}
 # The flags without which a checkpoint cannot be used.
 ARCHITECTURE = {
@@ -130,7 +129,8 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     group.add_argument(
         "--initial_checkpoint",
         metavar="CHECKPOINT",
-        help="Pretrained weights of the net, not the head: a TF-slim checkpoint or one of an experiment.",
+        help="Pretrained weights of the net, not the head: a TF-slim checkpoint, an experiment or a checkpoint of one, "
+        "a weights file of Keras, or the word imagenet for nets that Keras has weights for.",
     )
 
     group = parser.add_argument_group("loss and optimisation")

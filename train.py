@@ -113,11 +113,11 @@ def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
     given, warnings = vars(args).pop("given"), []
-    resuming = args.resume
-    if args.seed is None:
-        args.seed = secrets.randbits(31)
+    resuming, drawn_seed = args.resume, secrets.randbits(31)
+    args.seed = drawn_seed if args.seed is None else args.seed
     if resuming:
         args, warnings = experiment.resume(args, given)
+        args.seed = drawn_seed if args.seed is None else args.seed
         experiment.check_together(args)
     else:
         experiment.check_new_root(args.experiment_root)
@@ -135,6 +135,7 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
 
     import checkpoints
     import model
+    from adam import Adam
     from data import images as image_data
     from rewind import rewind
 
@@ -161,7 +162,7 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
     # Model and optimizer, and the weights to start from.
     keras.utils.set_random_seed(args.seed)
     network = model.build(args.model_name, args.head_name, args.embedding_dim, (*net_size, 3))
-    optimizer = keras.optimizers.Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+    optimizer = Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
     optimizer.build(network.trainable_variables)
     state = checkpoints.named_variables(network, optimizer)
     start = "initial weights drawn at random"

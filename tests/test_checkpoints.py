@@ -12,6 +12,7 @@ from golden.fill import fill
 
 import checkpoints
 import model
+from adam import Adam
 from common import UserError
 
 SHAPE = (16, 16, 3)
@@ -358,7 +359,7 @@ def test_an_experiment_of_the_original_is_continued(tmp_path):
     shapes = golden.VARIABLES[f"{case}/train_state"]
     path = write_v2(tmp_path / "checkpoint-5", {name: fill(name, shape) for name, shape in shapes.items()})
     network = model.build(*case.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
-    optimizer = keras.optimizers.Adam(epsilon=1e-8)
+    optimizer = Adam(epsilon=1e-8)
     optimizer.build(network.trainable_variables)
     checkpoints.restore(path, checkpoints.named_variables(network, optimizer))
     assert int(optimizer.iterations) == 5

@@ -7,11 +7,12 @@ from golden import nets as golden
 import checkpoints
 import common
 import model
+from adam import Adam
 
-# Steps of Adam that can be compared, by their mean loss and by the loss of each anchor, and how closely: with these
-# weights the deep nets make a rounding difference ten- to a thousandfold with each step. (With the original's ways of
-# rounding in Adam and in the distances all eight steps of ResNet-101 are equal to the bit.)
-COMPARABLE = {"mobilenet_v1_1_224": (8, 8, 1e-3), "resnet_v1_50": (3, 3, 5e-3), "resnet_v1_101": (3, 2, 5e-3)}
+# Steps of Adam that can be compared, and how closely: with these weights the deep nets make a rounding difference ten-
+# to a thousandfold with each step. (With the original's rounding in the distances too, those of float32 differences,
+# all eight steps of ResNet-101 are equal to the bit.)
+COMPARABLE = {"mobilenet_v1_1_224": (8, 1e-3), "resnet_v1_50": (3, 5e-3), "resnet_v1_101": (3, 5e-3)}
 
 
 @pytest.fixture(scope="module", params=golden.CASES)
@@ -19,7 +20,7 @@ def built(request):
     """A case's name, its model, and an optimizer; every variable set by golden.fill."""
     keras.backend.clear_session()
     network = model.build(*request.param.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
-    optimizer = keras.optimizers.Adam(epsilon=1e-8)
+    optimizer = Adam(epsilon=1e-8)
     optimizer.build(network.trainable_variables)
     golden.assign_filled(checkpoints.named_variables(network, optimizer))
     return request.param, network, optimizer
@@ -59,13 +60,12 @@ def test_inference_gives_the_originals_embeddings(built):
 
 def test_training_steps_give_the_originals_losses(built):
     case, network, optimizer = built
-    count, count_each, tolerance = COMPARABLE[case.split("/")[0]]
+    count, tolerance = COMPARABLE[case.split("/")[0]]
     emb_first, losses = golden.adam_steps(network, optimizer, case, count)
     expected = golden.ARRAYS[f"{case}/train/losses"][:count]
     assert golden.deviation(emb_first, golden.ARRAYS[f"{case}/train/emb_first"]) < 1e-3
-    np.testing.assert_allclose(losses.mean(axis=1), expected.mean(axis=1), rtol=tolerance)
     deviations = [golden.deviation(*step) for step in zip(losses, expected, strict=True)]
-    assert max(deviations[:count_each]) < tolerance, deviations
+    assert max(deviations) < tolerance, deviations
     assert int(optimizer.iterations) == 5 + count
     if count == 8:
         running = [value for name, value in checkpoints.named_variables(network).items() if "moving_var" in name]

@@ -1,0 +1,150 @@
+"""Kill a training with SIGKILL at random moments, resume it each time, and compare it with one that was left alone.
+
+    python -m benchmarks.kill_and_resume --kills 50
+
+Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights, statistics, Adam's
+moments, the losses in train.log, TensorBoard's scalars and the detailed logs. Takes about ten seconds a kill.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import common
+import detailed_logs
+
+NEVER_EQUAL = {"secs_per_iter"}
+
+
+def parse_args(argv=None):
+    parser = common.make_parser(__doc__)
+    parser.add_argument("--kills", type=common.positive_int, default=50, metavar="N", help="How many at least.")
+    parser.add_argument("--iterations", type=common.positive_int, default=300, metavar="N", help="Of the training.")
+    parser.add_argument("--seed", type=common.non_negative_int, default=0, metavar="N", help="Of the moments.")
+    return parser.parse_args(argv)
+
+
+def make_dataset(folder: Path) -> list[str]:
+    """Random images of 8 pids. Returns: the flags of a small training on them."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 256, (24, 16, 3), np.uint8)).save(folder / f"{number}.png")
+        rows.append(f"{number % 8},{number}.png\n")
+    (folder / "train.csv").write_text("".join(rows))
+    flags = f"--train_set={folder}/train.csv --image_root={folder} --model_name=lunet_narrow --head_name=fc1024"
+    flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
+    flags += (
+        " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3 --detailed_logs --seed=7"
+    )
+    return flags.split()
+
+
+def start(*flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", *flags], cwd=common.HERE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def logged_iterations(root: Path) -> dict[int, str]:
+    """What train.log says of each iteration, but for times."""
+    log = root / "train.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    found = [re.search(r" iter: *(\d+), (.*), ETA", line) for line in lines]
+    return {int(match[1]): match[2] for match in found if match}
+
+
+def starts(root: Path) -> int:
+    """How often the training in `root` came as far as to finish its first iteration since it was started."""
+    log = root / "train.log"
+    return len(re.findall(r"Starting training[^\0]*? iter: ", log.read_text())) if log.exists() else 0
+
+
+def train_and_kill(root: Path, flags: list[str], kills: int, iterations: int, seed: int) -> int:
+    """Returns: how often the run was killed before it was finished."""
+    rng, killed = np.random.default_rng(seed), 0
+    while True:
+        made = (root / "args.json").exists() and list(root.glob("checkpoint-*.index"))
+        if made:
+            args = json.loads((root / "args.json").read_text())
+            common.write_json(root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))})
+            process = start(f"--experiment_root={root}", "--resume")
+        else:  # killed before its first checkpoint: begin again
+            subprocess.run(["rm", "-rf", root], check=True)
+            process = start(f"--experiment_root={root}", *flags)
+        # One in five while it starts; the others once it trains, within the time of some iterations and saves.
+        began = time.monotonic()
+        end = began + rng.uniform(0, 8) if rng.random() < 0.2 else None
+        before = starts(root)
+        while process.poll() is None and (end is None or time.monotonic() < end):
+            time.sleep(0.005)
+            if end is None and starts(root) > before:
+                end = time.monotonic() + rng.exponential(0.3)
+        if process.poll() is not None:
+            if process.returncode:
+                raise SystemExit(f"the training ended with exit code {process.returncode}")
+            return killed
+        process.kill()
+        process.wait()
+        killed += 1
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What is not equal bit for bit in two finished experiments."""
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    import checkpoints
+
+    found = []
+    readers = [tf.train.load_checkpoint(str(checkpoints.newest(root))) for root in (a, b)]
+    names = [sorted(reader.get_variable_to_shape_map()) for reader in readers]
+    if names[0] != names[1]:
+        found.append("names of variables")
+    for name in set(names[0]).intersection(names[1]):
+        values = [np.asarray(reader.get_tensor(name)) for reader in readers]
+        if values[0].tobytes() != values[1].tobytes():
+            found.append(f"variable {name}")
+    if logged_iterations(a) != logged_iterations(b):
+        found.append("losses in train.log")
+    lines = (b / "train.log").read_text()
+    if len(re.findall(r" iter: *\d+,", lines)) != len(logged_iterations(b)):
+        found.append("iterations that stand twice in train.log")
+    for name in ("embeddings", "losses", "fids"):
+        if detailed_logs.read(a / name).tobytes() != detailed_logs.read(b / name).tobytes():
+            found.append(f"detailed log {name}")
+    events = [EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload() for root in (a, b)]
+    for tag in sorted(set(events[0].Tags()["tensors"]) - NEVER_EQUAL):
+        series = [[(e.step, e.tensor_proto.SerializeToString()) for e in event.Tensors(tag)] for event in events]
+        if series[0] != series[1]:
+            found.append(f"TensorBoard's {tag}")
+    return found
+
+
+def main(args) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        flags = [*make_dataset(folder), f"--train_iterations={args.iterations}"]
+        if start(f"--experiment_root={folder / 'whole'}", *flags).wait():
+            raise SystemExit("the training that was left alone failed")
+        began = time.monotonic()
+        killed = train_and_kill(folder / "killed", flags, args.kills, args.iterations, args.seed)
+        found = differences(folder / "whole", folder / "killed")
+        minutes = (time.monotonic() - began) / 60
+    print(f"{killed} kills in {args.iterations} iterations, {minutes:.1f} minutes: ", end="")
+    print("equal bit for bit" if not found else "DIFFERENT: " + ", ".join(found))
+    if killed < args.kills:
+        print(f"fewer kills than the {args.kills} asked for: give more --iterations")
+    if found or killed < args.kills:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    common.run(main, parse_args)

@@ -1,0 +1,174 @@
+"""Everything a person can get wrong at the shell: each ends with its exit code and its words, and writes nothing."""
+
+import contextlib
+import re
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+import common
+import embed
+import evaluate
+import experiment
+import train
+
+MAINS = {"train": train, "embed": embed, "evaluate": evaluate}
+TRAIN = ["train", "--experiment_root=new", "--train_set=good.csv", "--image_root=images", "--batch_p=2", "--batch_k=2"]
+RESUME = ["train", "--resume"]
+EMBED = ["embed", "--dataset=good.csv", "--experiment_root=exp"]
+EVALUATE = ["evaluate", "--excluder=diagonal", "--metric=euclidean", "--query_dataset=good.csv"]
+EVALUATE += ["--gallery_dataset=good.csv", "--query_embeddings=good.h5", "--gallery_embeddings=good.h5"]
+
+# name: (command and flags, exit code, words of the last line on stderr)
+CASES = {
+    "no flags": (["train"], 2, "required.*--experiment_root"),
+    "an unknown flag": ([*TRAIN, "--batchsize=3"], 2, "unrecognized arguments: --batchsize=3"),
+    "no train_set": (["train", "--experiment_root=new", "--image_root=images"], 2, "--train_set: needed"),
+    "no image_root": (["train", "--experiment_root=new", "--train_set=good.csv"], 2, "--image_root: needed"),
+    "a train_set that is missing": ([*TRAIN, "--train_set=nowhere.csv"], 2, "--train_set.*existing file.*nowhere.csv"),
+    "an image_root that is missing": ([*TRAIN, "--image_root=nowhere"], 2, "--image_root.*existing directory.*nowhere"),
+    "an image_root that is a file": ([*TRAIN, "--image_root=good.csv"], 2, "--image_root.*existing directory"),
+    "an unknown net": ([*TRAIN, "--model_name=alexnet"], 2, "'alexnet' in nets/. Available:.*resnet_v1_50"),
+    "a net by a path": ([*TRAIN, "--model_name=../train"], 2, "--model_name.*Available"),
+    "a net that is a shared file": ([*TRAIN, "--model_name=_lunet"], 2, "--model_name.*Available"),
+    "an unknown head": ([*TRAIN, "--head_name=fc1"], 2, "'fc1' in heads/. Available: .*direct"),
+    "an unknown loss": ([*TRAIN, "--loss=batch_soft"], 2, "--loss.*'batch_soft'.*batch_hard"),
+    "an unknown metric": ([*TRAIN, "--metric=manhattan"], 2, "--metric.*'manhattan'.*euclidean.*cityblock"),
+    "a margin in words": ([*TRAIN, "--margin=big"], 2, '--margin: should be "soft", "none" or .* Received: big'),
+    "a margin that is nan": ([*TRAIN, "--margin=nan"], 2, "--margin.*Received: nan"),
+    "batch_p 0": ([*TRAIN, "--batch_p=0"], 2, "--batch_p: should be an integer of at least 1. Received: 0"),
+    "batch_p 1": ([*TRAIN, "--batch_p=1"], 2, "--batch_p should be at least 2.*Received: 1"),
+    "batch_k 1": ([*TRAIN, "--batch_k=1"], 2, "--batch_k should be at least 2"),
+    "batch_k in words": ([*TRAIN, "--batch_k=four"], 2, "--batch_k.*Received: four"),
+    "embedding_dim": ([*TRAIN, "--embedding_dim=-3"], 2, "--embedding_dim.*at least 1. Received: -3"),
+    "a height of 0": ([*TRAIN, "--net_input_height=0"], 2, "--net_input_height.*Received: 0"),
+    "no threads": ([*TRAIN, "--loading_threads=0"], 2, "--loading_threads.*Received: 0"),
+    "learning_rate 0": ([*TRAIN, "--learning_rate=0"], 2, "--learning_rate.*above 0. Received: 0"),
+    "learning_rate inf": ([*TRAIN, "--learning_rate=inf"], 2, "--learning_rate.*Received: inf"),
+    "no iterations": ([*TRAIN, "--train_iterations=0"], 2, "--train_iterations.*Received: 0"),
+    "decay_start": ([*TRAIN, "--decay_start_iteration=-2"], 2, "--decay_start_iteration.*-1 or.*Received: -2"),
+    "checkpoint_frequency": ([*TRAIN, "--checkpoint_frequency=-1"], 2, "--checkpoint_frequency.*Received: -1"),
+    "keep_checkpoints": ([*TRAIN, "--keep_checkpoints=-1"], 2, "--keep_checkpoints.*Received: -1"),
+    "on_bad_image": ([*TRAIN, "--on_bad_image=ignore"], 2, "--on_bad_image.*'ignore'.*error.*skip"),
+    "a seed below 0": ([*TRAIN, "--seed=-1"], 2, "--seed.*Received: -1"),
+    "a seed beyond 32 bits": ([*TRAIN, "--seed=4294967296"], 2, "--seed.*Received: 4294967296"),
+    "crops higher than the image": (
+        [*TRAIN, "--crop_augment", "--net_input_height=300"],
+        2,
+        "--net_input_height 300 is more than --pre_crop_height 288",
+    ),
+    "crops wider than the image": (
+        [*TRAIN, "--crop_augment", "--pre_crop_width=100"],
+        2,
+        "--net_input_width 128 is more than --pre_crop_width 100",
+    ),
+    "an empty CSV": ([*TRAIN, "--train_set=empty.csv"], 1, "empty.csv is empty"),
+    "a CSV of one column": ([*TRAIN, "--train_set=one.csv"], 1, "one.csv, line 2: should be two columns.*'0002'"),
+    "a CSV of three columns": ([*TRAIN, "--train_set=three.csv"], 1, "three.csv, line 1: .*two columns"),
+    "a CSV with a header": ([*TRAIN, "--train_set=header.csv"], 1, "1 of the 5 images.*: fid. .*remove the header"),
+    "a CSV that is an image": ([*TRAIN, "--train_set=images/a.png"], 1, "a.png is no CSV in UTF-8"),
+    "a CSV with an open quote": ([*TRAIN, "--train_set=quote.csv"], 1, "quote.csv is no CSV"),
+    "images that are missing": ([*TRAIN, "--train_set=missing.csv"], 1, r"4 of the 4 .*: m0, m1, m2, \.\.\."),
+    "images outside of the root": ([*TRAIN, "--train_set=outside.csv"], 1, "2 of the 4 .*not below.*--allow_any_path"),
+    "P beyond the pids": ([*TRAIN, "--batch_p=3"], 1, "--batch_p 3 is more than the 2 pids"),
+    "a directory in use": ([*TRAIN, "--experiment_root=exp"], 1, "exp is not empty.*--resume"),
+    "a directory that is a file": ([*TRAIN, "--experiment_root=good.csv"], 1, "good.csv is a file"),
+    "a directory below a file": ([*TRAIN, "--experiment_root=good.csv/exp"], 1, "cannot be written"),
+    "a directory of another training": ([*TRAIN, "--experiment_root=locked"], 1, "another training is running"),
+    "an initial checkpoint that is missing": ([*TRAIN, "--initial_checkpoint=no.ckpt"], 1, "no.ckpt"),
+    "an initial checkpoint that is none": ([*TRAIN, "--initial_checkpoint=good.csv"], 1, "good.csv"),
+    "resuming nothing": ([*RESUME, "--experiment_root=images"], 1, "args.json does not exist"),
+    "resuming what is no JSON": ([*RESUME, "--experiment_root=no_json"], 1, "args.json cannot be read as JSON"),
+    "resuming with a bad value": ([*RESUME, "--experiment_root=bad_value"], 1, "args.json.*batch_p.*Received: 0"),
+    "resuming with an unknown net": ([*RESUME, "--experiment_root=bad_net"], 1, "args.json.*model_name.*Available"),
+    "resuming with a net by a path": ([*RESUME, "--experiment_root=path_net"], 1, "args.json.*model_name.*Available"),
+    "resuming without a checkpoint": ([*RESUME, "--experiment_root=exp"], 1, "no checkpoint in exp"),
+    "embedding nothing": (["embed", "--experiment_root=exp"], 2, "required.*--dataset"),
+    "embedding without an experiment": ([*EMBED, "--experiment_root=images"], 1, "args.json"),
+    "embedding a CSV that is missing": ([*EMBED, "--dataset=nowhere.csv"], 2, "--dataset.*nowhere.csv"),
+    "embedding images that are missing": ([*EMBED, "--dataset=missing.csv"], 1, "4 of the 4 images of missing.csv"),
+    "flips without aggregator": ([*EMBED, "--flip_augment"], 2, "--aggregator: needed.*mean or normalized_mean"),
+    "five crops without aggregator": ([*EMBED, "--crop_augment=five"], 2, "--aggregator: needed"),
+    "an aggregator of nothing": ([*EMBED, "--aggregator=mean"], 2, "--aggregator: mean has nothing to aggregate"),
+    "an unknown aggregator": ([*EMBED, "--flip_augment", "--aggregator=median"], 2, "'median'.*normalized_mean"),
+    "an unknown crop": ([*EMBED, "--crop_augment=six"], 2, "--crop_augment.*'six'.*avgpool"),
+    "embedding without a checkpoint": ([*EMBED], 1, "no checkpoint in exp"),
+    "embedding into nowhere": ([*EMBED, "--filename=no/where.h5"], 1, "--filename.*does not exist"),
+    "evaluating nothing": (["evaluate"], 2, "required.*--excluder.*--query_dataset"),
+    "an unknown excluder": ([*EVALUATE, "--excluder=all"], 2, "'all' in excluders/. Available: diagonal"),
+    "embeddings that are none": ([*EVALUATE, "--query_embeddings=good.csv"], 1, "good.csv"),
+    "too few embeddings": ([*EVALUATE, "--query_embeddings=few.h5"], 1, "few.h5.*3.*4"),
+    "embeddings of two sizes": ([*EVALUATE, "--query_embeddings=wide.h5"], 1, "dimension.*5 in wide.h5, 2 in good.h5"),
+    "embeddings that are not finite": ([*EVALUATE, "--query_embeddings=nan.h5"], 1, "nan.h5.*row"),
+    "names without a camera": ([*EVALUATE, "--excluder=market1501"], 1, "a.png.*diagonal"),
+    "results into nowhere": ([*EVALUATE, "--filename=no/where.json"], 2, "--filename.*does not exist"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(dataset, tmp_path_factory):
+    """A directory with the good and the bad things that CASES name; one training has `locked`."""
+    root = tmp_path_factory.mktemp("bad_input")
+    (root / "images").mkdir()
+    fids = [f"{letter}.png" for letter in "abcd"]
+    for fid, source in zip(fids, dataset.fids, strict=False):
+        (root / "images" / fid).write_bytes((dataset.root / source).read_bytes())
+    good = [f"000{1 + number // 2},{fid}" for number, fid in enumerate(fids)]
+    csvs = {
+        "good": good,
+        "empty": [],
+        "one": [good[0], "0002"],
+        "three": ["0001,a.png,1"],
+        "header": ["pid,fid", *good],
+        "quote": ['0001,"a.png'],
+        "missing": [f"000{number // 2},m{number}" for number in range(4)],
+        "outside": [*good[:2], "0002,../good.csv", f"0002,{root}/images/a.png"],
+    }
+    for name, lines in csvs.items():
+        (root / f"{name}.csv").write_text("".join(f"{line}\n" for line in lines))
+    embs = np.arange(8, dtype=np.float32).reshape(4, 2)
+    for name, emb in {
+        "good": embs,
+        "few": embs[:3],
+        "wide": np.ones((4, 5), np.float32),
+        "nan": np.where(embs == 3, np.nan, embs),
+    }.items():
+        with h5py.File(root / f"{name}.h5", "w") as file:
+            file["emb"] = emb
+    with contextlib.chdir(root):
+        args = vars(experiment.make_parser().parse_args([flag for flag in TRAIN if flag.startswith("--")]))
+    changes = {
+        "exp": {},
+        "bad_value": {"batch_p": 0},
+        "bad_net": {"model_name": "a"},
+        "path_net": {"model_name": "../x"},
+    }
+    for name, change in changes.items():
+        (root / name).mkdir()
+        common.write_json(root / name / "args.json", args | change)
+    (root / "no_json").mkdir()
+    (root / "no_json" / "args.json").write_text("{")
+    with experiment.lock(root / "locked"):
+        yield root
+
+
+def contents(root):
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_with_its_words_and_writes_nothing(case, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (command, *flags), exit_code, words = CASES[case]
+    monkeypatch.setattr(sys, "argv", [f"{command}.py", *flags])
+    before = contents(place)
+    with pytest.raises(SystemExit) as end:
+        common.run(MAINS[command].main, MAINS[command].parse_args)
+    # The interpreter prints a SystemExit's text on stderr and exits with 1.
+    code, text = (1, end.value.code) if isinstance(end.value.code, str) else (end.value.code, capsys.readouterr().err)
+    assert code == exit_code
+    last_line = text.strip().splitlines()[-1]
+    assert re.search(words, last_line), last_line
+    assert contents(place) == before

@@ -285,14 +285,19 @@ def load_dataset(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     return pids, fids
 
 
-def check_images(dataset: str, image_root: str, fids: list[str], allow_any_path: bool = False) -> None:
-    """Raises: UserError with the number and the first few of the images that are no files, or not below image_root."""
+def check_paths(dataset: str, image_root: str, fids: list[str], allow_any_path: bool) -> None:
+    """Raises: UserError with the number and the first few of the images that are not below image_root."""
     outside = [fid for fid in fids if os.path.isabs(fid) or os.path.normpath(fid).split(os.sep)[0] == os.pardir]
     if outside and not allow_any_path:
         raise UserError(
             f"{len(outside)} of the {len(fids)} images of {dataset} are not below --image_root {image_root}: "
             f"{first_few(outside)}. Give a folder that holds all images, or --allow_any_path if these are meant."
         )
+
+
+def check_images(dataset: str, image_root: str, fids: list[str], allow_any_path: bool = False) -> None:
+    """Raises: UserError as check_paths does, and for the images that are no files."""
+    check_paths(dataset, image_root, fids, allow_any_path)
     missing = [fid for fid in fids if not os.path.isfile(os.path.join(image_root, fid))]
     if missing:
         raise UserError(

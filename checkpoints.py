@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 import keras_weights
-from common import UserError
+from common import UserError, reason
 
 # Keras' names of weights and optimizer slots, and TensorFlow 1's
 _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias": "biases"}
@@ -124,7 +124,7 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
         _write_state(root)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
-            f"cannot write {path}: {_reason(error)}. Earlier checkpoints are untouched. Make room or correct the "
+            f"cannot write {path}: {reason(error)}. Earlier checkpoints are untouched. Make room or correct the "
             "permissions, then go on with --resume."
         ) from None
     finally:
@@ -379,16 +379,9 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except _READ_ERRORS as error:
         raise Unreadable(
-            f"cannot read the checkpoint {path}: {_reason(error)}. Its .index and .data files (or the single file of "
+            f"cannot read the checkpoint {path}: {reason(error)}. Its .index and .data files (or the single file of "
             "an old one) should be there, readable and complete: copy them again, or give another checkpoint."
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of an error, without what TensorFlow puts around it."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", text)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _first(items: list[str], separator: str = ", ", count: int = 3) -> str:

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ LOSSES = ("batch_hard",)
 class UserError(Exception):
     """Something the person at the shell can put right. The message says what is wrong, what was received,
     what is allowed and how to fix it, in one line."""
+
+
+def reason(error: Exception) -> str:
+    """What an error of TensorFlow or of the system says, without what is put around it."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", text)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def run(main: Callable, parse_args: Callable) -> None:

@@ -57,7 +57,7 @@ def examine(path: str) -> Image:
     try:
         height, width, _ = images.decode(tf.constant(encoded)).shape
     except tf.errors.OpError as error:
-        return Image(None, digest, error.message.splitlines()[0])
+        return Image(None, digest, common.reason(error))
     return Image((height, width), digest, None)
 
 

@@ -18,7 +18,7 @@ FIVE_CROPS = ("center", "top_left", "top_right", "bottom_left", "bottom_right")
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """The bytes of a JPEG, PNG, GIF or BMP file, whatever its name says -> uint8 RGB [H, W, 3]; grey is expanded."""
+    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3]; grey is expanded."""
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image
@@ -175,13 +175,13 @@ def undecodable(paths: Sequence[str], loading_threads: int) -> set[int]:
     """Read and decode all images: the numbers of those that this does not work for."""
 
     def decodes(number, path):
-        decode(tf.io.read_file(path))
-        return number
+        # With a result that nobody asks for, decoding would be optimised away.
+        return number, tf.shape(decode(tf.io.read_file(path)))
 
     images = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), tf.constant(paths)))
     good = images.map(decodes, num_parallel_calls=loading_threads).ignore_errors()
     good = good.with_options(_threads(loading_threads))
-    return set(range(len(paths))).difference(number.item() for number in good.as_numpy_iterator())
+    return set(range(len(paths))).difference(number.item() for number, _ in good.as_numpy_iterator())
 
 
 @contextlib.contextmanager
@@ -201,7 +201,7 @@ def naming_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
                 decode(tf.io.read_file(path))
             except tf.errors.OpError as error:
                 raise common.UserError(
-                    f"the image {path} cannot be read: {error.message.splitlines()[0]} It should be a JPEG, PNG, GIF "
-                    "or BMP file. Repair it, or take its line out of the CSV."
+                    f"the image {path} cannot be read: {common.reason(error)}. It should be a JPEG, PNG, GIF, BMP or "
+                    "WebP file. Repair it or take its line out of the CSV; python -m data.check finds all such."
                 ) from None
         raise

@@ -1,8 +1,10 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import common
 from data import images
@@ -142,7 +144,9 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     bad.write_bytes(b"no image at all")
     paths = [*PATHS[:2], str(bad)]
     stream = images.test_batches(paths, 4, 2, NET, PRE, False, None)
-    named = pytest.raises(common.UserError, match=r"bad\.jpg cannot be read.*take its line out")
+    named = pytest.raises(
+        common.UserError, match=r"bad\.jpg cannot be read: Unknown image file format.*take its line out"
+    )
     with named, images.naming_bad_images(lambda: paths):
         list(stream)
 
@@ -151,3 +155,45 @@ def test_an_error_of_another_kind_is_left_as_it_is():
     unchanged = pytest.raises(tf.errors.ResourceExhaustedError, match="no memory")
     with unchanged, images.naming_bad_images(lambda: PATHS):
         raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+
+def encoded(image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+GRADIENT = Image.fromarray(np.uint8(20 + np.indices((32, 24)).sum(0)[..., None] * np.array([3, 2, 4]) % 230))
+GREY = GRADIENT.convert("L")
+GREY_RGB = np.repeat(np.array(GREY)[..., None], 3, axis=2)
+# What people have: the file, what it shows, and by how many grey levels its compression may be off in the mean.
+KINDS = {
+    "CMYK JPEG": (encoded(GRADIENT.convert("CMYK"), "JPEG", quality=95, subsampling=0), np.array(GRADIENT), 8),
+    "16-bit grey PNG": (encoded(Image.fromarray(np.array(GREY).astype(np.uint16) * 257), "PNG"), GREY_RGB, 0),
+    "grey PNG with alpha": (encoded(GREY.convert("LA"), "PNG"), GREY_RGB, 0),
+    "PNG with alpha": (encoded(GRADIENT.convert("RGBA"), "PNG"), np.array(GRADIENT), 0),
+    "PNG with palette": (encoded(GREY.convert("P"), "PNG"), GREY_RGB, 0),
+    "BMP": (encoded(GRADIENT, "BMP"), np.array(GRADIENT), 0),
+    "GIF": (encoded(GREY, "GIF"), GREY_RGB, 0),
+    "moving GIF": (encoded(GREY, "GIF", save_all=True, append_images=[GREY.rotate(180)]), GREY_RGB, 0),
+    "WebP": (encoded(GRADIENT, "WEBP", lossless=True), np.array(GRADIENT), 0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_images_that_people_have(kind):
+    file, expected, tolerance = KINDS[kind]
+    image = images.decode(tf.constant(file)).numpy()
+    assert image.shape == expected.shape and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - expected).mean() <= tolerance
+
+
+def test_images_that_cannot_be_decoded_are_found(tmp_path):
+    whole = (HERE / "images" / "a_128x64.jpg").read_bytes()
+    bad = {"empty": b"", "text": b"hello", "cut": whole[:-600], "tiff": encoded(GRADIENT, "TIFF")}
+    paths = [*PATHS[:3]]
+    for name, content in bad.items():
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+        paths += [str(tmp_path / f"{name}.jpg"), PATHS[3]]
+    for threads in (1, 8):
+        assert images.undecodable(paths, threads) == {3, 5, 7, 9}

@@ -188,7 +188,11 @@ def import_tensorflow() -> ModuleType:
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)  # the notes come from C++, before any level that could be set holds
     try:
-        return importlib.import_module("tensorflow")
+        tf = importlib.import_module("tensorflow")
+        # Without a driver it complains of that, too, as soon as it looks for GPUs; with one it may have a reason.
+        if not any(os.path.exists(driver) for driver in ("/proc/driver/nvidia", "/dev/dxg")):
+            tf.config.list_physical_devices()
+        return tf
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

@@ -67,8 +67,8 @@ def starts(root: Path) -> int:
     return len(re.findall(r"Starting training[^\0]*? iter: ", log.read_text())) if log.exists() else 0
 
 
-def train_and_kill(root: Path, flags: list[str], kills: int, iterations: int, seed: int) -> int:
-    """Returns: how often the run was killed before it was finished."""
+def train_and_kill(root: Path, flags: list[str], seed: int, most: int | None = None) -> int:
+    """Train, with a kill at random moments, `most` of them at most. Returns: how many it were."""
     rng, killed = np.random.default_rng(seed), 0
     while True:
         made = (root / "args.json").exists() and list(root.glob("checkpoint-*.index"))
@@ -87,6 +87,8 @@ def train_and_kill(root: Path, flags: list[str], kills: int, iterations: int, se
             time.sleep(0.005)
             if end is None and starts(root) > before:
                 end = time.monotonic() + rng.exponential(0.3)
+        if killed == most:
+            process.wait()
         if process.poll() is not None:
             if process.returncode:
                 raise SystemExit(f"the training ended with exit code {process.returncode}")
@@ -135,7 +137,7 @@ def main(args) -> None:
         if start(f"--experiment_root={folder / 'whole'}", *flags).wait():
             raise SystemExit("the training that was left alone failed")
         began = time.monotonic()
-        killed = train_and_kill(folder / "killed", flags, args.kills, args.iterations, args.seed)
+        killed = train_and_kill(folder / "killed", flags, args.seed)
         found = differences(folder / "whole", folder / "killed")
         minutes = (time.monotonic() - began) / 60
     print(f"{killed} kills in {args.iterations} iterations, {minutes:.1f} minutes: ", end="")

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import experiment
 import model
 import train
 from adam import Adam
+from benchmarks import kill_and_resume
+from collapse import CollapseWatch
 
 GOLDEN = Path(__file__).parent / "golden"
 ITERATIONS, P, K, D = 6, 3, 3, 8
@@ -174,6 +177,37 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(number, dat
     assert "--loading_threads 2 is not used" in (root / "train.log").read_text()
 
 
+def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(dataset, whole, tmp_path):
+    root = tmp_path / "exp"
+    shutil.copytree(whole, root)
+    for name in ("checkpoint-6.data-00000-of-00001", "checkpoint-4.index"):
+        (root / name).write_bytes((root / name).read_bytes()[:100])
+    run(f"--experiment_root={root}", "--resume")
+    log = (root / "train.log").read_text()
+    assert log.count("[WARNING]") == 2 and "checkpoint-6" in log and "broken-checkpoint-4" in log
+    assert "Starting training from iteration 2" in log
+    assert {path.name for path in root.glob("broken-*")} == {
+        f"broken-checkpoint-{i}.{part}" for i in (4, 6) for part in ("index", "data-00000-of-00001")
+    }
+    assert kill_and_resume.differences(whole, root) == []
+
+
+def test_a_run_that_is_killed_again_and_again_equals_one_that_was_left_alone(tmp_path):
+    flags = [*kill_and_resume.make_dataset(tmp_path), "--train_iterations=24"]
+    run(f"--experiment_root={tmp_path / 'whole'}", *flags)
+    assert kill_and_resume.train_and_kill(tmp_path / "killed", flags, seed=3, most=3) == 3
+    assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+def test_only_the_newest_checkpoints_are_kept_when_asked_for(dataset, tmp_path):
+    root = tmp_path / "exp"
+    run(*flags(dataset, root, "--keep_checkpoints=2", "--checkpoint_frequency=1", "--train_iterations=4"))
+    assert {path.name for path in root.glob("checkpoint-*")} == {
+        f"checkpoint-{i}.{part}" for i in (3, 4) for part in ("index", "data-00000-of-00001")
+    }
+    assert Path(tf.train.latest_checkpoint(root)).name == "checkpoint-4"
+
+
 def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_path, capfd):
     root = tmp_path / "exp"
     run(*flags(dataset, root, "--train_iterations=2"))
@@ -221,6 +255,40 @@ def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_name(dataset, tmp
     (images / bad).write_bytes((dataset.root / bad).read_bytes()[:60])
     with pytest.raises(common.UserError, match=f"{bad} cannot be read"):
         run(*flags(dataset, tmp_path / "exp"), f"--image_root={images}")
+
+
+def test_images_that_cannot_be_decoded_are_left_out_when_asked_for(dataset, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(dataset.root, images)
+    (images / dataset.fids[3]).write_bytes(b"")
+    (images / dataset.fids[9]).write_bytes(b"no image")
+    root = tmp_path / "exp"
+    run(*flags(dataset, root), f"--image_root={images}", "--on_bad_image=skip")
+    log = (root / "train.log").read_text()
+    assert f"2 of the {len(dataset.fids)} images cannot be decoded and are left out: {dataset.fids[3]}, " in log
+    used = {fid.decode() for fid in detailed_logs.read(root / "fids").ravel()}
+    assert len(iteration_lines(root)) == ITERATIONS and not used & {dataset.fids[3], dataset.fids[9]}
+
+
+def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
+    (tmp_path / "images").mkdir()
+    rows = [f"{pid},{dataset.root / fid}\n" for pid, fid in zip(dataset.pids, dataset.fids, strict=True)]
+    (tmp_path / "absolute.csv").write_text("".join(rows))
+    argv = [*flags(dataset, tmp_path / "exp", "--train_iterations=1"), f"--train_set={tmp_path / 'absolute.csv'}"]
+    run(*argv, f"--image_root={tmp_path / 'images'}", "--allow_any_path")
+    assert len(iteration_lines(tmp_path / "exp")) == 1
+
+
+def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CollapseWatch", lambda margin: CollapseWatch(margin, patience=3))
+    # All images are one: so are their embeddings.
+    images = tmp_path / "images"
+    images.mkdir()
+    for fid in dataset.fids:
+        shutil.copy(dataset.root / dataset.fids[0], images / fid)
+    argv = [flag for flag in flags(dataset, tmp_path / "exp") if flag not in ("--crop_augment", "--flip_augment")]
+    run(*argv, f"--image_root={images}")
+    assert (tmp_path / "exp" / "train.log").read_text().count("The embedding has collapsed: for 3 iterations") == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_path):

@@ -1,6 +1,8 @@
 import argparse
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -144,3 +146,58 @@ def test_names_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(argparse.ArgumentTypeError, match="not writeable"):
         common.writeable_file(str(tmp_path / "x"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_complete_or_as_it_was(tmp_path):
+    path = tmp_path / "result"
+    path.write_text("before")
+    with pytest.raises(KeyError), common.complete_file(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    with common.complete_file(path) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
+    code = (
+        "import common, time\n"
+        "def main(args):\n"
+        "    with common.complete_file('result') as partial:\n"
+        "        partial.write_text('half')\n"
+        "        print('writing', flush=True)\n"
+        "        time.sleep(60)\n"
+        "common.run(main, lambda: None)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(common.HERE)}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment)
+    with process:
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_a_command_with_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+    def main(args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SystemExit, match="the disk is full .*No space left.*--resume"):
+        common.run(main, lambda: None)
+
+
+def test_what_cannot_be_logged_is_raised(tmp_path):
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    logger = common.setup_logging("test", tmp_path / "full.log")
+    with pytest.raises(OSError, match="No space left"):
+        logger.info("a line")
+    file = logger.handlers[-1]
+    with pytest.raises(OSError, match="No space left"):
+        file.stream.close()
+    file.stream = None
+    common.setup_logging("test")

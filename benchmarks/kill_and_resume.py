@@ -61,10 +61,11 @@ def logged_iterations(root: Path) -> dict[int, str]:
     return {int(match[1]): match[2] for match in found if match}
 
 
-def starts(root: Path) -> int:
-    """How often the training in `root` came as far as to finish its first iteration since it was started."""
+def started(root: Path) -> tuple[int, bool]:
+    """How often the training in `root` was started, and whether it has finished an iteration since the last time."""
     log = root / "train.log"
-    return len(re.findall(r"Starting training[^\0]*? iter: ", log.read_text())) if log.exists() else 0
+    runs = log.read_text().split("Starting training") if log.exists() else [""]
+    return len(runs) - 1, " iter:" in runs[-1]
 
 
 def train_and_kill(root: Path, flags: list[str], seed: int, most: int | None = None) -> int:
@@ -82,11 +83,11 @@ def train_and_kill(root: Path, flags: list[str], seed: int, most: int | None = N
         # One in five while it starts; the others once it trains, within the time of some iterations and saves.
         began = time.monotonic()
         end = began + rng.uniform(0, 8) if rng.random() < 0.2 else None
-        before = starts(root)
+        before, _ = started(root)
         while process.poll() is None and (end is None or time.monotonic() < end):
             time.sleep(0.005)
-            if end is None and starts(root) > before:
-                end = time.monotonic() + rng.exponential(0.3)
+            if end is None and started(root) > (before + 1, False):
+                end = time.monotonic() + rng.exponential(0.2)
         if killed == most:
             process.wait()
         if process.poll() is not None:

@@ -6,6 +6,7 @@ their rows have places.
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,11 +15,14 @@ _ITERATION = re.compile(rb" iter: *(\d+),")
 
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
-    """Remove what is later than `iteration` from train.log and TensorBoard's events, and what a kill cut off midway.
+    """Remove what is later than `iteration` from train.log and TensorBoard's events, and what a kill left half-done.
 
     A file is replaced in one step, and only if something in it has to go.
     """
     root = Path(experiment_root)
+    for leftover in ("checkpoint*.partial", "args.json.partial", "train.log.partial", "events.out.partial.*"):
+        for path in root.glob(leftover):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if (root / "train.log").exists():
         _rewind_log(root / "train.log", iteration)
     for path in sorted(root.glob("events.out.tfevents.*")):

@@ -66,3 +66,11 @@ def test_nothing_later_changes_nothing(tmp_path):
     rewind(tmp_path, 2)
     assert contents(tmp_path) == before
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+
+
+def test_what_a_kill_left_half_done_goes(tmp_path):
+    (tmp_path / "checkpoint.partial").mkdir()
+    for name in ("checkpoint.partial/checkpoint-3.index", "args.json.partial", "events.out.partial.1", "a.h5.partial"):
+        (tmp_path / name).touch()
+    rewind(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]  # of an embed.py that runs at the same time

@@ -5,11 +5,17 @@
 
 The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings [A]; with several
 variants of each image also `emb_aug` float32 [A, N, D].
+
+From Python, for files or arrays:
+
+    from embed import Embedder
+    embs = Embedder("exp")(["a.jpg", "b.png"])
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +26,180 @@ import experiment
 from common import UserError
 
 
+class Embedder:
+    """The network of an experiment, from images to embeddings.
+
+        embedder = Embedder("exp", crop_augment="center")
+        embs = embedder(["a.jpg", "b.png"])  # float32 [2, D]
+
+    Args:
+        experiment_root: directory with args.json and checkpoints, of ours or of the original.
+        checkpoint: name of one of them, such as checkpoint-25000; the newest when None.
+        flip_augment, crop_augment, aggregator: as the flags of embed.py: which variants of each image are embedded,
+            and how their embeddings become one. "mean" or "normalized_mean" are needed where there are several.
+        batch_size: variants of images that go through the network at a time.
+        loading_threads: files loaded in parallel; changes no result.
+        architecture: model_name, head_name, embedding_dim, net_input_height and so on (experiment.ARCHITECTURE), for
+            a checkpoint that came without args.json.
+
+    Attributes:
+        flags: those of the training. warnings: what a person should know about flags and architecture, lines.
+        checkpoint: the path of the one in use. variant_names: of the A variants of each image, in their order.
+        size: height and width of what the network takes. network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
+        aggregate: [A, n, D] -> [n, D].
+
+    Raises: common.UserError for an experiment or checkpoint that is missing, damaged, or does not fit.
+    """
+
+    def __init__(
+        self,
+        experiment_root: str | os.PathLike,
+        checkpoint: str | None = None,
+        *,
+        flip_augment: bool = False,
+        crop_augment: str | None = None,
+        aggregator: str | None = None,
+        batch_size: int = 256,
+        loading_threads: int = 8,
+        **architecture,
+    ):
+        _check_aggregator(flip_augment, crop_augment, aggregator)
+        self.flags, self.warnings = experiment.read_architecture(experiment_root, architecture)
+        if self.flags.crop_augment is not None and self.flags.crop_augment != bool(crop_augment):
+            self.warnings.append(
+                f"--crop_augment is {crop_augment or 'not given'}, but the training was "
+                f"{'with' if self.flags.crop_augment else 'without'} random crops: sizes of persons in the images "
+                "differ."
+            )
+        self.aggregate = aggregators.AGGREGATORS[aggregator or "mean"]
+
+        tf = common.import_tensorflow()
+        import checkpoints
+        import model
+        from data import images as image_data
+
+        self.checkpoint = (
+            checkpoints.find(experiment_root, checkpoint) if checkpoint else checkpoints.newest(experiment_root)
+        )
+        net_size = self.flags.net_input_height, self.flags.net_input_width
+        pre_crop_size = self.flags.pre_crop_height, self.flags.pre_crop_width
+        self.size = pre_crop_size if crop_augment == "avgpool" else net_size
+        self.network = model.build(
+            self.flags.model_name, self.flags.head_name, self.flags.embedding_dim, (*self.size, 3)
+        )
+        variables = checkpoints.named_variables(self.network)
+        checkpoints.restore(self.checkpoint, variables)
+        # The original built MobileNet's classifier, Logits, too, and never used it.
+        others = [name for name, _ in tf.train.list_variables(str(self.checkpoint)) if name not in variables]
+        others = [name for name in others if name.endswith("/weights") and "/Logits/" not in name]
+        if others:
+            self.warnings.append(
+                f"{self.checkpoint} holds weights that the model has no place for: {', '.join(others[:3])}. Is "
+                f"--head_name {self.flags.head_name} that of its training?"
+            )
+
+        self._batch_size, self._loading_threads = batch_size, loading_threads
+        self._variants = net_size, pre_crop_size, flip_augment, crop_augment
+        self.variant_names = image_data.variant_names(flip_augment, crop_augment)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, *self.size, 3], tf.float32)])
+        def embed(images):
+            """[n, A, H, W, 3] -> [A, n, D]"""
+            shape = tf.shape(images)
+            embs = self.network(tf.reshape(images, [-1, *self.size, 3]), training=False)["emb"]
+            return tf.transpose(tf.reshape(embs, [shape[0], shape[1], -1]), [1, 0, 2])
+
+        self._embed = embed
+
+    def variants(self, image):
+        """What the network is given for an image: uint8 or float32 [H, W, 3] of any size -> float32 [A, *size, 3]."""
+        from data import images as image_data
+
+        return image_data.variants(image, *self._variants)
+
+    def __call__(self, images: Sequence) -> np.ndarray:
+        """The embeddings of N images, float32 [N, D].
+
+        Args:
+            images: paths of files, or RGB arrays [H, W, 3] of any sizes (also as one, [N, H, W, 3]), uint8 or float
+                in 0..255; all of one kind.
+
+        Raises: common.UserError for a file that cannot be read, with its name, and for something of another shape.
+        """
+        parts = [self.aggregate(embs) for embs in self.batches(images)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.flags.embedding_dim), np.float32)
+
+    def batches(self, images: Sequence) -> Iterator[np.ndarray]:
+        """The same by parts and before aggregation, for more than fits into memory: float32 [A, n, D] each."""
+        from data import images as image_data
+
+        if isinstance(images, str | os.PathLike):
+            raise UserError(
+                f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
+            )
+        if len(images) and all(isinstance(image, str | os.PathLike) for image in images):
+            paths, done = [os.fspath(image) for image in images], 0
+            with image_data.naming_bad_images(lambda: paths[done : done + self._batch_size]):
+                for batch in image_data.test_batches(paths, self._batch_size, self._loading_threads, *self._variants):
+                    embs = self._embed(batch).numpy()
+                    yield embs
+                    done += embs.shape[1]
+        else:
+            step = max(1, self._batch_size // len(self.variant_names))
+            for start in range(0, len(images), step):
+                part = [_checked(image) for image in images[start : start + step]]
+                yield self._embed(np.stack([self.variants(image) for image in part])).numpy()
+
+
+def _checked(image) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.kind not in "uif":
+        raise UserError(
+            "an image should be the path of a file or an RGB array [H, W, 3] of numbers in 0..255. Received: "
+            f"{image.dtype} {list(image.shape)}. Mind that several are embedded at once: [image], not image."
+        )
+    return image if image.dtype == np.uint8 else image.astype(np.float32)
+
+
+def _check_aggregator(flip_augment: bool, crop_augment: str | None, aggregator: str | None) -> None:
+    """Raises: UserError unless an aggregator is given exactly when there are several variants."""
+    several = flip_augment or crop_augment == "five"
+    if several and aggregator is None:
+        raise UserError(
+            "argument --aggregator: needed with --flip_augment or --crop_augment five. Give "
+            f"{' or '.join(aggregators.AGGREGATORS)}"
+        )
+    if aggregator is not None and not several:
+        raise UserError(
+            f"argument --aggregator: {aggregator} has nothing to aggregate without --flip_augment or --crop_augment "
+            "five. Leave it out, or add one of them"
+        )
+
+
+def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
+    """Which experiment, which checkpoint of it, and the flags for one without args.json."""
+    common.add_flag(parser, "experiment_root")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="A checkpoint of the experiment, such as checkpoint-25000. The newest when not given.",
+    )
+    group = experiment.add_architecture_flags(parser, default=argparse.SUPPRESS)
+    assumed = (f"--{name} {options['default']}" for name, options in experiment.ARCHITECTURE.items())
+    group.description = (
+        "The experiment's args.json tells these. For a checkpoint that came without it, give at least one of them; of "
+        f"the others is assumed: {', '.join(assumed)}."
+    )
+
+
+def architecture_flags(args: argparse.Namespace) -> dict:
+    """Those of experiment.ARCHITECTURE that were given."""
+    return {name: value for name, value in vars(args).items() if name in experiment.ARCHITECTURE}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    common.add_flag(parser, "experiment_root")
+    add_experiment_flags(parser)
     parser.add_argument(
         "--dataset",
         required=True,
@@ -35,11 +212,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "image_root",
         help="Directory that the file ids of the CSV are relative to. That of the training when not given.",
     )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="NAME",
-        help="A checkpoint of the experiment, such as checkpoint-25000. The newest when not given.",
-    )
+    common.add_flag(parser, "allow_any_path")
     parser.add_argument(
         "--filename",
         metavar="HDF5",
@@ -63,27 +236,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="No progress and no warnings on the terminal.")
     args = parser.parse_args(argv)
-
-    several = args.flip_augment or args.crop_augment == "five"
-    if several and args.aggregator is None:
-        names = " or ".join(aggregators.AGGREGATORS)
-        parser.error(f"argument --aggregator: needed with --flip_augment or --crop_augment five. Give {names}")
-    if args.aggregator is not None and not several:
-        parser.error(
-            f"argument --aggregator: {args.aggregator} has nothing to aggregate without --flip_augment or "
-            "--crop_augment five. Leave it out, or add one of them"
-        )
+    try:
+        _check_aggregator(args.flip_augment, args.crop_augment, args.aggregator)
+    except UserError as error:
+        parser.error(str(error))
     return args
 
 
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
-    trained, _ = experiment.read(args.experiment_root)
+    architecture = architecture_flags(args)
+    trained, _ = experiment.read_architecture(args.experiment_root, architecture)
     image_root = args.image_root or trained.image_root
     if image_root is None:
-        raise UserError(f"{args.experiment_root}/args.json names no image_root. Give one with --image_root.")
+        raise UserError(f"{args.experiment_root} has no args.json that names an image_root. Give --image_root.")
     _, fids = common.load_dataset(args.dataset)
-    common.check_images(args.dataset, image_root, fids)
+    common.check_images(args.dataset, image_root, fids, args.allow_any_path)
     default_name = f"{Path(args.dataset).stem}_embeddings.h5"
     filename = os.path.join(args.experiment_root, args.filename or default_name)
     try:
@@ -91,75 +259,39 @@ def main(args: argparse.Namespace) -> None:
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--filename {error}.") from None
 
-    tf = common.import_tensorflow()
-    import h5py
-
-    import checkpoints
-    import model
-    from data import images as image_data
-
-    checkpoint = (
-        checkpoints.find(args.experiment_root, args.checkpoint)
-        if args.checkpoint
-        else checkpoints.newest(args.experiment_root)
+    embedder = Embedder(
+        args.experiment_root,
+        args.checkpoint,
+        flip_augment=args.flip_augment,
+        crop_augment=args.crop_augment,
+        aggregator=args.aggregator,
+        batch_size=args.batch_size,
+        loading_threads=args.loading_threads,
+        **architecture,
     )
+    import h5py
 
     log = common.setup_logging("embed")
     if args.quiet:
         log.setLevel("ERROR")
-    if bool(args.crop_augment) != trained.crop_augment:
-        log.warning(
-            f"--crop_augment is {args.crop_augment or 'not given'}, but the training was "
-            f"{'with' if trained.crop_augment else 'without'} random crops: sizes of persons in the images differ."
-        )
+    for warning in embedder.warnings:
+        log.warning(warning)
+    log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}.")
 
-    # The network, for one size of images.
-    net_size = trained.net_input_height, trained.net_input_width
-    pre_crop_size = trained.pre_crop_height, trained.pre_crop_width
-    size = pre_crop_size if args.crop_augment == "avgpool" else net_size
-    network = model.build(trained.model_name, trained.head_name, trained.embedding_dim, (*size, 3))
-    checkpoints.restore(checkpoint, checkpoints.named_variables(network))
-    log.info(f"Embedding {len(fids)} images of {args.dataset} with {checkpoint}.")
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, *size, 3], tf.float32)])
-    def embed(images):
-        """[n, A, H, W, 3] -> [A, n, D]"""
-        shape = tf.shape(images)
-        embs = network(tf.reshape(images, [-1, *size, 3]), training=False)["emb"]
-        return tf.transpose(tf.reshape(embs, [shape[0], shape[1], -1]), [1, 0, 2])
-
-    paths = [os.path.join(image_root, fid) for fid in fids]
-    variants = net_size, pre_crop_size, args.flip_augment, args.crop_augment
-    names = image_data.variant_names(args.flip_augment, args.crop_augment)
-    aggregate = aggregators.AGGREGATORS[args.aggregator or "mean"]
-    N, D, A = len(fids), trained.embedding_dim, len(names)
-
-    progress = sys.stderr.isatty() and not args.quiet
-
-    # The file appears under its name only when it is complete.
-    partial, done = Path(f"{filename}.partial"), 0
-    try:
-        with (
-            image_data.naming_bad_images(lambda: paths[done : done + args.batch_size]),
-            h5py.File(partial, "w") as file,
-        ):
-            file["augmentation_types"] = np.array(names, dtype="S")
-            emb = file.create_dataset("emb", (N, D), np.float32)
-            emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
-            for images in image_data.test_batches(paths, args.batch_size, args.loading_threads, *variants):
-                embs = embed(images).numpy()
-                rows = slice(done, done + embs.shape[1])
-                emb[rows] = aggregate(embs)
-                if emb_aug is not None:
-                    emb_aug[:, rows] = embs
-                done = rows.stop
-                if progress:
-                    print(
-                        f"\rEmbedded {done} of {N} images", end="\n" if done == N else "", file=sys.stderr, flush=True
-                    )
-        os.replace(partial, filename)
-    finally:
-        partial.unlink(missing_ok=True)
+    N, D, A = len(fids), trained.embedding_dim, len(embedder.variant_names)
+    progress, done = sys.stderr.isatty() and not args.quiet, 0
+    with common.complete_file(filename) as partial, h5py.File(partial, "w") as file:
+        file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
+        emb = file.create_dataset("emb", (N, D), np.float32)
+        emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
+        for embs in embedder.batches([os.path.join(image_root, fid) for fid in fids]):
+            rows = slice(done, done + embs.shape[1])
+            emb[rows] = embedder.aggregate(embs)
+            if emb_aug is not None:
+                emb_aug[:, rows] = embs
+            done = rows.stop
+            if progress:
+                print(f"\rEmbedded {done} of {N} images", end="\n" if done == N else "", file=sys.stderr, flush=True)
     log.info(f"Wrote the embeddings, {N} of {D} numbers, to {filename}.")
 
 

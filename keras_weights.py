@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -88,8 +87,8 @@ def imagenet(variables: Mapping) -> Arrays:
         name = url[0].rpartition("/")[2]
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
         raise UserError(
-            f"cannot download the ImageNet weights of {net}: {' '.join(str(error).split())}. Fetch {url[0]} on a machine "
-            f"that can, and put it into {folder}, or give --initial_checkpoint the file {name}."
+            f"cannot download the ImageNet weights of {net}: {' '.join(str(error).split())}. Fetch {url[0]} on "
+            f"another machine, and put it into {folder}, or give --initial_checkpoint the file {name}."
         ) from None
     by_layer = itertools.groupby(model.weights, key=lambda weight: weight.path.split("/")[-2])
     layers = [(layer, [weight.numpy() for weight in weights]) for layer, weights in by_layer]

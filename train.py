@@ -170,8 +170,10 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
         start, unreadable = checkpoints.restore_newest(root, state)
         warnings += unreadable
     elif args.initial_checkpoint:
-        body = checkpoints.named_variables(model.body(network))
-        start = f"{args.initial_checkpoint}: {checkpoints.load_body(args.initial_checkpoint, body)}"
+        loaded = checkpoints.load_body(args.initial_checkpoint, checkpoints.named_variables(model.body(network)))
+        start = f"{args.initial_checkpoint}: {loaded}"
+        if loaded.missing:
+            warnings.append(f"--initial_checkpoint fits in part only. {start}.")
     iteration = int(optimizer.iterations)
 
     # From here on the experiment exists.

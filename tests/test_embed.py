@@ -149,3 +149,60 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
             run(trained, dataset, *flags)
     assert (sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())) == before
     assert (tmp_path / "old.h5").read_bytes() == b"the result of before"
+
+
+# ---------------------------------------------------------------------------------------------- from Python
+
+
+@pytest.fixture(scope="module")
+def embedder(trained):
+    return embed.Embedder(trained, batch_size=4)
+
+
+def test_files_and_arrays_are_embedded(embedder, trained, dataset):
+    paths = [dataset.root / fid for fid in dataset.fids]
+    wanted = expected(trained, dataset, False, None)[0]
+    embs = embedder(paths)
+    assert (embs.dtype, embs.shape) == (np.float32, (len(paths), 8))
+    close(embs, wanted)
+    close(embedder([str(path) for path in paths[:3]]), wanted[:3])
+    arrays = [images.decode(tf.io.read_file(str(path))).numpy() for path in paths]
+    close(embedder(arrays), wanted)
+    close(embedder(np.stack(arrays)), wanted)
+    close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
+    assert embedder([]).shape == (0, 8)
+
+
+def test_arrays_of_different_sizes_are_embedded(embedder):
+    sizes = (24, 16), (50, 31), (12, 40)
+    arrays = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    resized = tf.stack([images.resize(array, SIZE) for array in arrays])
+    close(embedder(arrays), embedder.network(resized, training=False)["emb"])
+
+
+def test_variants_are_aggregated_from_python_too(trained, dataset):
+    embedder = embed.Embedder(trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean")
+    assert embedder.checkpoint == trained / "checkpoint-0"
+    assert embedder.variant_names == images.variant_names(True, "five")
+    embs = embedder([dataset.root / fid for fid in dataset.fids[:3]])
+    close(embs, expected(trained, dataset, True, "five", "checkpoint-0").mean(axis=0)[:3])
+
+
+def test_what_is_no_image_is_told(embedder, dataset, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    image = np.zeros((24, 16, 3), np.uint8)
+    cases = {
+        "Received: uint8 \\[16, 3\\].*\\[image\\], not image": image,
+        "Received: uint8 \\[24, 16\\]": [image[..., 0]],
+        "Received: uint8 \\[24, 16, 4\\]": [np.zeros((24, 16, 4), np.uint8)],
+        "Received one: a.png. Put it into a list": "a.png",
+        "bad.png cannot be read": [dataset.root / dataset.fids[0], tmp_path / "bad.png"],
+    }
+    for message, given in cases.items():
+        with pytest.raises(common.UserError, match=message):
+            embedder(given)
+
+
+def test_an_aggregator_is_needed_from_python_too(trained):
+    with pytest.raises(common.UserError, match="--aggregator: needed"):
+        embed.Embedder(trained, flip_augment=True)

@@ -1,0 +1,11 @@
+"""EfficientNetV2-B0, small and quick, with stochastic depth in training. Features: 1280."""
+
+import keras
+
+from nets import _keras
+
+APPLICATION = keras.applications.EfficientNetV2B0
+
+
+def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    return _keras.build("efficientnet_v2_b0", APPLICATION, input_shape)

@@ -1,0 +1,11 @@
+"""EfficientNetV2-S, with stochastic depth in training. Features: 1280."""
+
+import keras
+
+from nets import _keras
+
+APPLICATION = keras.applications.EfficientNetV2S
+
+
+def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    return _keras.build("efficientnet_v2_s", APPLICATION, input_shape)

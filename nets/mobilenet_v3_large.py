@@ -1,0 +1,11 @@
+"""MobileNetV3-Large, the lightest. Features: 960."""
+
+import keras
+
+from nets import _keras
+
+APPLICATION = keras.applications.MobileNetV3Large
+
+
+def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+    return _keras.build("mobilenet_v3_large", APPLICATION, input_shape)

@@ -99,11 +99,12 @@ def test_features_are_keras_own(made):
     assert deviation(features, keras_features(net, theirs, images(64, 32)).numpy()) < 1e-5
 
 
-def test_a_step_of_training_and_embeddings_at_two_sizes(made):
+def test_training_steps_and_embeddings_at_two_sizes(made):
     net, network, optimizer, state = made
     assert all(name.startswith((f"{net}/", "emb/")) or name == "global_step" for name in state)
     before = {name: variable.numpy() for name, variable in state.items()}
-    step(network, optimizer, images(128, 64))
+    for size in (128, 64), (256, 128):
+        step(network, optimizer, images(*size))
     for name, variable in state.items():
         assert np.isfinite(variable.numpy()).all(), name
     # Not all of them: stochastic depth passes over some blocks.

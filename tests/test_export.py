@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 import checkpoints
@@ -106,17 +108,14 @@ def inputs_and_embeddings(experiment):
 
 
 def test_litert_embeds_as_we_do(experiment, exported):
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     images, expected = inputs_and_embeddings(experiment)
-    runner = interpreter.Interpreter(str(exported / "model.tflite")).get_signature_runner()
+    runner = Interpreter(str(exported / "model.tflite")).get_signature_runner()
     np.testing.assert_allclose(runner(images=images)["emb"], expected, rtol=1e-4, atol=1e-5)
     # Operations beyond LiteRT's own begin with Flex; phones lack them.
     assert b"Flex" not in (exported / "model.tflite").read_bytes()
 
 
 def test_onnx_embeds_as_we_do(experiment, tmp_path):
-    pytest.importorskip("tf2onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
     run(experiment, tmp_path / "out", "--formats", "onnx")
     images, expected = inputs_and_embeddings(experiment)
     session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"])

@@ -61,15 +61,13 @@ def logged_iterations(root: Path) -> dict[int, str]:
     return {int(match[1]): match[2] for match in found if match}
 
 
-def started(root: Path) -> tuple[int, bool]:
-    """How often the training in `root` was started, and whether it has finished an iteration since the last time."""
+def starts(root: Path) -> int:
     log = root / "train.log"
-    runs = log.read_text().split("Starting training") if log.exists() else [""]
-    return len(runs) - 1, " iter:" in runs[-1]
+    return log.read_text().count("Starting training") if log.exists() else 0
 
 
-def train_and_kill(root: Path, flags: list[str], seed: int, most: int | None = None) -> int:
-    """Train, with a kill at random moments, `most` of them at most. Returns: how many it were."""
+def train_and_kill(root: Path, flags: list[str], pace: float, seed: int, most: int | None = None) -> int:
+    """Train, with a kill about every `pace` iterations, `most` of them at most. Returns: how many it were."""
     rng, killed = np.random.default_rng(seed), 0
     while True:
         made = (root / "args.json").exists() and list(root.glob("checkpoint-*.index"))
@@ -80,14 +78,16 @@ def train_and_kill(root: Path, flags: list[str], seed: int, most: int | None = N
         else:  # killed before its first checkpoint: begin again
             subprocess.run(["rm", "-rf", root], check=True)
             process = start(f"--experiment_root={root}", *flags)
-        # One in five while it starts; the others once it trains, within the time of some iterations and saves.
-        began = time.monotonic()
-        end = began + rng.uniform(0, 8) if rng.random() < 0.2 else None
-        before, _ = started(root)
+        # One in five while it starts; the others some iterations later, at any moment of one or of a save.
+        before, target = starts(root), None
+        end = time.monotonic() + rng.uniform(0, 8) if rng.random() < 0.2 else None
         while process.poll() is None and (end is None or time.monotonic() < end):
             time.sleep(0.005)
-            if end is None and started(root) > (before + 1, False):
-                end = time.monotonic() + rng.exponential(0.2)
+            if end is None and starts(root) > before:
+                now = max(logged_iterations(root), default=0)
+                target = target or now + 1 + rng.exponential(pace)
+                if now >= target:
+                    end = time.monotonic() + rng.uniform(0, 0.2)
         if killed == most:
             process.wait()
         if process.poll() is not None:
@@ -138,7 +138,7 @@ def main(args) -> None:
         if start(f"--experiment_root={folder / 'whole'}", *flags).wait():
             raise SystemExit("the training that was left alone failed")
         began = time.monotonic()
-        killed = train_and_kill(folder / "killed", flags, args.seed)
+        killed = train_and_kill(folder / "killed", flags, args.iterations / args.kills, args.seed)
         found = differences(folder / "whole", folder / "killed")
         minutes = (time.monotonic() - began) / 60
     print(f"{killed} kills in {args.iterations} iterations, {minutes:.1f} minutes: ", end="")

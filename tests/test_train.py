@@ -195,7 +195,7 @@ def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly
 def test_a_run_that_is_killed_again_and_again_equals_one_that_was_left_alone(tmp_path):
     flags = [*kill_and_resume.make_dataset(tmp_path), "--train_iterations=24"]
     run(f"--experiment_root={tmp_path / 'whole'}", *flags)
-    assert kill_and_resume.train_and_kill(tmp_path / "killed", flags, seed=3, most=3) == 3
+    assert kill_and_resume.train_and_kill(tmp_path / "killed", flags, pace=4, seed=3, most=3) == 3
     assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "killed") == []
 
 

@@ -116,11 +116,11 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
             scratch.mkdir()
             _write(str(scratch / path.name), variables)
             for file in scratch.iterdir():
-                _sync(file)
+                sync(file)
             # The index last: where it is, the rest is.
             for suffix in (".data-00000-of-00001", ".index"):
                 os.replace(f"{scratch / path.name}{suffix}", f"{path}{suffix}")
-                _sync(root)
+                sync(root)
         _write_state(root)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
@@ -149,14 +149,14 @@ def _write_state(root: Path) -> None:
     partial = root / "checkpoint.state.partial"
     try:
         partial.write_text("\n".join(lines) + "\n", encoding="ascii")
-        _sync(partial)
+        sync(partial)
         os.replace(partial, root / "checkpoint")
     finally:
         partial.unlink(missing_ok=True)
-    _sync(root)
+    sync(root)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -21,15 +21,17 @@ class CollapseWatch:
 
     def __init__(self, margin: float | str, patience: int = 100):
         self._loss = {"soft": math.log(2), "none": 0.0}.get(margin, margin)
+        # Where the loss of a collapsed embedding is 0, so is that of a perfect one.
+        self._tolerance = 0.005 * self._loss if self._loss > 0 else -1.0
         # Distances count as nothing when they are a tenth of those at which the margin has an effect.
-        self._small = 0.1 * (margin if isinstance(margin, float) and margin > 0 else 1.0)
+        self._small = 0.1 * (min(margin, 1.0) if isinstance(margin, float) and margin > 0 else 1.0)
         self._patience = patience
         self._in_a_row = 0
 
     def __call__(self, dists: np.ndarray, mean_loss: float) -> str | None:
         """dists: [B, C] >= 0, of one batch. Returns: the warning, or None."""
         at_a_point = dists.max() < self._small
-        stuck = abs(mean_loss - self._loss) < 0.005 * max(self._loss, 1.0)
+        stuck = abs(mean_loss - self._loss) < self._tolerance
         self._in_a_row = self._in_a_row + 1 if at_a_point or stuck else 0
         if self._in_a_row != self._patience:
             return None

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -48,19 +49,22 @@ def run(main: Callable, parse_args: Callable) -> None:
         main(parse_args())
     except UserError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        name = Path(sys.argv[0]).name
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sys.exit(
+                f"{name}: error: the disk is full ({error}). What was complete is untouched: make room and call again, "
+                "a training with --resume."
+            )
+        if error.filename is None:
             raise
-        sys.exit(
-            f"{Path(sys.argv[0]).name}: error: the disk is full ({error}). What was complete is untouched: make room "
-            "and call again, a training with --resume."
-        )
-    except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(f"{name}: error: cannot use {error.filename}: {error.strerror}. Check the path and its permissions.")
 
 
 # ---------------------------------------------------------------------------------------------- flags
@@ -75,7 +79,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """An empty parser; its description is the first line of `doc`, a command's docstring."""
-    return argparse.ArgumentParser(description=doc.splitlines()[0], formatter_class=_HelpFormatter)
+    # No abbreviations: `--exp` would mean another flag as soon as there is a second one that begins so.
+    return argparse.ArgumentParser(description=doc.splitlines()[0], formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
 def number(kind: type, allowed: Callable, description: str) -> Callable:
@@ -121,6 +126,8 @@ def writeable_file(text: str) -> str:
     folder = os.path.dirname(os.path.abspath(text))
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a file, but is a directory. Received: {text}")
+    if os.path.exists(text) and not os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"should be a regular file, not a device. Received: {text}")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"its folder {folder} does not exist: create it first. Received: {text}")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -226,7 +233,7 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
 
     Yields: the path to write to meanwhile. After an error it is removed, and what was there before stays.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
@@ -235,6 +242,12 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_room(directory: str | os.PathLike) -> None:
+    """Raises: OSError when next to nothing can be written any more. TensorBoard's events get lost without a word."""
+    if shutil.disk_usage(directory).free < 2**16:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def write_json(path: str | os.PathLike, value) -> None:

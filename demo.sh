@@ -2,6 +2,7 @@
 # The whole main job on data it makes itself: train, embed, evaluate. Takes a few minutes on two CPU cores.
 # Everything is written to demo/; a demo that was interrupted goes on where it was.
 set -euo pipefail
+trap 'exit 130' INT TERM # a training that is interrupted saves and ends well; the demo should not go on to evaluate it
 cd "$(dirname "$0")"
 . ./setup.sh requirements.txt
 

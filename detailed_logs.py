@@ -31,7 +31,7 @@ class DetailedLogs:
         self._root = Path(root)
         self._files = {name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in files.items()}
         for name, (dtype, shape) in self._files.items():
-            if (self._root / name).exists():
+            if self._described(name):
                 before = read(self._root / name)
                 if before.dtype != dtype or before.shape[1:] != shape[1:]:
                     raise common.UserError(
@@ -42,10 +42,14 @@ class DetailedLogs:
                 self._files[name] = dtype, (max(shape[0], len(before)), *shape[1:])
         self._open = {}
 
+    def _described(self, name: str) -> bool:
+        """A kill can leave a file whose description, written last, is not there yet: it is begun again."""
+        return (self._root / name).exists() and (self._root / f"{name}.json").exists()
+
     def __enter__(self) -> "DetailedLogs":
         for name, (dtype, shape) in self._files.items():
             path = self._root / name
-            self._open[name] = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115, __exit__ closes it
+            self._open[name] = open(path, "r+b" if self._described(name) else "w+b")  # noqa: SIM115, __exit__ closes it
             # Sparse: rows take up disk space once they are written.
             self._open[name].truncate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
             common.write_json(f"{path}.json", {"dtype": dtype.str, "shape": shape})

@@ -107,8 +107,8 @@ def main(args: argparse.Namespace) -> None:
     if len(skipped) == len(query_fids):
         raise UserError(_why_no_match(args, query_pids, gallery_pids))
     if skipped:
-        first = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        log.warning(f"{len(skipped)} of {len(query_fids)} queries have no true match and are left out: {first}")
+        names = common.first_few(skipped)
+        log.warning(f"{len(skipped)} of {len(query_fids)} queries have no true match and are left out: {names}")
 
     aps = [ranking.average_precision(r, args.use_market_ap) if len(r) else None for r in ranks]
     mean_ap = float(np.mean([ap for ap in aps if ap is not None]))

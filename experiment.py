@@ -74,6 +74,14 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="How many of the newest checkpoints to keep. 0: all.",
     )
     group.add_argument(
+        "--histogram_frequency",
+        type=common.non_negative_int,
+        default=50,
+        metavar="N",
+        help="Iterations between histograms in TensorBoard, beside those of the first. 0: no others. Scalars are "
+        "written at each.",
+    )
+    group.add_argument(
         "--detailed_logs",
         action="store_true",
         help="Keep embeddings, losses and file ids of every iteration in memory-mapped files.",
@@ -88,8 +96,8 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     group.add_argument(
         "--deterministic",
         action="store_true",
-        help="On a GPU, use only operations that give the same bits each time; about a tenth slower. A CPU does so "
-        "anyway.",
+        help="On a GPU, use only operations that give the same bits each time. A CPU does so anyway, and was a tenth "
+        "slower with it.",
     )
 
     group = parser.add_argument_group("data")
@@ -146,7 +154,11 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "--learning_rate", type=common.positive_float, default=3e-4, metavar="RATE", help="Adam's, before the decay."
     )
     group.add_argument(
-        "--train_iterations", type=common.positive_int, default=25000, metavar="N", help="Where training ends."
+        "--train_iterations",
+        type=common.number(int, lambda n: 1 <= n < 2**31, "an integer from 1 to 2147483647"),
+        default=25000,
+        metavar="N",
+        help="Where training ends.",
     )
     group.add_argument(
         "--decay_start_iteration",
@@ -210,6 +222,9 @@ def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[s
         args = parser.parse_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{experiment_root}/args.json is not as it should be: {error}. Correct it there.") from None
+    for name, path in paths.items():
+        if not isinstance(path, str | None):
+            raise UserError(f"{experiment_root}/args.json: {name} should be a path. Received: {json.dumps(path)}.")
     vars(args).update(paths)
     return args, sorted(defaults.keys() - stored.keys() - here)
 
@@ -251,6 +266,9 @@ def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, l
     Raises: as read does.
     """
     resumed, lacking = read(args.experiment_root)
+    for name in ("train_set", "image_root"):
+        if getattr(resumed, name) is None and name not in lacking or getattr(args, name) is None and name in lacking:
+            raise UserError(f"{args.experiment_root}/args.json names no {name}. Add it there.")
     warnings = []
     for name in lacking:
         setattr(resumed, name, getattr(args, name))
@@ -271,12 +289,16 @@ def store(args: argparse.Namespace) -> None:
     common.write_json(path, before | vars(args) | {"resume": False})
 
 
+_BEGUN = ("train.log", "args.json.partial")
+
+
 def check_new_root(experiment_root: str) -> None:
     """Raises: UserError unless experiment_root can be created or is an empty directory that can be written to."""
     root = Path(experiment_root).absolute()
     if root.exists() and not root.is_dir():
         raise UserError(f"--experiment_root {experiment_root} is a file. Give a directory that is empty or new.")
-    if root.is_dir() and any(root.iterdir()):
+    # A run that was killed before it wrote its args.json leaves an empty log and nothing to resume.
+    if root.is_dir() and any(path.name not in _BEGUN or path.stat().st_size for path in root.iterdir()):
         raise UserError(
             f"--experiment_root {experiment_root} is not empty. To go on with the experiment in it, add --resume; for "
             "a new one, give another directory."
@@ -284,6 +306,14 @@ def check_new_root(experiment_root: str) -> None:
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it.")
+
+
+def stopped_before_it_began(experiment_root: str | os.PathLike) -> bool:
+    """Whether a run ended before its first checkpoint, which precedes its first iteration: it can only begin again."""
+    root = Path(experiment_root)
+    log = root / "train.log"
+    untrained = log.exists() and " iter:" not in log.read_text(encoding="utf-8", errors="replace")
+    return untrained and not any(root.glob("*checkpoint-*"))
 
 
 @contextlib.contextmanager

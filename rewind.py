@@ -11,6 +11,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+import common
+
 _ITERATION = re.compile(rb" iter: *(\d+),")
 
 
@@ -20,6 +22,9 @@ def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     A file is replaced in one step, and only if something in it has to go.
     """
     root = Path(experiment_root)
+    for data in root.glob("checkpoint-*.data-*"):  # without its index, which is written last and deleted first
+        if not data.with_name(data.name.partition(".data-")[0] + ".index").exists():
+            data.unlink()
     for leftover in ("checkpoint*.partial", "args.json.partial", "train.log.partial", "events.out.partial.*"):
         for path in root.glob(leftover):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -33,9 +38,8 @@ def _rewind_log(path: Path, iteration: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and _iteration_of(line) <= iteration]
     if len(kept) < len(lines):
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(b"".join(kept))
-        os.replace(partial, path)
+        with common.complete_file(path) as partial:
+            partial.write_bytes(b"".join(kept))
 
 
 def _iteration_of(line: bytes) -> int:

@@ -5,6 +5,7 @@ python train.py --experiment_root exp --resume
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import secrets
@@ -85,8 +86,8 @@ def make_train_step(network, optimizer, args: argparse.Namespace):
     return train_step
 
 
-def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
-    """The original's TensorBoard tags, into the default writer."""
+def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
+    """The original's scalars for TensorBoard, into the default writer."""
     import tensorflow as tf
 
     scalars = {
@@ -97,6 +98,14 @@ def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate
         "learning_rate": rate,
         "secs_per_iter": seconds,
     }
+    for tag, value in scalars.items():
+        tf.summary.scalar(tag, value, step=iteration)
+
+
+def write_histograms(iteration: int, result: dict) -> None:
+    """The original's histograms for TensorBoard, into the default writer."""
+    import tensorflow as tf
+
     histograms = {
         "loss_distribution": result["losses"],
         "embedding_dists": result["dists"],
@@ -104,8 +113,6 @@ def write_summaries(iteration: int, result: dict, args: argparse.Namespace, rate
         "embedding_neg_dists": result["neg_dists"],
         "embedding_lengths": result["emb_lengths"],
     }
-    for tag, value in scalars.items():
-        tf.summary.scalar(tag, value, step=iteration)
     for tag, values in histograms.items():
         tf.summary.histogram(tag, values, step=iteration)
 
@@ -121,11 +128,31 @@ def main(args: argparse.Namespace) -> None:
         experiment.check_together(args)
     else:
         experiment.check_new_root(args.experiment_root)
-    pids, fids = common.load_dataset(args.train_set)
-    pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
-    common.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
-    with experiment.lock(args.experiment_root):
+    try:
+        pids, fids = common.load_dataset(args.train_set)
+        pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
+        common.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
+    except UserError as error:
+        if not resuming:
+            raise
+        where = Path(args.experiment_root, "args.json")
+        raise UserError(f"{error} (When resuming, train_set, image_root and batch_p are those of {where}.)") from None
+    with experiment.lock(args.experiment_root), naming_exhaustion():
         train(args, pids, fids, resuming, warnings)
+
+
+@contextlib.contextmanager
+def naming_exhaustion():
+    """Raises: UserError where TensorFlow has run out of something, which is not always the person's first guess."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which need not be imported for this
+            raise
+        raise UserError(
+            f"out of memory, or of room on the disk: {common.reason(error)[:300]}. With less --batch_p, --batch_k or "
+            "net_input it needs less memory; saved checkpoints are untouched, go on with --resume."
+        ) from None
 
 
 def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: bool, warnings: list[str]) -> None:
@@ -166,7 +193,7 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
     optimizer.build(network.trainable_variables)
     state = checkpoints.named_variables(network, optimizer)
     start = "initial weights drawn at random"
-    if resuming:
+    if resuming and not experiment.stopped_before_it_began(root):
         start, unreadable = checkpoints.restore_newest(root, state)
         warnings += unreadable
     elif args.initial_checkpoint:
@@ -178,8 +205,8 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
 
     # From here on the experiment exists.
     rewind(root, iteration)
-    experiment.store(args)
     log = common.setup_logging("train", root / "train.log")
+    experiment.store(args)
     for warning in warnings:
         log.warning(warning)
     log.info("Training using the following parameters:")
@@ -239,16 +266,27 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
                 f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, "
                 f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
             )
-            write_summaries(iteration, result, args, rate, seconds)
+            write_scalars(iteration, result, args, rate, seconds)
+            if iteration == 1 or (args.histogram_frequency and iteration % args.histogram_frequency == 0):
+                write_histograms(iteration, result)
             details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[rows])
             if warning := collapsed(result["dists"], float(result["loss"])):
                 log.warning(warning)
 
             last = u.interrupted or iteration == args.train_iterations
             if last or (args.checkpoint_frequency and iteration % args.checkpoint_frequency == 0):
+                unfit = [name for name, variable in state.items() if not np.isfinite(variable.numpy()).all()]
+                if unfit:
+                    raise UserError(
+                        f"weights are not finite at iteration {iteration}: {common.first_few(unfit)}. They were not "
+                        "saved. Resume with a lower learning_rate in args.json."
+                    )
                 # What was logged up to a checkpoint is on the disk before it: resuming does not repeat it.
                 writer.flush()
                 details.sync()
+                for file in (root / "train.log", *root.glob("events.out.tfevents.*")):
+                    checkpoints.sync(file)
+                common.check_room(root)
                 path = checkpoints.save(root, iteration, state)
                 checkpoints.keep_newest(root, args.keep_checkpoints)
                 log.info(f"Saved {path}.")

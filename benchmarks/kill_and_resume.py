@@ -70,13 +70,11 @@ def train_and_kill(root: Path, flags: list[str], pace: float, seed: int, most: i
     """Train, with a kill about every `pace` iterations, `most` of them at most. Returns: how many it were."""
     rng, killed = np.random.default_rng(seed), 0
     while True:
-        made = (root / "args.json").exists() and list(root.glob("checkpoint-*.index"))
-        if made:
+        if (root / "args.json").exists():
             args = json.loads((root / "args.json").read_text())
             common.write_json(root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))})
             process = start(f"--experiment_root={root}", "--resume")
-        else:  # killed before its first checkpoint: begin again
-            subprocess.run(["rm", "-rf", root], check=True)
+        else:
             process = start(f"--experiment_root={root}", *flags)
         # One in five while it starts; the others some iterations later, at any moment of one or of a save.
         before, target = starts(root), None

@@ -46,13 +46,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def examine(path: str) -> Image:
-    """Read and decode one file, as a training does. Raises: OSError when it cannot be read."""
+    """Read and decode one file, as a training does."""
     import tensorflow as tf
 
     from data import images
 
-    with open(path, "rb") as file:
-        encoded = file.read()
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        return Image(None, path.encode(), common.reason(error))
     digest = hashlib.blake2b(encoded, digest_size=16).digest()
     try:
         height, width, _ = images.decode(tf.constant(encoded)).shape

@@ -84,6 +84,13 @@ CASES = {
     "resuming with a bad value": ([*RESUME, "--experiment_root=bad_value"], 1, "args.json.*batch_p.*Received: 0"),
     "resuming with an unknown net": ([*RESUME, "--experiment_root=bad_net"], 1, "args.json.*model_name.*Available"),
     "resuming with a net by a path": ([*RESUME, "--experiment_root=path_net"], 1, "args.json.*model_name.*Available"),
+    "resuming without a data set": ([*RESUME, "--experiment_root=no_set"], 1, "args.json names no train_set. Add it"),
+    "resuming with a set that is no path": ([*RESUME, "--experiment_root=list_set"], 1, "train_set should be a path"),
+    "resuming with a set that was moved": ([*RESUME, "--experiment_root=moved"], 1, "moved.csv.*train_set.*args.json"),
+    "an abbreviated flag": ([*TRAIN, "--exp=3"], 2, "unrecognized arguments: --exp=3"),
+    "too many iterations": ([*TRAIN, "--train_iterations=100000000000"], 2, "--train_iterations.*2147483647"),
+    "a name that is too long": ([*TRAIN, f"--experiment_root={'x' * 300}"], 1, "cannot use .*x: File name too long"),
+    "results into a device": ([*EVALUATE, "--filename=/dev/null"], 2, "--filename.*regular file"),
     "resuming without a checkpoint": ([*RESUME, "--experiment_root=exp"], 1, "no checkpoint in exp"),
     "embedding nothing": (["embed", "--experiment_root=exp"], 2, "required.*--dataset"),
     "embedding without an experiment": ([*EMBED, "--experiment_root=images"], 1, "args.json"),
@@ -141,6 +148,9 @@ def place(dataset, tmp_path_factory):
         args = vars(experiment.make_parser().parse_args([flag for flag in TRAIN if flag.startswith("--")]))
     changes = {
         "exp": {},
+        "no_set": {"train_set": None},
+        "list_set": {"train_set": [1]},
+        "moved": {"train_set": "moved.csv"},
         "bad_value": {"batch_p": 0},
         "bad_net": {"model_name": "a"},
         "path_net": {"model_name": "../x"},

@@ -27,6 +27,16 @@ def test_a_healthy_run_is_not_warned_about(margin, loss):
     assert not any(warnings(CollapseWatch(margin, patience=5), SPREAD, loss, 50))
 
 
+@pytest.mark.parametrize("margin, loss", [(0.0, 0.0), (0.004, 0.0), ("none", 0.0), (-1.0, 0.0)])
+def test_no_loss_at_all_between_persons_that_are_far_apart_is_no_collapse(margin, loss):
+    assert not any(warnings(CollapseWatch(margin, patience=5), SPREAD, loss, 50))
+
+
+def test_a_margin_beyond_all_distances_is_no_collapse():
+    sphere = np.array([[0.0, 1.9], [1.9, 0.0]])
+    assert not any(warnings(CollapseWatch(30.0, patience=5), sphere, 29.0, 50))
+
+
 def test_a_good_iteration_starts_the_count_anew_and_a_second_collapse_is_told_again():
     watch = CollapseWatch("soft", patience=5)
     got = warnings(watch, POINT, 0.693, 4) + [watch(SPREAD, 0.3)] + warnings(watch, POINT, 0.693, 5)

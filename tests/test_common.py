@@ -173,12 +173,39 @@ def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
         "common.run(main, lambda: None)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(common.HERE)}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        env=environment,
+        # Where the tests themselves run in the background, SIGINT is ignored, and would be in here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with process:
         assert process.stdout.readline() == b"writing\n"
         process.send_signal(number)
         assert process.wait(timeout=30) == 128 + number
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error, code, words",
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, None),
+        (KeyboardInterrupt(), 130, None),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), None, "cannot use a/b: Permission denied"),
+    ],
+)
+def test_ends_that_are_no_bugs_show_no_traceback(error, code, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the broken pipe's stdout is this process's own
+
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit, match=words) as end:
+        common.run(main, lambda: None)
+    assert words or end.value.code == code
 
 
 def test_a_full_disk_ends_a_command_with_one_line(monkeypatch):

@@ -143,6 +143,20 @@ def test_monitoring_leaves_out_the_anchor_itself_and_not_its_copies():
     assert float(precision) == pytest.approx((2 + 2 + 0 + 1 + 1 + 2) / 12)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
+def test_no_tensor_of_the_loss_and_its_gradient_has_more_than_two_axes(metric):
+    @tf.function
+    def step(embs, pids):
+        with tf.GradientTape() as tape:
+            tape.watch(embs)
+            mean = tf.reduce_mean(loss.batch_hard(loss.cdist(embs, embs, metric), pids, "soft"))
+        return tape.gradient(mean, embs)
+
+    graph = step.get_concrete_function(tf.TensorSpec([64, 16]), tf.TensorSpec([64], tf.int32)).graph
+    outputs = [output for operation in graph.get_operations() for output in operation.outputs]
+    assert outputs and all(output.shape.rank <= 2 for output in outputs)
+
+
 def test_unknown_metric_lists_the_known():
     with pytest.raises(ValueError, match="euclidean, sqeuclidean, cityblock"):
         loss.cdist(tf.zeros([2, 2]), tf.zeros([2, 2]), "cosine")

@@ -72,5 +72,6 @@ def test_what_a_kill_left_half_done_goes(tmp_path):
     (tmp_path / "checkpoint.partial").mkdir()
     for name in ("checkpoint.partial/checkpoint-3.index", "args.json.partial", "events.out.partial.1", "a.h5.partial"):
         (tmp_path / name).touch()
+    (tmp_path / "checkpoint-5.data-00000-of-00001").touch()  # its index comes last and goes first
     rewind(tmp_path, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]  # of an embed.py that runs at the same time

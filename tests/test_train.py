@@ -51,6 +51,7 @@ def flags(dataset, root, *more):
         "--decay_start_iteration=3",
         "--checkpoint_frequency=2",
         "--detailed_logs",
+        "--histogram_frequency=2",
         "--seed=1",
         *more,
     ]
@@ -123,7 +124,8 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
     }
     assert set(events.Tags()["tensors"]) == tags
     for tag in tags:
-        assert [event.step for event in events.Tensors(tag)] == list(range(1, ITERATIONS + 1))
+        steps = [1, 2, 4, 6] if "embedding" in tag or "distribution" in tag else list(range(1, ITERATIONS + 1))
+        assert [event.step for event in events.Tensors(tag)] == steps
     rates = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
     np.testing.assert_allclose(rates, [3e-4] * 4 + [3e-5, 3e-6], rtol=1e-6)
     means = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
@@ -197,6 +199,51 @@ def test_a_run_that_is_killed_again_and_again_equals_one_that_was_left_alone(tmp
     run(f"--experiment_root={tmp_path / 'whole'}", *flags)
     assert kill_and_resume.train_and_kill(tmp_path / "killed", flags, pace=4, seed=3, most=3) == 3
     assert kill_and_resume.differences(tmp_path / "whole", tmp_path / "killed") == []
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again(dataset, whole, tmp_path):
+    root = tmp_path / "exp"
+    root.mkdir()
+    common.write_json(root / "args.json", json.loads((whole / "args.json").read_text()))
+    (root / "train.log").write_text("Training using the following parameters\n")
+    (root / "embeddings").write_bytes(b"")  # killed before it was described
+    run(f"--experiment_root={root}", "--resume")
+    assert kill_and_resume.differences(whole, root) == []
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_room(dataset, whole, tmp_path):
+    root = tmp_path / "exp"
+    # A limit on the size of files stands for a full disk: checkpoints are several MB, all else is small.
+    code = "import resource, sys, train, common; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); "
+    code += "sys.argv[0] = 'train.py'; common.run(train.main, train.parse_args)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags(dataset, root)], cwd=common.HERE, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    last_line = done.stderr.splitlines()[-1]
+    assert re.search("^train.py: error: cannot write .*checkpoint-0: .*Make room", last_line), done.stderr
+    assert not list(root.glob("checkpoint-*"))
+    run(f"--experiment_root={root}", "--resume")
+    assert kill_and_resume.differences(whole, root) == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatch):
+    def make_step(network, optimizer, args):
+        step = original(network, optimizer, args)
+
+        def poisoned(*inputs):
+            result = step(*inputs)
+            network.trainable_variables[0].assign(network.trainable_variables[0] * np.nan)
+            return result
+
+        return poisoned
+
+    original = train.make_train_step
+    monkeypatch.setattr(train, "make_train_step", make_step)
+    root = tmp_path / "exp"
+    with pytest.raises(common.UserError, match="weights are not finite at iteration 1: lunet_narrow/conv1/weights"):
+        run(*flags(dataset, root, "--checkpoint_frequency=1"))
+    assert checkpoints.newest(root).name == "checkpoint-0"
 
 
 def test_only_the_newest_checkpoints_are_kept_when_asked_for(dataset, tmp_path):

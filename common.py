@@ -150,6 +150,12 @@ def plugin_name(folder: str) -> Callable[[str], str]:
 
 # A flag that more than one command has is declared here, once; what differs is given to add_flag.
 _SHARED_FLAGS = {
+    "dataset": {
+        "required": True,
+        "type": readable_file,
+        "metavar": "CSV",
+        "help": "Lines of pid,fid without header: the images to embed.",
+    },
     "experiment_root": {
         "required": True,
         "metavar": "DIR",

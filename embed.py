@@ -200,13 +200,7 @@ def architecture_flags(args: argparse.Namespace) -> dict:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     add_experiment_flags(parser)
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        type=common.readable_file,
-        metavar="CSV",
-        help="Lines of pid,fid without header: the images to embed.",
-    )
+    common.add_flag(parser, "dataset")
     common.add_flag(
         parser,
         "image_root",

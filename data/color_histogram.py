@@ -50,13 +50,7 @@ def color_histograms(paths: Sequence[str]) -> np.ndarray:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m data.color_histogram"
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        type=common.readable_file,
-        metavar="CSV",
-        help="Lines of pid,fid without header: the images to embed.",
-    )
+    common.add_flag(parser, "dataset")
     common.add_flag(parser, "image_root", required=True)
     common.add_flag(parser, "allow_any_path")
     parser.add_argument(

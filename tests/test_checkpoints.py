@@ -214,7 +214,7 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(tmp_path, st
 
     with monkeypatch.context() as patch:
         if moment == "write":
-            patch.setattr(checkpoints, "_sync", killed)
+            patch.setattr(checkpoints, "sync", killed)
         else:
             patch.setattr(os, "replace", replace)
         patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process does not clear up

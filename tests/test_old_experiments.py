@@ -62,8 +62,8 @@ def write_experiment(root, case, pictures, **changes):
     )
     (root / "checkpoint-5.meta").write_bytes(b"a graph, which nobody asks for")
     (root / "checkpoint").write_text(
-        'model_checkpoint_path: "/home/somebody/exp/checkpoint-5"\n'
-        'all_model_checkpoint_paths: "/home/somebody/exp/checkpoint-5"\n'
+        'model_checkpoint_path: "/elsewhere/exp/checkpoint-5"\n'
+        'all_model_checkpoint_paths: "/elsewhere/exp/checkpoint-5"\n'
     )
     return root
 
@@ -182,7 +182,7 @@ BAD = {
     "path for a net": (change(model_name="../common"), r"there is no '\.\./common' in nets/"),
     "package for a net": (change(model_name="os.path"), r"there is no 'os\.path' in nets/"),
     "private file": (change(model_name="_resnet_v1"), "there is no '_resnet_v1' in nets/"),
-    "path for a head": (change(head_name="/tmp/x"), "there is no '/tmp/x' in heads/"),
+    "path for a head": (change(head_name="/elsewhere/x"), "there is no '/elsewhere/x' in heads/"),
     "net of no name": (change(model_name=["a"]), "args.json"),
     "no JSON": (lambda root: (root / "args.json").write_text("{"), "args.json cannot be read as JSON"),
     "truncated index": (truncate(".index", 0.5), "cannot read the checkpoint .*checkpoint-5"),

@@ -39,6 +39,7 @@ def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer | 
     follows from the flags and the iteration.
 
     Returns: {name: keras.Variable}.
+    Raises: ValueError when two variables would have one name, because their layers have.
     """
     named = [
         (_name(layer, variable), variable)

@@ -52,7 +52,11 @@ def learning_rate(iteration: int, args: argparse.Namespace) -> float:
 
 
 def make_train_step(network, optimizer, args: argparse.Namespace):
-    """The step, traced once: (images [B, H, W, 3], labels int [B], learning rate []) -> a dict of tensors."""
+    """The step, traced once: it takes images float32 [B, H, W, 3], labels int [B] and the learning rate, float32.
+
+    Returns: a function that gives a dict of tensors: loss, top1 and precision (0..1) and active_count (int), scalars;
+      losses and emb_lengths [B], emb [B, D] and dists [B, B], float32.
+    """
     import tensorflow as tf
 
     import loss
@@ -68,7 +72,6 @@ def make_train_step(network, optimizer, args: argparse.Namespace):
         optimizer.learning_rate.assign(rate)
         optimizer.apply(tape.gradient(mean_loss, weights), weights)
 
-        positives, negatives = loss.pair_masks(labels)
         top1, precision = loss.retrieval_in_batch(dists, labels, args.batch_k - 1)
         return {
             "loss": mean_loss,
@@ -79,8 +82,6 @@ def make_train_step(network, optimizer, args: argparse.Namespace):
             "emb": embs["emb"],
             "emb_lengths": tf.norm(embs["emb_raw"], axis=1),
             "dists": dists,
-            "pos_dists": tf.boolean_mask(dists, positives),
-            "neg_dists": tf.boolean_mask(dists, negatives),
         }
 
     return train_step
@@ -102,15 +103,18 @@ def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: 
         tf.summary.scalar(tag, value, step=iteration)
 
 
-def write_histograms(iteration: int, result: dict) -> None:
-    """The original's histograms for TensorBoard, into the default writer."""
+def write_histograms(iteration: int, result: dict, labels: np.ndarray) -> None:
+    """The original's histograms for TensorBoard, into the default writer; labels: int [B], of the batch."""
     import tensorflow as tf
 
+    import loss
+
+    positives, negatives = loss.pair_masks(tf.constant(labels))
     histograms = {
         "loss_distribution": result["losses"],
         "embedding_dists": result["dists"],
-        "embedding_pos_dists": result["pos_dists"],
-        "embedding_neg_dists": result["neg_dists"],
+        "embedding_pos_dists": result["dists"][positives.numpy()],
+        "embedding_neg_dists": result["dists"][negatives.numpy()],
         "embedding_lengths": result["emb_lengths"],
     }
     for tag, values in histograms.items():
@@ -268,7 +272,7 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
             )
             write_scalars(iteration, result, args, rate, seconds)
             if iteration == 1 or (args.histogram_frequency and iteration % args.histogram_frequency == 0):
-                write_histograms(iteration, result)
+                write_histograms(iteration, result, labels[rows])
             details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[rows])
             if warning := collapsed(result["dists"], float(result["loss"])):
                 log.warning(warning)

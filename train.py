@@ -87,40 +87,6 @@ def make_train_step(network, optimizer, args: argparse.Namespace):
     return train_step
 
 
-def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
-    """The original's scalars for TensorBoard, into the default writer."""
-    import tensorflow as tf
-
-    scalars = {
-        "loss": result["loss"],
-        "batch_top1": result["top1"],
-        f"batch_prec_at_{args.batch_k - 1}": result["precision"],
-        "active_count": result["active_count"],
-        "learning_rate": rate,
-        "secs_per_iter": seconds,
-    }
-    for tag, value in scalars.items():
-        tf.summary.scalar(tag, value, step=iteration)
-
-
-def write_histograms(iteration: int, result: dict, labels: np.ndarray) -> None:
-    """The original's histograms for TensorBoard, into the default writer; labels: int [B], of the batch."""
-    import tensorflow as tf
-
-    import loss
-
-    positives, negatives = loss.pair_masks(tf.constant(labels))
-    histograms = {
-        "loss_distribution": result["losses"],
-        "embedding_dists": result["dists"],
-        "embedding_pos_dists": result["dists"][positives.numpy()],
-        "embedding_neg_dists": result["dists"][negatives.numpy()],
-        "embedding_lengths": result["emb_lengths"],
-    }
-    for tag, values in histograms.items():
-        tf.summary.histogram(tag, values, step=iteration)
-
-
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
     given, warnings = vars(args).pop("given"), []
@@ -166,6 +132,7 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
 
     import checkpoints
     import model
+    import summaries
     from adam import Adam
     from data import images as image_data
     from rewind import rewind
@@ -270,9 +237,9 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
                 f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, "
                 f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
             )
-            write_scalars(iteration, result, args, rate, seconds)
+            summaries.write_scalars(iteration, result, args, rate, seconds)
             if iteration == 1 or (args.histogram_frequency and iteration % args.histogram_frequency == 0):
-                write_histograms(iteration, result, labels[rows])
+                summaries.write_histograms(iteration, result, labels[rows])
             details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[rows])
             if warning := collapsed(result["dists"], float(result["loss"])):
                 log.warning(warning)

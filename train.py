@@ -20,7 +20,7 @@ import experiment
 from collapse import CollapseWatch
 from common import UserError
 from data import pk_sampler
-from detailed_logs import DetailedLogs
+from data.detailed_logs import DetailedLogs
 from uninterrupt import Uninterrupt
 
 

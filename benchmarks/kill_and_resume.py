@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import common
-import detailed_logs
+from data import detailed_logs
 
 NEVER_EQUAL = {"secs_per_iter"}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import common
-from detailed_logs import DetailedLogs, read
+from data.detailed_logs import DetailedLogs, read
 
 
 def write(path, dtype, shape, rows):

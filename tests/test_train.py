@@ -14,13 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import common
-import detailed_logs
 import experiment
 import model
 import train
 from adam import Adam
 from benchmarks import kill_and_resume
 from collapse import CollapseWatch
+from data import detailed_logs
 
 GOLDEN = Path(__file__).parent / "golden"
 ITERATIONS, P, K, D = 6, 3, 3, 8

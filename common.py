@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import progress
+
 # Read when Keras is imported, which is after this module.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -362,11 +364,23 @@ class _Formatter(logging.Formatter):
         return line.replace(level, f"{self._COLORS[record.levelname]}{level}\033[0m", 1)
 
 
+class _Screen(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            progress.say(self.format(record))
+        except Exception:
+            self.handleError(record)  # a reader who left, say: no reason to end a training
+
+
 class _LogFile(logging.FileHandler):
     """Raises what goes wrong, a full disk say, where logging's own would print a traceback and go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704, logging calls this while it handles the error
+
+
+# As `extra` of a record: where a terminal's live line tells the same, it goes only to the file.
+ON_LIVE_LINE = {"on_live_line": True}
 
 
 def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.Logger:
@@ -377,8 +391,10 @@ def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.L
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    screen = logging.StreamHandler()
-    screen.setFormatter(_Formatter(color=sys.stderr.isatty() and "NO_COLOR" not in os.environ))
+    screen, terminal = _Screen(), sys.stderr.isatty()
+    screen.setFormatter(_Formatter(color=terminal and "NO_COLOR" not in os.environ))
+    if terminal:
+        screen.addFilter(lambda record: not hasattr(record, "on_live_line"))
     logger.addHandler(screen)
     if file is not None:
         log_file = _LogFile(file, encoding="utf-8")

@@ -7,9 +7,10 @@ with Uninterrupt() as u:
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterable
+
+import progress
 
 
 class Uninterrupt:
@@ -59,4 +60,4 @@ class Uninterrupt:
             self.interrupted = True
             if self._verbose:
                 name = signal.Signals(number).name
-                print(f"{name} received: finishing the current iteration. Once more ends at once.", file=sys.stderr)
+                progress.say(f"{name} received: finishing the current iteration. Once more ends at once.")

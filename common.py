@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 # The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is told without it.
 METRICS = ("euclidean", "sqeuclidean", "cityblock")
 LOSSES = ("batch_hard",)
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 class UserError(Exception):
@@ -180,6 +181,12 @@ _SHARED_FLAGS = {
     },
     "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
     "metric": {"choices": METRICS},
+    "strategy": {
+        "choices": STRATEGIES,
+        "default": "auto",
+        "help": "Devices to work on: one; all GPUs of this host (mirrored); those of all workers of the job, as "
+        "TF_CONFIG or SLURM tell (multi_worker). auto takes the last of these that there is.",
+    },
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import common
 from common import UserError
+from data import cameras
 
 _SIZE = {"type": common.positive_int, "metavar": "PIXELS"}
 # The flags without which a checkpoint cannot be used.
@@ -117,6 +118,14 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--batch_k", type=common.positive_int, default=4, metavar="K", help="Images of each pid in a batch, at least 2."
+    )
+    group.add_argument(
+        "--cameras",
+        type=cameras.rule,
+        metavar="RULE",
+        help="Draw the K images of a pid from as many cameras as possible. The camera is read from the file id: one of "
+        f"{', '.join(cameras.FORMS)}, or a regular expression whose one group is the camera. Without, cameras play no "
+        "part.",
     )
     group.add_argument("--flip_augment", action="store_true", help="Mirror half of the images, at random.")
     group.add_argument(

@@ -19,7 +19,7 @@ import common
 import experiment
 from collapse import CollapseWatch
 from common import UserError
-from data import pk_sampler
+from data import cameras, pk_sampler
 from data.detailed_logs import DetailedLogs
 from uninterrupt import Uninterrupt
 
@@ -102,6 +102,7 @@ def main(args: argparse.Namespace) -> None:
         pids, fids = common.load_dataset(args.train_set)
         pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
         common.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
+        cameras.of_fids(fids, args.cameras)
     except UserError as error:
         if not resuming:
             raise
@@ -153,7 +154,14 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
         pids, fids, paths = ([x for row, x in enumerate(xs) if row not in bad] for xs in (pids, fids, paths))
     groups, labels = pk_sampler.group_by_pid(pids), np.unique(pids, return_inverse=True)[1]
     pk_sampler.check_enough_pids(groups, args.batch_p)
-    sample = functools.partial(pk_sampler.batches, groups, args.batch_p, args.batch_k, args.seed)
+    sample = functools.partial(
+        pk_sampler.batches,
+        groups,
+        args.batch_p,
+        args.batch_k,
+        args.seed,
+        cameras=cameras.of_fids(fids, args.cameras),
+    )
     B = args.batch_p * args.batch_k
     net_size = args.net_input_height, args.net_input_width
 

@@ -1,12 +1,11 @@
 """Ignore the gallery images that show the query's person in the query's camera, and junk."""
 
-import os
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from common import UserError
+from data import cameras
 from excluders._same import Same
 
 JUNK_PID = "-1"
@@ -18,14 +17,12 @@ class CameraExcluder:
     Both are read from the base name of the fid, not from the CSV, as in the original.
 
     Args:
-        pattern: regular expression of the beginning of a file name; its two groups are pid and camera id.
-        form: the same for people, with an example.
+        form: a name of cameras.FORMS.
         gallery_fids: the fids of the gallery.
-    Raises: UserError for the first fid that does not fit the pattern; calling raises it for queries.
+    Raises: UserError for the first fid of another form; calling raises it for queries.
     """
 
-    def __init__(self, pattern: str, form: str, gallery_fids: Sequence[str]):
-        self._pattern = re.compile(pattern)
+    def __init__(self, form: str, gallery_fids: Sequence[str]):
         self._form = form
         keys = self._parse(gallery_fids)
         self._same = Same(keys)
@@ -39,11 +36,11 @@ class CameraExcluder:
     def _parse(self, fids: Sequence[str]) -> list[tuple[str, str]]:
         keys = []
         for fid in fids:
-            match = self._pattern.match(os.path.basename(fid))
-            if match is None:
+            key = cameras.pid_and_camera(self._form, fid)
+            if key is None:
                 raise UserError(
-                    f"a file name should begin with {self._form}. Received: {fid!r}. "
+                    f"a file name should begin with {cameras.FORMS[self._form].words}. Received: {fid!r}. "
                     "Choose the --excluder that fits the data set; diagonal is for images without cameras."
                 )
-            keys.append(match.groups())
+            keys.append(key)
         return keys

@@ -4,4 +4,4 @@ from functools import partial
 
 from excluders._camera import CameraExcluder
 
-Excluder = partial(CameraExcluder, r"(.+)_c(\d+)s\d+_", "PID_cCsS_, as 0001_c1s1_001051_00.jpg does")
+Excluder = partial(CameraExcluder, "market1501")

@@ -246,7 +246,7 @@ MARKET_ROWS = [",".join(row) for row in QUERY]
 # name: what is done to files and flags, words of the message in their order.
 BAD = {
     "excluder missing": (replaced(excluder=None), "required: --excluder"),
-    "excluder unknown": (replaced(excluder="cuhk03"), "--excluder: there is no 'cuhk03' .*diagonal, duke, market1501"),
+    "excluder unknown": (replaced(excluder="viper"), "--excluder: there is no 'viper' .*diagonal, duke, market1501"),
     "excluder private": (replaced(excluder="_camera"), "--excluder: there is no '_camera'"),
     "metric missing": (replaced(metric=None), "required: --metric"),
     "metric unknown": (replaced(metric="manhattan"), "--metric: .*'manhattan'.*cityblock"),

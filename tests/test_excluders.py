@@ -24,13 +24,32 @@ DUKE = [
     ("0006", "2", "0005_c2_f/0006_c2_f0046182.jpg"),
     ("-1", "2", "-1_c2_f0000001.jpg"),
 ]
+MSMT17 = [
+    ("0000", "01", "test/0000/0000_000_01_0303morning_0015_0.jpg"),
+    ("0000", "01", "0000_031_01_0302noon_0015_1.jpg"),
+    ("0000", "14", "0000_031_14_0302noon_0015_1_ex.jpg"),
+    ("0001", "01", "test/0000/0001_000_01_0303morning_0015_0.jpg"),
+]
+CUHK03 = [
+    ("0001", "1", "labeled/query/0001_c1_1.png"),
+    ("0001", "1", "0001_c1_2.png"),
+    ("0001", "2", "0001_c2_6.png"),
+    ("0002", "1", "0002_c1_1.png"),
+]
+VERI776 = [
+    ("0002", "002", "image_query/0002_c002_00030600_0.jpg"),
+    ("0002", "002", "image_test/0002_c002_00030605_1.jpg"),
+    ("0002", "020", "0002_c020_00030600_0.jpg"),
+    ("0003", "002", "0003_c002_00030600_0.jpg"),
+]
+IMAGES = {"market1501": MARKET, "duke": DUKE, "msmt17": MSMT17, "cuhk03": CUHK03, "veri776": VERI776}
 
 
 def excluder(name, gallery_fids):
     return common.load_plugin("excluders", name).Excluder(gallery_fids)
 
 
-@pytest.mark.parametrize("name, images", [("market1501", MARKET), ("duke", DUKE)])
+@pytest.mark.parametrize("name, images", IMAGES.items())
 def test_same_person_in_the_same_camera_and_junk_are_ignored(name, images):
     fids = [fid for *_, fid in images]
     for size in range(1, len(images) + 1):
@@ -50,11 +69,11 @@ def test_diagonal_ignores_the_query_itself():
     np.testing.assert_array_equal(ignored, np.array([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]], bool))
 
 
-@pytest.mark.parametrize("name, good", [("market1501", MARKET[0][-1]), ("duke", DUKE[0][-1])])
+@pytest.mark.parametrize("name, good", [(name, images[0][-1]) for name, images in IMAGES.items()])
 @pytest.mark.parametrize("bad", ["img_17.jpg", "0001.jpg", "_c1s1_0.jpg", "0001_c1", "0001_cxs1_0.jpg", "dir/", ""])
 def test_a_fid_of_another_form_is_named(bad, name, good):
     for call in (lambda: excluder(name, [good, bad]), lambda: excluder(name, [good])([good, bad])):
-        with pytest.raises(common.UserError, match="PID_cC.*0001.*Received: .*diagonal") as error:
+        with pytest.raises(common.UserError, match="PID_.*C.*0001.*Received: .*diagonal") as error:
             call()
         assert repr(bad) in str(error.value)
 
@@ -64,9 +83,11 @@ def test_the_forms_are_told_apart():
         excluder("market1501", [DUKE[0][-1]])
     with pytest.raises(common.UserError, match="PID_cC_"):
         excluder("duke", [MARKET[0][-1]])
+    with pytest.raises(common.UserError, match="PID_NUMBER_C_"):
+        excluder("msmt17", [VERI776[0][-1]])
 
 
 def test_the_excluders_there_are():
-    assert {"diagonal", "duke", "market1501"} <= set(common.plugin_names("excluders"))
-    with pytest.raises(common.UserError, match="diagonal, duke, market1501"):
+    assert {"diagonal", *IMAGES} <= set(common.plugin_names("excluders"))
+    with pytest.raises(common.UserError, match="cuhk03, diagonal, duke, market1501, msmt17, veri776"):
         common.load_plugin("excluders", "_camera")

@@ -6,6 +6,14 @@ import pytest
 import common
 from data import pk_sampler
 
+# From the sampler as it was before --cameras.
+GOLDEN = [
+    [2, 1, 1, 0, 13, 15, 12, 14],
+    [9, 9, 10, 10, 8, 5, 6, 4],
+    [1, 0, 2, 0, 3, 3, 3, 3],
+    [10, 9, 9, 10, 7, 8, 6, 5],
+]
+
 
 def make(counts):
     """groups of a data set whose pids come in mixed order, `counts` images each."""
@@ -93,3 +101,63 @@ def test_more_pids_asked_for_than_there_are():
     pk_sampler.check_enough_pids(groups, 3)
     with pytest.raises(common.UserError, match="--batch_p 4 .* 3 pids"):
         pk_sampler.check_enough_pids(groups, 4)
+
+
+# ------------------------------------------------------------------------------------------ with cameras
+
+
+def draws(counts, K, iterations=200):
+    """Batches of one pid with counts[c] images in camera c, as lists of (camera, row)."""
+    cameras = [f"{camera}" for camera, count in enumerate(counts) for _ in range(count)]
+    cameras = list(np.random.default_rng(1).permutation(cameras))
+    groups = pk_sampler.group_by_pid(["a"] * len(cameras))
+    for rows in pk_sampler.batches(groups, 1, K, seed=4, start=0, end=iterations, cameras=cameras):
+        assert rows.shape == (K,) and rows.dtype == np.int64
+        yield [(cameras[row], row) for row in rows]
+
+
+@pytest.mark.parametrize("K", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    "counts",
+    [[9], [4], [3], [1], [2, 2], [1, 9], [5, 5, 5, 5], [1, 1, 1, 1], [9, 1, 1], [8, 1, 1, 1, 1, 1, 3], [2, 4, 6]],
+)
+def test_images_of_a_pid_come_from_as_many_cameras_as_possible(counts, K):
+    for drawn in draws(counts, K):
+        rows = Counter(row for _, row in drawn)
+        cameras = Counter(camera for camera, _ in drawn)
+        assert len(cameras) == min(K, len(counts))
+        assert len(rows) == min(K, sum(counts))
+        assert max(rows.values()) - min(rows.values()) <= 1
+        if sum(counts) >= K:
+            # A camera has more than one image more than another only if that has no other image.
+            for camera, count in cameras.items():
+                assert count >= min(counts[int(camera)], max(cameras.values()) - 1)
+
+
+def test_all_cameras_and_all_of_their_images_get_their_turn():
+    drawn = [pair for batch in draws([12, 2, 3], 2, 3000) for pair in batch]
+    # 6000 images: each of three cameras in two of three batches, whatever the number of its images.
+    cameras, rows = Counter(camera for camera, _ in drawn), Counter(drawn)
+    for camera, count in enumerate([12, 2, 3]):
+        np.testing.assert_allclose(cameras[f"{camera}"], 2000, rtol=0.05)
+        of_camera = [times for (where, _), times in rows.items() if where == f"{camera}"]
+        assert len(of_camera) == count
+        np.testing.assert_allclose(of_camera, 2000 / count, rtol=0.35)
+
+
+def test_cameras_change_neither_the_pids_nor_what_a_later_start_gives():
+    pids, groups = make([3, 4, 5, 2, 8, 1, 4])
+    cameras = [f"{row % 3}" for row in range(len(pids))]
+
+    def stream(start, cameras):
+        return np.array(list(pk_sampler.batches(groups, 3, 4, 11, start, 70, cameras)))
+
+    whole = stream(0, cameras)
+    np.testing.assert_array_equal(stream(17, cameras), whole[17:])
+    np.testing.assert_array_equal(stream(0, cameras), whole)
+    np.testing.assert_array_equal(np.array(pids)[whole], np.array(pids)[stream(0, None)])
+
+
+def test_without_cameras_the_batches_are_those_of_before_there_was_the_flag():
+    groups = pk_sampler.group_by_pid([f"{pid}" for pid, count in enumerate([3, 1, 5, 2, 6]) for _ in range(count)])
+    np.testing.assert_array_equal(list(pk_sampler.batches(groups, 2, 4, seed=7, start=0, end=4)), GOLDEN)

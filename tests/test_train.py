@@ -317,6 +317,13 @@ def test_images_that_cannot_be_decoded_are_left_out_when_asked_for(dataset, tmp_
     assert len(iteration_lines(root)) == ITERATIONS and not used & {dataset.fids[3], dataset.fids[9]}
 
 
+def test_with_cameras_a_pid_comes_from_as_many_of_them_as_it_has(dataset, tmp_path):
+    run(*flags(dataset, tmp_path / "exp", "--cameras=market1501", "--train_iterations=3", "--decay_start_iteration=1"))
+    for of_pid in detailed_logs.read(tmp_path / "exp" / "fids").astype(str).reshape(-1, K):
+        there_are = {name[:7] for name in dataset.fids if name[:4] == of_pid[0][:4]}
+        assert {name[:7] for name in of_pid} == there_are
+
+
 def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
     (tmp_path / "images").mkdir()
     rows = [f"{pid},{dataset.root / fid}\n" for pid, fid in zip(dataset.pids, dataset.fids, strict=True)]

@@ -1,0 +1,7 @@
+"""CUHK03 in the new protocol: same pid and same camera are ignored."""
+
+from functools import partial
+
+from excluders._camera import CameraExcluder
+
+Excluder = partial(CameraExcluder, "cuhk03")

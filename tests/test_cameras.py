@@ -1,0 +1,46 @@
+import argparse
+
+import pytest
+
+import common
+from data import cameras
+from experiment import make_parser
+
+FIDS = {
+    "market1501": {"query/0001_c1s1_001051_00.jpg": "1", "-1_c12s3_000001_01.jpg": "12"},
+    "duke": {"gallery/0005_c2_f0047105.jpg": "2"},
+    "msmt17": {"test/0000/0000_000_01_0303morning_0015_0.jpg": "01", "0001_000_14_0303noon_0015_0.jpg": "14"},
+    "cuhk03": {"labeled/query/0001_c1_1.png": "1"},
+    "veri776": {"image_test/0002_c002_00030605_1.jpg": "002"},
+    r"cam(\d)": {"cam3/0001/a.png": "3", "b/cam4_x.png": "4"},
+    r"^(in|out)doors/": {"indoors/1.jpg": "in", "outdoors/1.jpg": "out"},
+}
+
+
+@pytest.mark.parametrize("rule", FIDS)
+def test_a_camera_is_read_from_the_fid(rule):
+    assert cameras.rule(rule) == rule
+    assert cameras.of_fids(list(FIDS[rule]), rule) == list(FIDS[rule].values())
+
+
+def test_every_form_is_an_excluder_and_is_tried_here():
+    assert cameras.FORMS.keys() == FIDS.keys() - {r"cam(\d)", r"^(in|out)doors/"}
+    assert cameras.FORMS.keys() <= set(common.plugin_names("excluders"))
+
+
+def test_without_a_rule_there_are_no_cameras():
+    assert cameras.of_fids(["a.png"], None) is None
+    assert make_parser().parse_args(["--experiment_root=e"]).cameras is None
+
+
+@pytest.mark.parametrize("rule", ["market1501", "duke", "msmt17", "cuhk03", "veri776", r"cam(\d)", r"c(\d)?"])
+def test_the_first_fid_without_a_camera_is_named(rule):
+    good = FIDS.get(rule, ["c1.png"])
+    with pytest.raises(common.UserError, match=r"--cameras .*Received: 'cx/bad.jpg'.*leave --cameras out"):
+        cameras.of_fids([*good, "cx/bad.jpg", "worse.jpg"], rule)
+
+
+@pytest.mark.parametrize("text", ["", "market", "c(", r"c\d", r"(c)(\d)"])
+def test_what_is_no_rule(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="market1501, duke, .*one group, the camera. Received: "):
+        cameras.rule(text)

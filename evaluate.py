@@ -1,11 +1,11 @@
-r"""Score embeddings: mAP and CMC of a query set against a gallery set.
+r"""Score embeddings: mAP, CMC and mINP of a query set against a gallery set.
 
     python evaluate.py --excluder market1501 --metric euclidean --filename results.json \
         --query_dataset query.csv --query_embeddings query_embeddings.h5 \
         --gallery_dataset test.csv --gallery_embeddings test_embeddings.h5
 
 A query without a true match, because the gallery has none or the excluder ignores all of them, has no AP: it is left
-out of mAP and of CMC, named on stderr, and null among the `aps` of the results file. (The original counted it in CMC.)
+out of all figures, named on stderr, and null among the `aps` of the results file. (The original counted it in CMC.)
 """
 
 import argparse
@@ -47,12 +47,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="HDF5",
             help=f"Embeddings of the {part} set, as embed.py writes them.",
         )
-    common.add_flag(parser, "metric", required=True, help="Distance between embeddings: the one of the training.")
+    common.add_flag(
+        parser,
+        "metric",
+        required=True,
+        choices=tuple(ranking.METRICS),
+        help="Distance between embeddings: the one of the training.",
+    )
     parser.add_argument(
         "--filename",
         type=common.writeable_file,
         metavar="JSON",
-        help="Write mAP, CMC (one per rank) and aps (one per query, null without a true match) to this file.",
+        help="Write mAP, mINP, CMC (one per rank) and aps (one per query, null without a true match) to this file.",
     )
     common.add_flag(
         parser,
@@ -112,13 +118,17 @@ def main(args: argparse.Namespace) -> None:
 
     aps = [ranking.average_precision(r, args.use_market_ap) if len(r) else None for r in ranks]
     mean_ap = float(np.mean([ap for ap in aps if ap is not None]))
+    minp = ranking.mean_inverse_negative_penalty(ranks)
     cmc = ranking.cmc(ranks, len(gallery_fids))
 
     top = {k: cmc[min(k, len(cmc)) - 1] for k in (1, 2, 5, 10)}  # a gallery may be smaller than k
-    print(f"mAP: {mean_ap:.2%} | top-1: {top[1]:.2%} top-2: {top[2]:.2%} | top-5: {top[5]:.2%} | top-10: {top[10]:.2%}")
+    print(
+        f"mAP: {mean_ap:.2%} | top-1: {top[1]:.2%} top-2: {top[2]:.2%} | top-5: {top[5]:.2%} | top-10: {top[10]:.2%} | "
+        f"mINP: {minp:.2%}"
+    )
     if args.filename is not None:
         try:
-            common.write_json(args.filename, {"mAP": mean_ap, "CMC": cmc.tolist(), "aps": aps})
+            common.write_json(args.filename, {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps})
         except OSError as error:
             raise UserError(f"cannot write {args.filename}: {error.strerror}. Give another --filename.") from None
 
@@ -126,11 +136,14 @@ def main(args: argparse.Namespace) -> None:
 def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
     """The `emb` of an HDF5 file.
 
+    Float32 that lies in one piece, as embed.py writes it, is mapped into memory and takes none of its own. What is
+    chunked, compressed or of another type is read, as float32, and takes count·D·4 bytes.
+
     Args:
         dataset: the CSV that its rows belong to, for the messages.
         count: the rows of that.
 
-    Returns: float32 [count, D], D >= 1, all finite.
+    Returns: float32 [count, D], D >= 1, all finite; not to be written to.
     Raises: UserError for any other file.
     """
     try:
@@ -148,12 +161,18 @@ def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
                     f"{path} should have one embedding for every image of {dataset}. Received: {len(emb)} embeddings, "
                     f"{count} images. Give the data set that was embedded, or embed this one."
                 )
-            embs = emb[()]
+            offset = emb.id.get_offset()  # None unless it lies in one piece
+            if emb.dtype == np.float32 and emb.dtype.isnative and offset is not None:
+                embs = np.asarray(np.memmap(path, np.float32, "r", offset, emb.shape))
+            else:
+                embs = np.empty(emb.shape, np.float32)
+                with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+                    for rows in ranking.slices(embs, 2**20):
+                        embs[rows] = emb[rows]
     except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them for a damaged file
         raise UserError(f"{path} cannot be read as HDF5 ({error}). Make it anew with embed.py.") from None
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        embs = embs.astype(np.float32, copy=False)
-    broken = np.flatnonzero(~np.isfinite(embs).all(axis=1))
+    finite = [np.isfinite(embs[rows]).all(axis=1) for rows in ranking.slices(embs, 2**20)]
+    broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):
         raise UserError(
             f"{len(broken)} of the {count} embeddings in {path} are NaN or infinite in float32, the first in row "

@@ -1,4 +1,4 @@
-"""From embeddings to the ranks of the true matches, and from those ranks to AP and CMC.
+"""From embeddings to the ranks of the true matches, and from those ranks to AP, CMC and mINP.
 
 A query's true matches are the gallery images with its pid that are not ignored. Ranks count from 1 and pass over
 what is ignored. They come from counting the wrong images that are closer than each match, one block of queries at a
@@ -38,12 +38,12 @@ def match_ranks(
         gallery_embs: [G, D], finite float32; read in parts, so it may be a memory map.
         query_pids, gallery_pids: Q and G of them.
         ignore: from a slice of the queries to bool [queries, G], True = ignored. Threads call it at the same time.
-        metric: "euclidean", "sqeuclidean" (which ranks the same) or "cityblock".
+        metric: one of METRICS.
         batch_size: queries in a block, at most; a block has fewer when the gallery is large.
 
     Returns: for every query its int64 ranks, ascending, in 1..G; an empty array where there is no true match.
     """
-    distances = _METRICS[metric](gallery_embs)
+    gallery = METRICS[metric](gallery_embs)
     indices = defaultdict(list)
     for index, pid in enumerate(gallery_pids):
         indices[pid].append(index)
@@ -52,14 +52,14 @@ def match_ranks(
     def ranks_of_block(block: slice) -> list[np.ndarray]:
         embs = query_embs[block].astype(np.float64)
         ignored = ignore(block)
-        wrong = distances.lower_bounds(embs)
+        wrong = gallery.lower_bounds(embs)
         wrong[ignored] = np.inf
         ranks = []
         for emb, pid, row, ignored_row in zip(embs, query_pids[block], wrong, ignored, strict=True):
             matches = members[pid]
             matches = matches[~ignored_row[matches]]
             row[matches] = np.inf
-            ranks.append(_ranks(np.sort(distances.upper_bounds(emb, matches)), row))
+            ranks.append(_ranks(np.sort(gallery.upper_bounds(emb, matches)), row))
         return ranks
 
     threads = os.cpu_count() or 1
@@ -85,7 +85,26 @@ def _slices(stop: int, size: int) -> Iterator[slice]:
 
 
 # ------------------------------------------------------------------------------------------ distances
-#
+
+
+def distances(query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str) -> np.ndarray:
+    """All distances of a few queries. Term by term, so that those of close images have all digits.
+
+    Args:
+        query_embs: [n, D], finite.
+        gallery_embs: [G, D], finite; read in parts, so it may be a memory map.
+        metric: one of METRICS.
+
+    Returns: float64 [n, G].
+    """
+    gallery = METRICS[metric](gallery_embs)
+    dists = np.empty((len(query_embs), len(gallery_embs)))
+    for part in slices(gallery_embs, 2**15):
+        for emb, row in zip(query_embs.astype(np.float64), dists, strict=True):
+            row[part] = gallery.distances(emb, part)
+    return np.sqrt(dists) if metric == "euclidean" else dists
+
+
 # Where two distances are the same or nearly so, rounding decides which comes out smaller. So wrong images get the
 # least distance that rounding allows and matches the greatest: every doubtful pair is a tie. The bounds are those of a
 # sum of D products or terms (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
@@ -114,7 +133,7 @@ class _SquaredEuclidean:
         query_squares = (1 - self._tolerance) * np.einsum("ij,ij->i", query, query)
         query *= -2
         bounds = np.empty((len(query), len(self._gallery)))
-        for part in _parts(self._gallery, 2**19):
+        for part in slices(self._gallery, 2**19):
             embs = self._gallery[part] - self._mean
             out = np.matmul(query, embs.T, out=bounds[:, part])
             out += query_squares[:, None]
@@ -123,7 +142,11 @@ class _SquaredEuclidean:
 
     def upper_bounds(self, query: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Of the gallery images at `indices` [n]: from one query [D] float64 to [n]."""
-        return (1 + self._tolerance) * np.square(self._gallery[indices] - query).sum(axis=1)
+        return (1 + self._tolerance) * self.distances(query, indices)
+
+    def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
+        """The same without the room for rounding."""
+        return np.square(self._gallery[indices] - query).sum(axis=1)
 
 
 class _Cityblock:
@@ -136,7 +159,7 @@ class _Cityblock:
     def lower_bounds(self, query: np.ndarray) -> np.ndarray:
         bounds = np.empty((len(query), len(self._gallery)))
         weights = np.full(query.shape[1], 1 - self._tolerance)  # a product with them sums faster than sum()
-        for part in _parts(self._gallery, 2**15):
+        for part in slices(self._gallery, 2**15):
             embs = self._gallery[part].astype(np.float64)
             diffs = np.empty_like(embs)
             for emb, row in zip(query, bounds, strict=True):
@@ -145,15 +168,57 @@ class _Cityblock:
         return bounds
 
     def upper_bounds(self, query: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        return (1 + self._tolerance) * np.abs(self._gallery[indices] - query).sum(axis=1)
+        return (1 + self._tolerance) * self.distances(query, indices)
+
+    def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
+        return np.abs(self._gallery[indices] - query).sum(axis=1)
 
 
-_METRICS = {"euclidean": _SquaredEuclidean, "sqeuclidean": _SquaredEuclidean, "cityblock": _Cityblock}
+class _Cosine:
+    """1 - the cosine of the angle, with the methods of _SquaredEuclidean. An embedding of zeros is 1 from all.
+
+    What rounding may change is relative to the lengths, which are 1: distances within some 1e-13 are a tie.
+    """
+
+    def __init__(self, gallery: np.ndarray):
+        self._gallery = gallery
+        self._tolerance = 2 * _tolerance(gallery.shape[1])
+
+    def lower_bounds(self, query: np.ndarray) -> np.ndarray:
+        query = -unit_length(query)
+        bounds = np.empty((len(query), len(self._gallery)))
+        for part in slices(self._gallery, 2**19):
+            out = np.matmul(query, unit_length(self._gallery[part]).T, out=bounds[:, part])
+            out += 1 - self._tolerance
+        return bounds
+
+    def upper_bounds(self, query: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return self.distances(query, indices) + self._tolerance
+
+    def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
+        return 1 - unit_length(self._gallery[indices]) @ unit_length(query[None])[0]
 
 
-def _parts(gallery: np.ndarray, numbers: int) -> Iterator[slice]:
-    """Slices of the gallery with about that many numbers, so that what is made of them stays in the cache."""
-    return _slices(len(gallery), max(1, numbers // gallery.shape[1]))
+METRICS = {
+    "euclidean": _SquaredEuclidean,
+    "sqeuclidean": _SquaredEuclidean,
+    "cityblock": _Cityblock,
+    "cosine": _Cosine,
+}
+
+
+def unit_length(embs: np.ndarray) -> np.ndarray:
+    """Embeddings [n, D] scaled to length 1, in float64; zeros stay zeros."""
+    embs = embs.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", embs, embs))
+    lengths[lengths == 0] = 1
+    embs /= lengths[:, None]
+    return embs
+
+
+def slices(embs: np.ndarray, numbers: int) -> Iterator[slice]:
+    """Slices of the rows of `embs` [n, D] with about that many numbers, so that what is made of them stays small."""
+    return _slices(len(embs), max(1, numbers // embs.shape[1]))
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -185,3 +250,14 @@ def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:
     """
     first = [query[0] for query in ranks if len(query)]
     return np.bincount(np.subtract(first, 1), minlength=gallery_size).cumsum() / len(first)
+
+
+def mean_inverse_negative_penalty(ranks: Sequence[np.ndarray]) -> float:
+    """mINP, in 0..1: what share of the images up to the last true match are true matches, as a mean over queries.
+
+    Ye et al., Deep Learning for Person Re-identification: A Survey and Outlook, section 4.1.
+
+    Args:
+        ranks: as match_ranks returns them. Queries without a true match do not count; at least one has one.
+    """
+    return float(np.mean([len(query) / query[-1] for query in ranks if len(query)]))

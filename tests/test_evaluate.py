@@ -72,7 +72,7 @@ def test_figures_are_those_of_the_original(case, tmp_path, capsys):
     run(flags | ({"use_market_ap": ""} if case.endswith("_marketap") else {}))
 
     wanted, got = json.loads((GOLDEN / f"{case}.json").read_text()), json.loads((tmp_path / "results.json").read_text())
-    assert got.keys() == {"mAP", "CMC", "aps"}
+    assert got.keys() == {"mAP", "mINP", "CMC", "aps"}
     assert got["mAP"] == pytest.approx(wanted["mAP"], abs=1e-5)
     np.testing.assert_allclose(got["aps"], wanted["aps"], rtol=0, atol=1e-3)
     assert len(got["CMC"]) == 1200
@@ -94,10 +94,11 @@ def test_the_summary_and_the_file(small, capsys):
     # Ranks of the matches: 1 (the same camera and junk are closer, and ignored); 1 and 5; 2.
     run(small)
     out, err = capsys.readouterr()
-    assert out == "mAP: 73.33% | top-1: 66.67% top-2: 100.00% | top-5: 100.00% | top-10: 100.00%\n"
+    assert out == "mAP: 73.33% | top-1: 66.67% top-2: 100.00% | top-5: 100.00% | top-10: 100.00% | mINP: 63.33%\n"
     assert err == ""
     assert results(small)["aps"] == pytest.approx([1, 0.7, 0.5])
     assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+    assert results(small)["mINP"] == pytest.approx((1 + 2 / 5 + 1 / 2) / 3)
     assert results(small)["CMC"] == pytest.approx([2 / 3, 1, 1, 1, 1, 1])
     assert sorted(path.name for path in small["filename"].parent.iterdir()) == [
         "gallery.csv",
@@ -133,7 +134,8 @@ def test_galleries_smaller_than_the_summary(size, small, tmp_path, capsys):
     run(small)
     top = [f"{100 if size <= k else 0:.2f}%" for k in (1, 2, 5, 10)]
     assert capsys.readouterr().out == (
-        f"mAP: {100 / size:.2f}% | top-1: {top[0]} top-2: {top[1]} | top-5: {top[2]} | top-10: {top[3]}\n"
+        f"mAP: {100 / size:.2f}% | top-1: {top[0]} top-2: {top[1]} | top-5: {top[2]} | top-10: {top[3]} | "
+        f"mINP: {100 / size:.2f}%\n"
     )
     assert results(small)["CMC"] == [0] * (size - 1) + [1]
 
@@ -148,7 +150,8 @@ def test_queries_without_a_match_are_left_out_and_named(small, tmp_path, capsys)
     assert out.startswith("mAP: 70.00% | top-1: 100.00% top-2: 100.00%")
     assert err.count("\n") == 1
     assert re.search(f"WARNING.*2 of 3 queries .*{QUERY[0][1]}, {QUERY[2][1]}$", err)
-    assert results(small) == {"mAP": pytest.approx(0.7), "CMC": [1] * 6, "aps": [None, pytest.approx(0.7), None]}
+    wanted = {"mAP": pytest.approx(0.7), "mINP": pytest.approx(0.4), "CMC": [1] * 6}
+    assert results(small) == wanted | {"aps": [None, pytest.approx(0.7), None]}
 
 
 def test_only_the_first_few_are_named(small, tmp_path, capsys):
@@ -169,6 +172,34 @@ def test_augmented_embeddings_and_other_precisions(small):
                     file["augmentation_types"] = np.array(["original_resize", "original_flip_resize"], dtype="S")
         run(small)
         assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+
+
+def test_chunked_compressed_and_foreign_files_give_the_same(small):
+    for options in ({"chunks": (2, 1)}, {"compression": "gzip", "shuffle": True}, {"dtype": ">f4"}):
+        for part in ("query", "gallery"):
+            with h5py.File(small[f"{part}_embeddings"], "r+") as file:
+                emb = file["emb"][()]
+                del file["emb"]
+                file.create_dataset("emb", data=emb, **options)
+        run(small)
+        assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+
+
+def test_what_lies_in_one_piece_is_mapped_and_not_read(tmp_path):
+    embs = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+    with h5py.File(tmp_path / "emb.h5", "w", userblock_size=512) as file:
+        file["augmentation_types"] = np.array(["original_resize"], dtype="S")
+        file["emb"] = embs
+    got = evaluate.load_embeddings(tmp_path / "emb.h5", "emb.csv", 50)
+    assert got.dtype == np.float32
+    assert not got.flags.owndata and not got.flags.writeable
+    np.testing.assert_array_equal(got, embs)
+
+
+def test_embeddings_that_were_never_written_are_zeros(tmp_path):
+    with h5py.File(tmp_path / "emb.h5", "w") as file:
+        file.create_dataset("emb", (4, 3), np.float32)
+    np.testing.assert_array_equal(evaluate.load_embeddings(tmp_path / "emb.h5", "emb.csv", 4), np.zeros((4, 3)))
 
 
 # ------------------------------------------------------------------------------------------ the process
@@ -249,7 +280,7 @@ BAD = {
     "excluder unknown": (replaced(excluder="viper"), "--excluder: there is no 'viper' .*diagonal, duke, market1501"),
     "excluder private": (replaced(excluder="_camera"), "--excluder: there is no '_camera'"),
     "metric missing": (replaced(metric=None), "required: --metric"),
-    "metric unknown": (replaced(metric="manhattan"), "--metric: .*'manhattan'.*cityblock"),
+    "metric unknown": (replaced(metric="manhattan"), "--metric: .*'manhattan'.*cityblock.*cosine"),
     "batch_size 0": (replaced(batch_size=0), "--batch_size: should be an integer of at least 1. Received: 0"),
     "batch_size not a number": (replaced(batch_size="many"), "--batch_size: .*Received: many"),
     "flag unknown": (replaced(gallery="x"), "--gallery"),

@@ -1,3 +1,7 @@
+import math
+from decimal import Decimal
+from operator import mul
+
 import numpy as np
 import pytest
 
@@ -7,6 +11,10 @@ METRICS = ["euclidean", "sqeuclidean", "cityblock"]
 
 
 def brute_distance(a, b, metric):
+    if metric == "cosine":
+        a, b = ([Decimal(float(x)) for x in emb] for emb in (a, b))
+        dot, squares = sum(map(mul, a, b)), sum(map(mul, a, a)) * sum(map(mul, b, b))
+        return round(1 - dot / (squares.sqrt() or 1), 20)
     diffs = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
     return sum(abs(d) for d in diffs) if metric == "cityblock" else sum(d * d for d in diffs)
 
@@ -47,22 +55,23 @@ def line(*positions):
 def draw(request):
     """Random embeddings [n, D] of a kind: ties at every turn, the same far from 0, none, many equal images."""
 
-    def draw(rng, n, dim):
+    def draw(rng, n, dim, offset=1e6):
         if request.param == "floats":
             return rng.standard_normal((n, dim)).astype(np.float32)
         if request.param == "copies":
             return rng.standard_normal((3, dim)).astype(np.float32)[rng.integers(0, 3, n)]
-        return rng.integers(-2, 3, (n, dim)).astype(np.float32) + (1e6 if request.param == "offset grid" else 0)
+        return rng.integers(-2, 3, (n, dim)).astype(np.float32) + (offset if request.param == "offset grid" else 0)
 
     return draw
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ranking.METRICS)
 @pytest.mark.parametrize("gallery_size", [*range(1, 13), 150])
 def test_ranks_and_figures_are_those_of_plain_loops(gallery_size, metric, draw):
     rng = np.random.default_rng(gallery_size)
     query_size, dim = 20, 4
-    embs = draw(rng, query_size + gallery_size, dim)
+    # Seen from 0, the points of a grid that is too far away are all in one direction, and so at the same distance.
+    embs = draw(rng, query_size + gallery_size, dim, offset=10 if metric == "cosine" else 1e6)
     query, gallery = embs[:query_size], embs[query_size:]
     # Pid 0 is for distractors, -1 for junk, and some of the queries' pids are not in the gallery.
     query_pids = [str(pid) for pid in rng.integers(1, 6, query_size)]
@@ -78,6 +87,8 @@ def test_ranks_and_figures_are_those_of_plain_loops(gallery_size, metric, draw):
         assert ranks.tolist() == [rank for rank, match in enumerate(wanted, 1) if match]
         if len(ranks):
             rankings.append(wanted)
+            last = len(wanted) - wanted[::-1].index(True)
+            assert ranking.mean_inverse_negative_penalty([ranks]) == pytest.approx(sum(wanted) / last)
             for market in (False, True):
                 assert ranking.average_precision(ranks, market) == pytest.approx(brute_ap(wanted, market), abs=1e-12)
     if rankings:
@@ -85,7 +96,7 @@ def test_ranks_and_figures_are_those_of_plain_loops(gallery_size, metric, draw):
         np.testing.assert_allclose(ranking.cmc(got, gallery_size), found, atol=1e-12)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ranking.METRICS)
 def test_block_sizes_and_the_order_of_the_gallery_change_nothing(metric, draw, monkeypatch):
     rng = np.random.default_rng(0)
     embs = draw(rng, 430, 1100)  # so long that the gallery is worked on in parts
@@ -146,7 +157,7 @@ def test_a_query_without_a_match_has_no_ranks_and_is_not_in_the_cmc():
     assert ranking.cmc(ranks, 3).tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ranking.METRICS)
 @pytest.mark.parametrize("value", [0, 1, 0.1, -7.3e-20, 3e20])
 def test_one_point_for_all_images_scores_worst(value, metric):
     embs = np.full((41, 5), value, np.float32)
@@ -169,7 +180,7 @@ def test_the_smallest_difference_in_float32_is_no_tie(offset, metric):
         assert ranks.tolist() == [rank]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ranking.METRICS)
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_scale_changes_nothing(scale, metric):
     rng = np.random.default_rng(0)
@@ -185,3 +196,27 @@ def test_an_error_of_the_excluder_arrives():
 
     with pytest.raises(ValueError, match="what it says"):
         ranking.match_ranks(line(0), line(1), ["a"], ["a"], ignore, "euclidean")
+
+
+@pytest.mark.parametrize("metric", ranking.METRICS)
+def test_distances_are_those_of_plain_loops(metric, draw):
+    rng = np.random.default_rng(5)
+    embs = draw(rng, 40, 1100)
+    got = ranking.distances(embs[:3], embs[3:], metric)
+    assert got.shape == (3, 37) and got.dtype == np.float64
+    wanted = np.array([[float(brute_distance(a, b, metric)) for b in embs[3:]] for a in embs[:3]])
+    np.testing.assert_allclose(got, np.sqrt(wanted) if metric == "euclidean" else wanted, rtol=1e-12, atol=2e-12)
+
+
+def test_cosine_passes_over_lengths_and_an_embedding_of_zeros_is_1_from_all():
+    gallery = np.float32([[2, 0], [0, 3], [-5, 0], [0, 0], [1e-30, 1e-30]])
+    got = ranking.distances(np.float32([[7, 0], [0, 0]]), gallery, "cosine")
+    np.testing.assert_allclose(got, [[0, 1, 2, 1, 1 - math.sqrt(0.5)], [1] * 5], atol=1e-14)
+    # An image and a scaled copy of it are at the same distance: a tie, which goes against the match.
+    (ranks,) = ranks_of(gallery[:1], np.float32([[1, 3], [2, 6]]), ["a"], list("ab"), metric="cosine")
+    assert ranks.tolist() == [2]
+
+
+def test_minp_by_hand():
+    ranks = [np.array([1, 2]), np.array([], np.int64), np.array([3]), np.array([1, 4, 12])]
+    assert ranking.mean_inverse_negative_penalty(ranks) == pytest.approx((1 + 1 / 3 + 3 / 12) / 3)

@@ -83,6 +83,14 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "written at each.",
     )
     group.add_argument(
+        "--image_frequency",
+        type=common.non_negative_int,
+        default=500,
+        metavar="N",
+        help="Iterations between pictures of the batch's hardest triplets in TensorBoard, beside those of the first, "
+        "with which is one of the network's input. 0: no pictures.",
+    )
+    group.add_argument(
         "--detailed_logs",
         action="store_true",
         help="Keep embeddings, losses and file ids of every iteration in memory-mapped files.",

@@ -1,11 +1,31 @@
 """What a training shows in TensorBoard. Everything goes to the default writer, at its iteration."""
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 import loss
+import pictures
+
+
+def due(iteration: int, frequency: int) -> bool:
+    """Whether pictures are due, or what else comes at the first and at every frequency-th iteration; never with 0."""
+    return frequency > 0 and (iteration == 1 or iteration % frequency == 0)
+
+
+def write_hparams(iteration: int, args: argparse.Namespace) -> None:
+    """The flags, for TensorBoard's page that compares runs. Call it at the first iteration.
+
+    hparams.hparams would write them at step 0, where rewind would leave them, and a run that begins again doubles them.
+    """
+    flags = {name: value for name, value in vars(args).items() if isinstance(value, bool | int | float | str)}
+    for name in ("experiment_root", "image_root", "resume"):
+        flags.pop(name, None)
+    message = hparams.hparams_pb(flags, trial_id=args.experiment_root)
+    tf.summary.experimental.write_raw_pb(message.SerializeToString(), step=iteration)
 
 
 def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
@@ -34,3 +54,23 @@ def write_histograms(iteration: int, result: dict, labels: np.ndarray) -> None:
     }
     for tag, values in histograms.items():
         tf.summary.histogram(tag, values, step=iteration)
+
+
+def write_pictures(
+    iteration: int,
+    images: np.ndarray,
+    paths: Sequence[str],
+    pids: Sequence[str],
+    dists: np.ndarray,
+    batch_k: int,
+) -> None:
+    """The hardest triplets of a batch and, of the first iteration's, what the network sees.
+
+    Args:
+      images: float32 RGB 0..255 [B, H, W, 3], the network's input.
+      paths, pids: of the images, [B] each.
+      dists: float [B, B].
+    """
+    if iteration == 1:
+        tf.summary.image("network_input", pictures.network_input(images, batch_k)[None], step=iteration)
+    tf.summary.image("hardest_triplets", pictures.draw_triplets(paths, pids, dists)[None], step=iteration)

@@ -54,6 +54,7 @@ CASES = {
     "decay_start": ([*TRAIN, "--decay_start_iteration=-2"], 2, "--decay_start_iteration.*-1 or.*Received: -2"),
     "checkpoint_frequency": ([*TRAIN, "--checkpoint_frequency=-1"], 2, "--checkpoint_frequency.*Received: -1"),
     "keep_checkpoints": ([*TRAIN, "--keep_checkpoints=-1"], 2, "--keep_checkpoints.*Received: -1"),
+    "image_frequency": ([*TRAIN, "--image_frequency=-1"], 2, "--image_frequency.*Received: -1"),
     "on_bad_image": ([*TRAIN, "--on_bad_image=ignore"], 2, "--on_bad_image.*'ignore'.*error.*skip"),
     "a seed below 0": ([*TRAIN, "--seed=-1"], 2, "--seed.*Received: -1"),
     "a seed beyond 32 bits": ([*TRAIN, "--seed=4294967296"], 2, "--seed.*Received: 4294967296"),

@@ -1,0 +1,188 @@
+"""What the builders of the public data sets' CSVs share.
+
+A builder is a file of its own: its docstring says how it is called, OFFICIAL what was published of the data set, and
+build(root) finds the images. All are called alike:
+
+    python -m data.market1501 --image_root Market-1501-v15.09.15 --directory market1501
+"""
+
+import argparse
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import common
+from common import UserError
+from data import cameras
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}  # Market-1501's
+Rows = list[tuple[str, str]]  # pid, fid
+
+
+class Figures(NamedTuple):
+    """How much there is in a part of a data set."""
+
+    images: int
+    pids: int
+    cameras: int | None = None  # None: not known, or there are none
+
+    def __str__(self) -> str:
+        with_cameras = "" if self.cameras is None else f", {self.cameras} cameras"
+        return f"{self.images} images, {self.pids} pids{with_cameras}"
+
+
+class Official(NamedTuple):
+    """A data set as it was published."""
+
+    figures: dict[str, Figures]  # of each CSV, by its name without suffix
+    form: str | None = None  # of its file names, in cameras.FORMS
+    nobody: tuple[str, ...] = ()  # pids that stand for no identity; not counted as pids
+
+
+def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
+    parser = common.make_parser(doc)
+    common.add_flag(
+        parser,
+        "image_root",
+        required=True,
+        help="Folder of the data set. The file ids in the CSVs are relative to it, as --image_root of train.py wants.",
+    )
+    parser.add_argument(
+        "--directory",
+        required=True,
+        metavar="DIR",
+        help="Where to write the CSVs, in place of those of the same names. Made when it does not exist.",
+    )
+    return parser.parse_args(argv)
+
+
+def run(doc: str, build: Callable[[str], dict[str, Rows]], official: Official) -> None:
+    """The command of a builder; `doc` is its docstring."""
+    common.run(lambda args: main(args, build, official), lambda: parse_args(doc))
+
+
+def main(args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], official: Official) -> None:
+    log = common.setup_logging("data")
+    parts = build(args.image_root)
+    os.makedirs(args.directory, exist_ok=True)
+    for name, rows in parts.items():
+        path = Path(args.directory, f"{name}.csv")
+        with common.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        found, images_of = count(rows, official), Counter(pid for pid, _ in rows)
+        nobody = "".join(f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid])
+        print(f"{path}: {found}{nobody}")
+        published = official.figures[name]
+        if found._replace(cameras=published.cameras and found.cameras) != published:
+            log.warning(f"{path} differs from what was published: {published}. Another version, or not all of it?")
+
+
+def count(rows: Rows, official: Official) -> Figures:
+    pids = {pid for pid, _ in rows}.difference(official.nobody)
+    found = official.form and {cameras.pid_and_camera(official.form, fid)[1] for _, fid in rows}
+    return Figures(len(rows), len(pids), found and len(found))
+
+
+def from_folders(root: str, official: Official, folders: dict[str, str] = FOLDERS) -> dict[str, Rows]:
+    """The rows of data sets that have a folder for each part and the pid in the file name, sorted by that.
+
+    Other files in a folder (Thumbs.db) are passed over; images whose names are of another form are told of. Training
+    sets go without the pids that stand for no identity.
+
+    Raises: UserError for a folder that is missing or without an image of the data set.
+    """
+    parts = {}
+    for name, folder in folders.items():
+        check_there(root, folder)
+        files = sorted(os.listdir(os.path.join(root, folder)))
+        fids = [f"{folder}/{file}" for file in files if file.lower().endswith(IMAGES) and not file.startswith(".")]
+        parsed = [(cameras.pid_and_camera(official.form, fid), fid) for fid in fids]
+        misnamed = [fid for key, fid in parsed if key is None]
+        form = cameras.FORMS[official.form].words
+        if len(misnamed) == len(fids):
+            raise UserError(
+                f"{os.path.join(root, folder)} has no image whose name begins with {form}: among {len(files)} files "
+                f"{common.first_few(files)}. Give the --image_root of the data set."
+            )
+        if misnamed:
+            logging.getLogger("data").warning(
+                f"{len(misnamed)} images are left out: their names do not begin with {form}: "
+                f"{common.first_few(misnamed)}"
+            )
+        left_out = official.nobody if name.endswith("train") else ()
+        parts[name] = [(key[0], fid) for key, fid in parsed if key is not None and key[0] not in left_out]
+    return parts
+
+
+def from_list(root: str, name: str, folder: str, official: Official) -> Rows:
+    """The rows of a text file that lists images of `folder`, one a line, with the pid in the file name.
+
+    Raises: UserError for a list that is missing, names of another form, and images that do not exist.
+    """
+    rows = []
+    for path, *_ in read_list(root, name):
+        key = cameras.pid_and_camera(official.form, path)
+        if key is None:
+            raise UserError(
+                f"{name}: a file name should begin with {cameras.FORMS[official.form].words}. Received: {path!r}. "
+                "Is it the original list?"
+            )
+        rows.append((key[0], f"{folder}/{path}"))
+    return listed(root, name, rows)
+
+
+def check_there(root: str, name: str) -> None:
+    """Raises: UserError unless the folder of the data set has a file or folder `name`."""
+    if not os.path.exists(os.path.join(root, name)):
+        inside = common.first_few(sorted(os.listdir(root))) or "nothing"
+        raise UserError(
+            f"there is no {name} in --image_root {root}, which holds {inside}. Give the folder of the data set, "
+            "unpacked and with its original names."
+        )
+
+
+def read_list(root: str, name: str, columns: int | None = None) -> list[list[str]]:
+    """The words of each line of a text file in the folder of the data set, without blank lines.
+
+    Raises: UserError when there is no such file, or for the first line without that many columns.
+    """
+    check_there(root, name)
+    path = os.path.join(root, name)
+    with open(path, encoding="utf-8-sig") as file:
+        lines = [line.split() for line in file if line.strip()]
+    for words in lines:
+        if columns is not None and len(words) != columns:
+            raise UserError(
+                f"a line of {path} should have {columns} columns. Received: {' '.join(words)!r}. Is it the original?"
+            )
+    return lines
+
+
+def listed(root: str, source: str, rows: Iterable[tuple[str, str]]) -> Rows:
+    """The rows that were taken from the file `source`.
+
+    Raises: UserError when there are none, or for the images among them that do not exist.
+    """
+    rows = list(rows)
+    if not rows:
+        raise UserError(f"{os.path.join(root, source)} lists no image for one of the parts. Is it the original file?")
+    common.check_images(source, root, [fid for _, fid in rows])
+    return rows
+
+
+def split_classes(root: str, source: str, rows: Iterable[tuple[str, str]], last_for_training: int) -> dict[str, Rows]:
+    """Train and test as metric learning has them: the classes 1 to last_for_training, and all others.
+
+    Raises: UserError as listed does, and for a class that is no number.
+    """
+    parts = {"train": [], "test": []}
+    for pid, fid in rows:
+        if not pid.isdecimal():
+            raise UserError(f"{source}: the class of {fid} should be a number. Received: {pid!r}. Is it the original?")
+        parts["train" if int(pid) <= last_for_training else "test"].append((pid, fid))
+    return {name: listed(root, source, part) for name, part in parts.items()}

@@ -6,15 +6,18 @@ finished iterations is `global_step`. So one reader serves all, and what does no
 """
 
 import errno
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import keras_weights
@@ -131,6 +134,54 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
+
+
+class Saver:
+    """Saves checkpoints while training goes on, one at a time, in a thread of its own: a context that waits for it.
+
+    Args:
+      experiment_root, keep: where to save, and how many of the newest to keep; 0 keeps all.
+      before: called in the thread ahead of each save, with its values; what it raises keeps them from being saved.
+      log: told of each that is saved.
+    """
+
+    def __init__(self, experiment_root: str | os.PathLike, keep: int, before: Callable, log: logging.Logger):
+        self._root, self._keep, self._before, self._log = experiment_root, keep, before, log
+        self._thread, self._saving = ThreadPoolExecutor(1), None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(self, iteration: int, variables: Mapping) -> None:
+        """Save `checkpoint-<iteration>` with the values that the variables have now. Waits for an earlier save.
+
+        Raises: what the earlier one raised.
+        """
+        self.wait()
+        values = {name: np.copy(variable.numpy()) for name, variable in variables.items()}
+        self._saving = self._thread.submit(self._save, iteration, values)
+
+    def check(self) -> None:
+        """Raises: what a save that is over raised."""
+        if self._saving and self._saving.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all is saved. Raises: what the save raised."""
+        if self._saving:
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    def _save(self, iteration: int, values: dict[str, np.ndarray]) -> None:
+        self._before(values)
+        path = save(self._root, iteration, values)
+        keep_newest(self._root, self._keep)
+        self._log.info(f"Saved {path}.")
 
 
 def _write(prefix: str, variables: Mapping) -> None:

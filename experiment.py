@@ -75,12 +75,18 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="How many of the newest checkpoints to keep. 0: all.",
     )
     group.add_argument(
+        "--log_frequency",
+        type=common.positive_int,
+        default=1,
+        metavar="N",
+        help="Iterations between lines in train.log and scalars in TensorBoard. With --detailed_logs each is told of.",
+    )
+    group.add_argument(
         "--histogram_frequency",
         type=common.non_negative_int,
         default=50,
         metavar="N",
-        help="Iterations between histograms in TensorBoard, beside those of the first. 0: no others. Scalars are "
-        "written at each.",
+        help="Iterations between histograms in TensorBoard, beside those of the first. 0: no others.",
     )
     group.add_argument(
         "--image_frequency",
@@ -107,6 +113,34 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         action="store_true",
         help="On a GPU, use only operations that give the same bits each time. A CPU does so anyway, and was a tenth "
         "slower with it.",
+    )
+
+    group = parser.add_argument_group("devices")
+    common.add_flag(group, "strategy")
+    group.add_argument(
+        "--mining",
+        choices=("global", "local"),
+        default="global",
+        help="Where each device looks for the positives and negatives of its images: in the whole batch, which gives "
+        "what one device would, or in its own part of it.",
+    )
+    group.add_argument(
+        "--no_sync_batch_norm",
+        action="store_true",
+        help="Let each device normalise with the statistics of its own part of the batch: fewer messages between "
+        "devices, other results than on one.",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        default="float32",
+        help="Of the network's inside; weights, embeddings, distances and losses are float32. 16 bits take half the "
+        "memory, and less time where the processor has operations for them.",
+    )
+    group.add_argument(
+        "--jit_compile",
+        action="store_true",
+        help="Compile the iteration with XLA: faster on some GPUs, much slower on CPUs. On one device only.",
     )
 
     group = parser.add_argument_group("data")
@@ -201,6 +235,10 @@ def check_together(args: argparse.Namespace) -> None:
                 f"--{name} should be at least 2: a triplet is two images of one pid and one of another. Received: "
                 f"{getattr(args, name)}"
             )
+    if args.jit_compile and args.strategy not in ("auto", "one"):
+        raise UserError(
+            f"--jit_compile works on one device. Received: --strategy {args.strategy}. Leave out one of the two"
+        )
     for side in ("height", "width"):
         net, pre_crop = getattr(args, f"net_input_{side}"), getattr(args, f"pre_crop_{side}")
         if args.crop_augment and net > pre_crop:

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+import distribution
+
 
 class BatchNorm(keras.layers.Layer):
     """Batch normalisation in one fused operation, over all axes but the last.
@@ -18,6 +20,10 @@ class BatchNorm(keras.layers.Layer):
     Args:
         decay: part of the running statistics that one training step leaves in place, in [0, 1).
         epsilon: added to the variance, above 0.
+
+    Attributes:
+        synchronised: whether replicas normalise with the statistics of all their images, as one device would, or
+            each with those of its own, which saves them two messages a layer. Of no effect on one device.
     """
 
     def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, **kwargs):
@@ -28,6 +34,7 @@ class BatchNorm(keras.layers.Layer):
             raise ValueError(f"epsilon should be above 0. Received: {epsilon}")
         self.decay = decay
         self.epsilon = epsilon
+        self.synchronised = True
 
     def build(self, input_shape):
         if len(input_shape) not in (2, 4):
@@ -45,6 +52,12 @@ class BatchNorm(keras.layers.Layer):
         x = inputs
         if len(inputs.shape) == 2:  # the fused op knows images only
             x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        normalise = self._across_replicas if training and self.synchronised and replicas > 1 else self._fused
+        y = normalise(x, bool(training))
+        return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
+
+    def _fused(self, x, training: bool):
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=tf.convert_to_tensor(self.gamma),
@@ -53,12 +66,25 @@ class BatchNorm(keras.layers.Layer):
             variance=tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
             exponential_avg_factor=1 - self.decay,
-            is_training=bool(training),
+            is_training=training,
         )
         if training:  # mean and variance are the running ones, already moved
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
-        return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
+        return y
+
+    def _across_replicas(self, x, training: bool):
+        images = tf.cast(x, tf.float32)
+        own = tf.nn.moments(images, axes=[0, 1, 2])
+        means, variances = tf.unstack(distribution.gather(tf.stack(own)[None]), axis=1)
+        mean = tf.reduce_mean(means, axis=0)
+        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), axis=0)
+        y = tf.nn.batch_normalization(images, mean, variance, self.beta, self.gamma, self.epsilon)
+
+        n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * len(means), tf.float32)
+        for running, value in ((self.moving_mean, mean), (self.moving_variance, variance * n / tf.maximum(n - 1, 1))):
+            running.assign(self.decay * running + (1 - self.decay) * value)
+        return tf.cast(y, x.dtype)
 
     def compute_output_spec(self, inputs, training=False):
         # Stated, not found by tracing call: a deep net is built in half the time.

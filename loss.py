@@ -107,11 +107,11 @@ def retrieval_in_batch(
       pids, column_pids, offset: see pair_masks.
       k: how many of the nearest to look at, K - 1 where a batch has K images of each person.
 
-    Returns: two float32 scalars in 0..1: the share of anchors whose nearest is a positive, and the mean share of
-      positives among the k nearest.
+    Returns: two of float32 [B], of each anchor: 1 where its nearest is a positive, else 0; and the share of positives
+      among its k nearest.
     """
     positives, negatives = pair_masks(pids, column_pids, offset)
     candidates = tf.where(positives | negatives, dists, float("inf"))
     _, nearest = tf.math.top_k(-candidates, k)
     hits = tf.cast(tf.gather(positives, nearest, batch_dims=1), tf.float32)
-    return tf.reduce_mean(hits[:, 0]), tf.reduce_mean(hits)
+    return hits[:, 0], tf.reduce_mean(hits, axis=1)

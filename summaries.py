@@ -28,8 +28,10 @@ def write_hparams(iteration: int, args: argparse.Namespace) -> None:
     tf.summary.experimental.write_raw_pb(message.SerializeToString(), step=iteration)
 
 
-def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float) -> None:
-    """The original's scalars for TensorBoard, into the default writer."""
+def write_scalars(
+    iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float, waited: float
+) -> None:
+    """The original's scalars, and the seconds for which the iteration waited for its images."""
     scalars = {
         "loss": result["loss"],
         "batch_top1": result["top1"],
@@ -37,6 +39,7 @@ def write_scalars(iteration: int, result: dict, args: argparse.Namespace, rate: 
         "active_count": result["active_count"],
         "learning_rate": rate,
         "secs_per_iter": seconds,
+        "secs_waiting_for_images": waited,
     }
     for tag, value in scalars.items():
         tf.summary.scalar(tag, value, step=iteration)

@@ -12,11 +12,14 @@ import secrets
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import common
+import distribution
 import experiment
+import progress
 from collapse import CollapseWatch
 from common import UserError
 from data import cameras, pk_sampler
@@ -51,42 +54,6 @@ def learning_rate(iteration: int, args: argparse.Namespace) -> float:
     return args.learning_rate * 0.001 ** ((iteration - start) / (end - start))
 
 
-def make_train_step(network, optimizer, args: argparse.Namespace):
-    """The step, traced once: it takes images float32 [B, H, W, 3], labels int [B] and the learning rate, float32.
-
-    Returns: a function that gives a dict of tensors: loss, top1 and precision (0..1) and active_count (int), scalars;
-      losses and emb_lengths [B], emb [B, D] and dists [B, B], float32.
-    """
-    import tensorflow as tf
-
-    import loss
-
-    @tf.function
-    def train_step(images, labels, rate):
-        with tf.GradientTape() as tape:
-            embs = network(images, training=True)
-            dists = loss.cdist(embs["emb"], embs["emb"], args.metric)
-            losses = loss.LOSS_CHOICES[args.loss](dists, labels, args.margin)
-            mean_loss = tf.reduce_mean(losses)
-        weights = network.trainable_variables
-        optimizer.learning_rate.assign(rate)
-        optimizer.apply(tape.gradient(mean_loss, weights), weights)
-
-        top1, precision = loss.retrieval_in_batch(dists, labels, args.batch_k - 1)
-        return {
-            "loss": mean_loss,
-            "losses": losses,
-            "top1": top1,
-            "precision": precision,
-            "active_count": tf.math.count_nonzero(losses > 1e-5, dtype=tf.int32),
-            "emb": embs["emb"],
-            "emb_lengths": tf.norm(embs["emb_raw"], axis=1),
-            "dists": dists,
-        }
-
-    return train_step
-
-
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
     given, warnings = vars(args).pop("given"), []
@@ -96,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
         args, warnings = experiment.resume(args, given)
         args.seed = drawn_seed if args.seed is None else args.seed
         experiment.check_together(args)
-    else:
+    workers = distribution.cluster(args.strategy)
+    if not resuming and workers.index == 0:
         experiment.check_new_root(args.experiment_root)
     try:
         pids, fids = common.load_dataset(args.train_set)
@@ -108,8 +76,10 @@ def main(args: argparse.Namespace) -> None:
             raise
         where = Path(args.experiment_root, "args.json")
         raise UserError(f"{error} (When resuming, train_set, image_root and batch_p are those of {where}.)") from None
-    with experiment.lock(args.experiment_root), naming_exhaustion():
-        train(args, pids, fids, resuming, warnings)
+    # The chief alone writes.
+    locked = experiment.lock(args.experiment_root) if workers.index == 0 else contextlib.nullcontext()
+    with locked, distribution.naming_lost_workers(workers), naming_exhaustion():
+        train(args, workers, pids, fids, resuming, warnings)
 
 
 @contextlib.contextmanager
@@ -126,21 +96,31 @@ def naming_exhaustion():
         ) from None
 
 
-def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: bool, warnings: list[str]) -> None:
+def train(
+    args: argparse.Namespace,
+    workers: distribution.Cluster,
+    pids: list[str],
+    fids: list[str],
+    resuming: bool,
+    warnings: list[str],
+) -> None:
     """Train in args.experiment_root, which is empty or, when resuming, holds the experiment; log the warnings there."""
+    strategy = distribution.make(args.strategy)
     tf = common.import_tensorflow()
     import keras
 
     import checkpoints
+    import loss
     import model
     import summaries
-    from adam import Adam
+    import train_step
     from data import images as image_data
     from rewind import rewind
 
-    root = Path(args.experiment_root)
+    root, chief = Path(args.experiment_root), workers.index == 0
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()
+    args.seed = int(distribution.from_chief(strategy, workers, {"seed": np.int64(args.seed)})["seed"])
 
     # Data.
     paths = [os.path.join(args.image_root, fid) for fid in fids]
@@ -163,29 +143,43 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
         cameras=cameras.of_fids(fids, args.cameras),
     )
     B = args.batch_p * args.batch_k
+    distribution.shards(strategy, workers, B)
     net_size = args.net_input_height, args.net_input_width
 
     # Model and optimizer, and the weights to start from.
     keras.utils.set_random_seed(args.seed)
-    network = model.build(args.model_name, args.head_name, args.embedding_dim, (*net_size, 3))
-    optimizer = Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
-    optimizer.build(network.trainable_variables)
+    with strategy.scope():
+        network = model.build(
+            args.model_name, args.head_name, args.embedding_dim, (*net_size, 3), precision=args.precision
+        )
+        optimizer = train_step.make_optimizer(args)
+        optimizer.build(network.trainable_variables)
+    if args.no_sync_batch_norm:
+        model.normalise_apart(network)
     state = checkpoints.named_variables(network, optimizer)
     start = "initial weights drawn at random"
-    if resuming and not experiment.stopped_before_it_began(root):
+    if chief and resuming and not experiment.stopped_before_it_began(root):
         start, unreadable = checkpoints.restore_newest(root, state)
         warnings += unreadable
-    elif args.initial_checkpoint:
+    elif chief and args.initial_checkpoint:
         loaded = checkpoints.load_body(args.initial_checkpoint, checkpoints.named_variables(model.body(network)))
         start = f"{args.initial_checkpoint}: {loaded}"
         if loaded.missing:
             warnings.append(f"--initial_checkpoint fits in part only. {start}.")
+    if workers.workers > 1:
+        of_chief = distribution.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
+        for name, variable in state.items():
+            variable.assign(of_chief[name])
     iteration = int(optimizer.iterations)
 
     # From here on the experiment exists.
-    rewind(root, iteration)
-    log = common.setup_logging("train", root / "train.log")
-    experiment.store(args)
+    if chief:
+        rewind(root, iteration)
+    log = common.setup_logging("train", root / "train.log" if chief else None)
+    if chief:
+        experiment.store(args)
+    else:
+        log.setLevel("ERROR")  # the chief's lines are enough
     for warning in warnings:
         log.warning(warning)
     log.info("Training using the following parameters:")
@@ -197,84 +191,136 @@ def train(args: argparse.Namespace, pids: list[str], fids: list[str], resuming: 
             f"train_iterations in {root / 'args.json'} and resume again."
         )
         return
+    if strategy.num_replicas_in_sync > 1:
+        log.info(f"{strategy.num_replicas_in_sync} replicas in {workers.workers} processes share each batch.")
     log.info(f"Starting training from iteration {iteration}, with {start}.")
-    if iteration == 0:
-        checkpoints.save(root, 0, state)
 
-    batches = image_data.training_batches(
-        sample(iteration, args.train_iterations),
-        B,
-        paths,
-        args.seed,
-        iteration,
-        net_size,
-        (args.pre_crop_height, args.pre_crop_width) if args.crop_augment else None,
-        args.flip_augment,
-        args.loading_threads,
-    )
-    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    def batches(_=None):
+        return image_data.training_batches(
+            sample(iteration, args.train_iterations),
+            B,
+            paths,
+            args.seed,
+            iteration,
+            net_size,
+            (args.pre_crop_height, args.pre_crop_width) if args.crop_augment else None,
+            args.flip_augment,
+            args.loading_threads,
+        )
+
+    def before_a_save(values: dict[str, np.ndarray]) -> None:
+        """In the saver's thread. What was logged up to a checkpoint is on the disk before it."""
+        unfit = [name for name, value in values.items() if not np.isfinite(value).all()]
+        if unfit:
+            raise UserError(
+                f"weights are not finite at iteration {values['global_step']}: {common.first_few(unfit)}. They were "
+                "not saved. Resume with a lower learning_rate in args.json."
+            )
+        details.sync()
+        for file in (root / "train.log", *root.glob("events.out.tfevents.*")):
+            checkpoints.sync(file)
+        common.check_room(root)
+
+    def record(done: "Iteration", until: float | None = None) -> None:
+        """Everything that is told of a finished iteration; `until` is when the next began, now by default."""
+        result = {name: value.numpy() for name, value in done.result.items()}
+        losses, seconds = result["losses"], (until or time.perf_counter()) - done.began
+        if not np.isfinite(losses).all():
+            raise UserError(
+                f"the loss is not finite at iteration {done.number}, in the batch of "
+                f"{', '.join(fids[row] for row in done.rows)}. Nothing of it was saved. Look at these images, or "
+                "resume with a lower learning_rate in args.json."
+            )
+        if not chief:
+            return
+        left = timedelta(seconds=int(seconds * (args.train_iterations - done.number)))
+        log.info(
+            f"iter:{done.number:6d}, loss min|avg|max: {losses.min():.3f}|{losses.mean():.3f}|{losses.max():6.3f}, "
+            f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, ETA: {left} ({seconds:.2f}s/it)",
+            extra=common.ON_LIVE_LINE,
+        )
+        bar.set_postfix_str(f"loss {losses.mean():.3f}, batch-p@{args.batch_k - 1} {result['precision']:.0%}", False)
+        summaries.write_scalars(done.number, result, args, done.rate, seconds, done.waited)
+        if done.number == 1 or _due(args.histogram_frequency, done.number):
+            result["dists"] = loss.cdist(result["emb"], result["emb"], args.metric).numpy()
+            summaries.write_histograms(done.number, result, labels[done.rows])
+        details.write(done.number - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[done.rows])
+        if warning := collapsed(float(result["furthest"]), float(result["loss"])):
+            log.warning(warning)
+
     encoded_fids, shape = np.char.encode(fids, "utf-8"), (args.train_iterations, B)
     details = {
         "embeddings": (np.float32, (*shape, args.embedding_dim)),
         "losses": (np.float32, shape),
         "fids": (encoded_fids.dtype, shape),
     }
-    details = DetailedLogs(root, details if args.detailed_logs else {})
-    writer = tf.summary.create_file_writer(str(root))
-    train_step = make_train_step(network, optimizer, args)
-    collapsed = CollapseWatch(args.margin)
+    details = DetailedLogs(root, details if args.detailed_logs and chief else {})
+    writer = tf.summary.create_file_writer(str(root)) if chief else tf.summary.create_noop_writer()
+    saver = checkpoints.Saver(root, args.keep_checkpoints, before_a_save, log)
+    bar = progress.bar(args.train_iterations, "iter", iteration, B, show=chief)
+    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    step = train_step.make(strategy, network, optimizer, args)
+    collapsed = CollapseWatch(args.margin, every=args.log_frequency)
 
-    with Uninterrupt() as u, writer.as_default(), details, bad_images:
-        began = time.perf_counter()
-        for images, rows in batches:
-            rows, rate = rows.numpy(), learning_rate(iteration, args)
-            result = train_step(images, tf.constant(labels[rows]), tf.constant(rate, tf.float32))
-            result = {name: value.numpy() for name, value in result.items()}
-            iteration = int(optimizer.iterations)
-            seconds, began = time.perf_counter() - began, time.perf_counter()
-
-            losses = result["losses"]
-            if not np.isfinite(losses).all():
-                raise UserError(
-                    f"the loss is not finite at iteration {iteration}, in the batch of "
-                    f"{', '.join(fids[row] for row in rows)}. Nothing of it was saved. Look at these images, or resume "
-                    "with a lower learning_rate in args.json."
-                )
-            log.info(
-                f"iter:{iteration:6d}, loss min|avg|max: {losses.min():.3f}|{losses.mean():.3f}|{losses.max():6.3f}, "
-                f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, "
-                f"ETA: {timedelta(seconds=int(seconds * (args.train_iterations - iteration)))} ({seconds:.2f}s/it)"
+    with Uninterrupt() as u, writer.as_default(), details, saver, bad_images, bar:
+        if chief and iteration == 0:
+            saver.save(0, state)
+            saver.wait()  # without it there would be nothing to resume from
+        loader = iter(strategy.distribute_datasets_from_function(batches))
+        # An iteration is told of while the next one runs, so that the device has not to wait for it.
+        untold, last = None, False
+        while not last:
+            began = time.perf_counter()
+            images, rows = next(loader)
+            rows = strategy.experimental_local_results(rows)[0].numpy()
+            waited, rate = time.perf_counter() - began, learning_rate(iteration, args)
+            result = step(
+                images,
+                tf.constant(labels[rows]),
+                tf.constant(iteration, tf.int64),
+                tf.constant(rate, tf.float32),
+                tf.constant(u.interrupted, tf.int32),
             )
-            summaries.write_scalars(iteration, result, args, rate, seconds)
-            if iteration == 1 or (args.histogram_frequency and iteration % args.histogram_frequency == 0):
-                summaries.write_histograms(iteration, result, labels[rows])
-            details.write(iteration - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[rows])
-            if warning := collapsed(result["dists"], float(result["loss"])):
-                log.warning(warning)
+            if untold and (args.detailed_logs or untold.number == 1 or _due(args.log_frequency, untold.number)):
+                record(untold, until=began)
+            # Several workers have to stop at one iteration: they know of each other from the last one.
+            stop = u.interrupted if workers.workers == 1 else bool(untold and untold.result["stop"].numpy())
+            iteration += 1
+            untold = Iteration(iteration, rows, rate, began, waited, result)
+            bar.update()
 
-            last = u.interrupted or iteration == args.train_iterations
-            if last or (args.checkpoint_frequency and iteration % args.checkpoint_frequency == 0):
-                unfit = [name for name, variable in state.items() if not np.isfinite(variable.numpy()).all()]
-                if unfit:
-                    raise UserError(
-                        f"weights are not finite at iteration {iteration}: {common.first_few(unfit)}. They were not "
-                        "saved. Resume with a lower learning_rate in args.json."
-                    )
-                # What was logged up to a checkpoint is on the disk before it: resuming does not repeat it.
-                writer.flush()
-                details.sync()
-                for file in (root / "train.log", *root.glob("events.out.tfevents.*")):
-                    checkpoints.sync(file)
-                common.check_room(root)
-                path = checkpoints.save(root, iteration, state)
-                checkpoints.keep_newest(root, args.keep_checkpoints)
-                log.info(f"Saved {path}.")
-            if last:
-                break
+            last = stop or iteration == args.train_iterations
+            if last or _due(args.checkpoint_frequency, iteration):
+                record(untold)
+                untold = None
+                if chief:
+                    writer.flush()
+                    optimizer.iterations.assign(iteration)
+                    saver.save(iteration, state)
+            saver.check()
+        saver.wait()
+        # No worker leaves before the chief has saved: the others would take it for dead.
+        distribution.from_chief(strategy, workers, {"saved": np.int64(iteration)})
     if iteration < args.train_iterations:
         log.info(f"Interrupted after iteration {iteration}. To go on: train.py --experiment_root {root} --resume")
     else:
         log.info(f"Finished all {iteration} iterations.")
+
+
+class Iteration(NamedTuple):
+    """A finished iteration: its number, from 1; the rows of its batch; its learning rate; when it began and how long it
+    waited for its images, in seconds; what the step returned."""
+
+    number: int
+    rows: np.ndarray
+    rate: float
+    began: float
+    waited: float
+    result: dict
+
+
+def _due(frequency: int, iteration: int) -> bool:
+    return frequency > 0 and iteration % frequency == 0
 
 
 if __name__ == "__main__":

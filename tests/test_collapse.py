@@ -1,13 +1,12 @@
-import numpy as np
 import pytest
 
 from collapse import CollapseWatch
 
-POINT, SPREAD = np.full((4, 4), 1e-3), np.array([[0.0, 5.0], [5.0, 0.0]])
+POINT, SPREAD = 1e-3, 5.0  # largest distances
 
 
-def warnings(watch, dists, loss, times):
-    return [watch(dists, loss) for _ in range(times)]
+def warnings(watch, furthest, loss, times):
+    return [watch(furthest, loss) for _ in range(times)]
 
 
 @pytest.mark.parametrize("margin, loss", [("soft", 0.6932), (0.2, 0.2), (1.0, 1.0), ("none", 0.0)])
@@ -33,8 +32,7 @@ def test_no_loss_at_all_between_persons_that_are_far_apart_is_no_collapse(margin
 
 
 def test_a_margin_beyond_all_distances_is_no_collapse():
-    sphere = np.array([[0.0, 1.9], [1.9, 0.0]])
-    assert not any(warnings(CollapseWatch(30.0, patience=5), sphere, 29.0, 50))
+    assert not any(warnings(CollapseWatch(30.0, patience=5), 1.9, 29.0, 50))
 
 
 def test_a_good_iteration_starts_the_count_anew_and_a_second_collapse_is_told_again():
@@ -43,3 +41,9 @@ def test_a_good_iteration_starts_the_count_anew_and_a_second_collapse_is_told_ag
     assert [bool(warning) for warning in got] == [False] * 9 + [True]
     watch(SPREAD, 0.3)
     assert any(warnings(watch, POINT, 0.693, 5))
+
+
+@pytest.mark.parametrize("every, first", [(1, 6), (2, 3), (4, 2), (9, 1)])
+def test_calls_that_are_several_iterations_apart_count_as_many(every, first):
+    got = warnings(CollapseWatch("soft", patience=6, every=every), POINT, 0.693, 20)
+    assert [bool(warning) for warning in got] == [call == first for call in range(1, 21)]

@@ -15,9 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import checkpoints
 import common
 import experiment
-import model
 import train
-from adam import Adam
+import train_step
 from benchmarks import kill_and_resume
 from collapse import CollapseWatch
 from data import detailed_logs
@@ -116,6 +115,7 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
         "active_count",
         "learning_rate",
         "secs_per_iter",
+        "secs_waiting_for_images",
         "loss_distribution",
         "embedding_dists",
         "embedding_pos_dists",
@@ -228,8 +228,8 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_room(dataset, who
 
 
 def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatch):
-    def make_step(network, optimizer, args):
-        step = original(network, optimizer, args)
+    def make_step(strategy, network, optimizer, args):
+        step = original(strategy, network, optimizer, args)
 
         def poisoned(*inputs):
             result = step(*inputs)
@@ -238,11 +238,11 @@ def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatc
 
         return poisoned
 
-    original = train.make_train_step
-    monkeypatch.setattr(train, "make_train_step", make_step)
+    original = train_step.make
+    monkeypatch.setattr(train_step, "make", make_step)
     root = tmp_path / "exp"
     with pytest.raises(common.UserError, match="weights are not finite at iteration 1: lunet_narrow/conv1/weights"):
-        run(*flags(dataset, root, "--checkpoint_frequency=1"))
+        run(*flags(dataset, root, "--train_iterations=1"))
     assert checkpoints.newest(root).name == "checkpoint-0"
 
 
@@ -334,7 +334,7 @@ def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
 
 
 def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CollapseWatch", lambda margin: CollapseWatch(margin, patience=3))
+    monkeypatch.setattr(train, "CollapseWatch", lambda margin, every: CollapseWatch(margin, patience=3))
     # All images are one: so are their embeddings.
     images = tmp_path / "images"
     images.mkdir()
@@ -350,19 +350,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_pa
     with pytest.raises(common.UserError, match=r"not finite at iteration \d.*\.png.*learning_rate"):
         run(*flags(dataset, root, "--learning_rate=1e38", "--checkpoint_frequency=1"))
     assert all(np.isfinite(value).all() for value in tensors(checkpoints.newest(root)).values())
-
-
-def test_the_step_is_traced_once(dataset):
-    args = train.parse_args(flags(dataset, "exp"))
-    network = model.build("lunet_narrow", "direct", D, (24, 16, 3))
-    optimizer = Adam(1e-3)
-    optimizer.build(network.trainable_variables)
-    step = train.make_train_step(network, optimizer, args)
-    for rate in (1e-3, 1e-4):
-        images = tf.random.stateless_uniform([P * K, 24, 16, 3], seed=[1, 2]) * 255
-        result = step(images, tf.constant(np.repeat(range(P), K)), tf.constant(rate, tf.float32))
-    assert step.experimental_get_tracing_count() == 1
-    assert result["losses"].shape == (P * K,) and result["active_count"] == P * K
 
 
 def args_with(**values):

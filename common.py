@@ -138,6 +138,18 @@ def writeable_file(text: str) -> str:
     return text
 
 
+def writeable_directory(text: str) -> str:
+    """The name of a directory that is there or can be created in one that is; nothing is created here."""
+    folder = text if os.path.isdir(text) else os.path.dirname(os.path.abspath(text))
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"should be a directory, but is a file. Received: {text}")
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"its folder {folder} does not exist: create it first. Received: {text}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{folder} is not writeable. Received: {text}")
+    return text
+
+
 def plugin_name(folder: str) -> Callable[[str], str]:
     """A flag type: the name of a plug-in in `folder`."""
 

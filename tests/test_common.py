@@ -149,6 +149,20 @@ def test_names_that_cannot_be_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_directories_that_cannot_be_written(tmp_path, monkeypatch):
+    for name in (tmp_path, tmp_path / "new"):
+        assert common.writeable_directory(str(name)) == str(name)
+    (tmp_path / "file").touch()
+    for name, message in ((tmp_path / "file", "is a file"), (tmp_path / "no" / "x", "does not exist")):
+        with pytest.raises(argparse.ArgumentTypeError, match=message):
+            common.writeable_directory(str(name))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for name in (tmp_path, tmp_path / "new"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not writeable"):
+            common.writeable_directory(str(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_file_is_complete_or_as_it_was(tmp_path):
     path = tmp_path / "result"
     path.write_text("before")

@@ -98,16 +98,18 @@ class Embedder:
                 f"--head_name {self.flags.head_name} that of its training?"
             )
 
-        self._batch_size, self._loading_threads = batch_size, loading_threads
-        self._variants = net_size, pre_crop_size, flip_augment, crop_augment
         self.variant_names = image_data.variant_names(flip_augment, crop_augment)
+        self._count = max(1, batch_size // len(self.variant_names))  # images at a time
+        self._loading_threads = loading_threads
+        self._resized = pre_crop_size if crop_augment else net_size
+        self._variants = net_size, flip_augment, crop_augment
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, *self.size, 3], tf.float32)])
+        @tf.function(input_signature=[tf.TensorSpec([None, *self._resized, 3], tf.float32)])
         def embed(images):
-            """[n, A, H, W, 3] -> [A, n, D]"""
-            shape = tf.shape(images)
-            embs = self.network(tf.reshape(images, [-1, *self.size, 3]), training=False)["emb"]
-            return tf.transpose(tf.reshape(embs, [shape[0], shape[1], -1]), [1, 0, 2])
+            """Resized images [n, H, W, 3] -> [A, n, D]. Their variants are made where the network computes."""
+            variants = image_data.variants(images, *self._variants)
+            embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
+            return tf.transpose(tf.reshape(embs, [tf.shape(images)[0], len(self.variant_names), -1]), [1, 0, 2])
 
         self._embed = embed
 
@@ -115,7 +117,7 @@ class Embedder:
         """What the network is given for an image: uint8 or float32 [H, W, 3] of any size -> float32 [A, *size, 3]."""
         from data import images as image_data
 
-        return image_data.variants(image, *self._variants)
+        return image_data.variants(image_data.resize(image, self._resized), *self._variants)
 
     def __call__(self, images: Sequence) -> np.ndarray:
         """The embeddings of N images, float32 [N, D].
@@ -138,17 +140,19 @@ class Embedder:
                 f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
             )
         if len(images) and all(isinstance(image, str | os.PathLike) for image in images):
-            paths, done = [os.fspath(image) for image in images], 0
-            with image_data.naming_bad_images(lambda: paths[done : done + self._batch_size]):
-                for batch in image_data.test_batches(paths, self._batch_size, self._loading_threads, *self._variants):
-                    embs = self._embed(batch).numpy()
-                    yield embs
-                    done += embs.shape[1]
+            paths, begun = [os.fspath(image) for image in images], 0
+            with image_data.naming_bad_images(lambda: paths[begun : begun + self._count]):
+                computing = None
+                for batch in image_data.test_batches(paths, self._count, self._loading_threads, self._resized):
+                    begun += batch.shape[0]
+                    embs, computing = computing, self._embed(batch)
+                    if embs is not None:  # An accelerator has the next batch to do while these are fetched and written.
+                        yield embs.numpy()
+                yield computing.numpy()
         else:
-            step = max(1, self._batch_size // len(self.variant_names))
-            for start in range(0, len(images), step):
-                part = [_checked(image) for image in images[start : start + step]]
-                yield self._embed(np.stack([self.variants(image) for image in part])).numpy()
+            for start in range(0, len(images), self._count):
+                part = [_checked(image) for image in images[start : start + self._count]]
+                yield self._embed(np.stack([image_data.resize(image, self._resized) for image in part])).numpy()
 
 
 def _checked(image) -> np.ndarray:
@@ -237,6 +241,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], progress: bool = False) -> None:
+    """Embed the image files into an HDF5 file, see above, row by row: the memory it takes does not grow with them."""
+    import h5py
+
+    N, D, A, done = len(paths), embedder.flags.embedding_dim, len(embedder.variant_names), 0
+    with common.complete_file(filename) as partial, h5py.File(partial, "w") as file:
+        file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
+        emb = file.create_dataset("emb", (N, D), np.float32)
+        emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
+        for embs in embedder.batches(paths):
+            rows = slice(done, done + embs.shape[1])
+            emb[rows] = embedder.aggregate(embs)
+            if emb_aug is not None:
+                emb_aug[:, rows] = embs
+            done = rows.stop
+            if progress:
+                print(f"\rEmbedded {done} of {N} images", end="\n" if done == N else "", file=sys.stderr, flush=True)
+
+
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
     architecture = architecture_flags(args)
@@ -263,8 +286,6 @@ def main(args: argparse.Namespace) -> None:
         loading_threads=args.loading_threads,
         **architecture,
     )
-    import h5py
-
     log = common.setup_logging("embed")
     if args.quiet:
         log.setLevel("ERROR")
@@ -272,21 +293,8 @@ def main(args: argparse.Namespace) -> None:
         log.warning(warning)
     log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}.")
 
-    N, D, A = len(fids), trained.embedding_dim, len(embedder.variant_names)
-    progress, done = sys.stderr.isatty() and not args.quiet, 0
-    with common.complete_file(filename) as partial, h5py.File(partial, "w") as file:
-        file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
-        emb = file.create_dataset("emb", (N, D), np.float32)
-        emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
-        for embs in embedder.batches([os.path.join(image_root, fid) for fid in fids]):
-            rows = slice(done, done + embs.shape[1])
-            emb[rows] = embedder.aggregate(embs)
-            if emb_aug is not None:
-                emb_aug[:, rows] = embs
-            done = rows.stop
-            if progress:
-                print(f"\rEmbedded {done} of {N} images", end="\n" if done == N else "", file=sys.stderr, flush=True)
-    log.info(f"Wrote the embeddings, {N} of {D} numbers, to {filename}.")
+    write(filename, embedder, [os.path.join(image_root, fid) for fid in fids], sys.stderr.isatty() and not args.quiet)
+    log.info(f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}.")
 
 
 if __name__ == "__main__":

@@ -42,10 +42,11 @@ def crop(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int
 
 
 def five_crops(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """[H, W, 3] with H, W known -> [5, *size, 3], in the order of FIVE_CROPS."""
-    bottom, right = image.shape[0] - size[0], image.shape[1] - size[1]
+    """[..., H, W, 3] with H, W known -> [..., 5, *size, 3], in the order of FIVE_CROPS."""
+    bottom, right = image.shape[-3] - size[0], image.shape[-2] - size[1]
     corners = [(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)]
-    return tf.stack([crop(image, top, left, size) for top, left in corners])
+    crops = [image[..., top : top + size[0], left : left + size[1], :] for top, left in corners]
+    return tf.stack(crops, axis=-4)
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -125,50 +126,33 @@ def variant_names(flip_augment: bool, crop_augment: str | None) -> list[str]:
     return [f"{side}_{crop}" for side in ("original", "original_flip")[: 1 + flip_augment] for crop in crops]
 
 
-def variants(
-    image: tf.Tensor,
-    net_size: tuple[int, int],
-    pre_crop_size: tuple[int, int],
-    flip_augment: bool,
-    crop_augment: str | None,
-) -> tf.Tensor:
-    """The variants of one decoded image that are embedded for it, in the order of variant_names.
+def variants(image: tf.Tensor, net_size: tuple[int, int], flip_augment: bool, crop_augment: str | None) -> tf.Tensor:
+    """The variants of images that are embedded for them, in the order of variant_names.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: float32 [..., H, W, 3], resized: to the pre_crop size with a crop_augment, else to net_size.
       flip_augment: also mirrored.
-      crop_augment: None resizes to net_size; "avgpool" resizes to pre_crop_size; "center" and "five" take crops of
-        net_size from that.
+      crop_augment: "center" and "five" take crops of net_size; None and "avgpool" take the whole image.
 
-    Returns: float32 [A, *size, 3], size being pre_crop_size for "avgpool" and net_size else.
+    Returns: float32 [..., A, *size, 3], size being net_size but for "avgpool", which keeps that of the image.
     """
-    image = resize(image, pre_crop_size if crop_augment else net_size)
     sides = [image, flip(image)] if flip_augment else [image]
     if crop_augment in ("center", "five"):
         count = len(FIVE_CROPS) if crop_augment == "five" else 1
-        return tf.concat([five_crops(side, net_size)[:count] for side in sides], axis=0)
-    return tf.stack(sides)
+        return tf.concat([five_crops(side, net_size)[..., :count, :, :, :] for side in sides], axis=-4)
+    return tf.stack(sides, axis=-4)
 
 
 def test_batches(
-    paths: Sequence[str],
-    batch_size: int,
-    loading_threads: int,
-    net_size: tuple[int, int],
-    pre_crop_size: tuple[int, int],
-    flip_augment: bool,
-    crop_augment: str | None,
+    paths: Sequence[str], batch_size: int, loading_threads: int, size: tuple[int, int]
 ) -> tf.data.Dataset:
-    """Each image in order, decoded once for all its variants: a data set of float32 [n, A, H, W, 3], n images at a
-    time so that n · A is at most batch_size (and at least A). See variants for the other arguments."""
-    count = len(variant_names(flip_augment, crop_augment))
+    """The images of files, resized, in order: a data set of float32 [n, *size, 3], n at most batch_size."""
 
     def load(path):
-        image = decode(tf.io.read_file(path))
-        return variants(image, net_size, pre_crop_size, flip_augment, crop_augment)
+        return resize(decode(tf.io.read_file(path)), size)
 
     images = tf.data.Dataset.from_tensor_slices(tf.constant(paths)).map(load, num_parallel_calls=loading_threads)
-    return images.batch(max(1, batch_size // count)).with_options(_threads(loading_threads)).prefetch(1)
+    return images.batch(batch_size).with_options(_threads(loading_threads)).prefetch(1)
 
 
 def undecodable(paths: Sequence[str], loading_threads: int) -> set[int]:

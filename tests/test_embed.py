@@ -45,8 +45,8 @@ def expected(trained, dataset, flip, crop, checkpoint="checkpoint-2"):
     embs = []
     for fid in dataset.fids:
         image = images.decode(tf.io.read_file(str(dataset.root / fid)))
-        variants = images.variants(image, SIZE, (28, 18), flip, crop)
-        embs.append(network(variants, training=False)["emb"].numpy())
+        resized = images.resize(image, (28, 18) if crop else SIZE)
+        embs.append(network(images.variants(resized, SIZE, flip, crop), training=False)["emb"].numpy())
     return np.stack(embs, axis=1)
 
 

@@ -4,7 +4,8 @@
     python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five --aggregator mean
 
 The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings [A]; with several
-variants of each image also `emb_aug` float32 [A, N, D].
+variants of each image also `emb_aug` float32 [A, N, D]. Several devices or workers share the images (--strategy); the
+chief writes the file.
 
 From Python, for files or arrays:
 
@@ -14,7 +15,6 @@ From Python, for files or arrays:
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +22,9 @@ import numpy as np
 
 import aggregators
 import common
+import distribution
 import experiment
+import progress
 from common import UserError
 
 
@@ -37,8 +39,9 @@ class Embedder:
         checkpoint: name of one of them, such as checkpoint-25000; the newest when None.
         flip_augment, crop_augment, aggregator: as the flags of embed.py: which variants of each image are embedded,
             and how their embeddings become one. "mean" or "normalized_mean" are needed where there are several.
-        batch_size: variants of images that go through the network at a time.
+        batch_size: variants of images that go through the network at a time, on all devices together.
         loading_threads: files loaded in parallel; changes no result.
+        workers: of the job, where it is made within the scope of a strategy for several; see distribution.py.
         architecture: model_name, head_name, embedding_dim, net_input_height and so on (experiment.ARCHITECTURE), for
             a checkpoint that came without args.json.
 
@@ -61,6 +64,7 @@ class Embedder:
         aggregator: str | None = None,
         batch_size: int = 256,
         loading_threads: int = 8,
+        workers: distribution.Cluster = distribution.Cluster(),  # noqa: B008, it is a tuple
         **architecture,
     ):
         _check_aggregator(flip_augment, crop_augment, aggregator)
@@ -99,17 +103,31 @@ class Embedder:
             )
 
         self.variant_names = image_data.variant_names(flip_augment, crop_augment)
-        self._count = max(1, batch_size // len(self.variant_names))  # images at a time
         self._loading_threads = loading_threads
         self._resized = pre_crop_size if crop_augment else net_size
         self._variants = net_size, flip_augment, crop_augment
+        strategy = tf.distribute.get_strategy()
+        A, D, R = len(self.variant_names), self.flags.embedding_dim, strategy.num_replicas_in_sync
+        local = R // workers.workers
+        self._replicas, self._own = R, range(workers.index * local, (workers.index + 1) * local)
+        self._count = max(1, batch_size // (A * R)) * local  # images at a time on this worker
 
         @tf.function(input_signature=[tf.TensorSpec([None, *self._resized, 3], tf.float32)])
         def embed(images):
-            """Resized images [n, H, W, 3] -> [A, n, D]. Their variants are made where the network computes."""
-            variants = image_data.variants(images, *self._variants)
-            embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
-            return tf.transpose(tf.reshape(embs, [tf.shape(images)[0], len(self.variant_names), -1]), [1, 0, 2])
+            """The resized images of this worker, [n / workers, H, W, 3] -> the embeddings of all, [A, n, D]."""
+
+            def replica(images):
+                place = tf.distribute.get_replica_context().replica_id_in_sync_group
+                with tf.device("CPU:0"):  # a replica's own images go to its device, and not those of the others
+                    images = images[place % local :: local]
+                # Made here and not while loading, A times fewer numbers go to the device.
+                variants = image_data.variants(images, *self._variants)
+                embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
+                return distribution.gather(tf.reshape(embs, [-1, A, D]))
+
+            embs = strategy.experimental_local_results(strategy.run(replica, args=(images,)))[0]
+            # Replica r has the images r, r + R, r + 2 R and so on.
+            return tf.reshape(tf.transpose(tf.reshape(embs, [R, -1, A, D]), [2, 1, 0, 3]), [A, -1, D])
 
         self._embed = embed
 
@@ -132,27 +150,39 @@ class Embedder:
         return np.concatenate(parts) if parts else np.zeros((0, self.flags.embedding_dim), np.float32)
 
     def batches(self, images: Sequence) -> Iterator[np.ndarray]:
-        """The same by parts and before aggregation, for more than fits into memory: float32 [A, n, D] each."""
-        from data import images as image_data
+        """The same by parts and before aggregation, for more than fits into memory: float32 [A, n, D] each.
 
+        Of several workers each has to call this, with the same images, and is given all embeddings.
+        """
         if isinstance(images, str | os.PathLike):
             raise UserError(
                 f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
             )
-        if len(images) and all(isinstance(image, str | os.PathLike) for image in images):
+        N, done, computing = len(images), 0, None
+        # Replicas take turns. The last image is there more than once where they would not have equally many.
+        turns = [*range(N), *[N - 1] * (-N % self._replicas)]
+        for batch in self._loaded([images[i] for place, i in enumerate(turns) if place % self._replicas in self._own]):
+            embs, computing = computing, self._embed(batch)
+            if embs is not None:  # an accelerator has the next batch to do while these are fetched and written
+                yield embs.numpy()
+                done += embs.shape[1]
+        if computing is not None:
+            yield computing.numpy()[:, : N - done]
+
+    def _loaded(self, images: Sequence) -> Iterator:
+        """Files or arrays, resized and in batches: float32 [n, H, W, 3] each."""
+        from data import images as image_data
+
+        if images and all(isinstance(image, str | os.PathLike) for image in images):
             paths, begun = [os.fspath(image) for image in images], 0
             with image_data.naming_bad_images(lambda: paths[begun : begun + self._count]):
-                computing = None
                 for batch in image_data.test_batches(paths, self._count, self._loading_threads, self._resized):
                     begun += batch.shape[0]
-                    embs, computing = computing, self._embed(batch)
-                    if embs is not None:  # An accelerator has the next batch to do while these are fetched and written.
-                        yield embs.numpy()
-                yield computing.numpy()
+                    yield batch
         else:
             for start in range(0, len(images), self._count):
                 part = [_checked(image) for image in images[start : start + self._count]]
-                yield self._embed(np.stack([image_data.resize(image, self._resized) for image in part])).numpy()
+                yield np.stack([image_data.resize(image, self._resized) for image in part])
 
 
 def _checked(image) -> np.ndarray:
@@ -216,8 +246,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="HDF5",
         help="Where to write, relative to the experiment_root. <name of the dataset>_embeddings.h5 when not given.",
     )
-    common.add_flag(parser, "batch_size", help="Images, their variants counted, that go through the network at a time.")
+    common.add_flag(
+        parser,
+        "batch_size",
+        help="Images, their variants counted, that go through the network at a time, on all devices together.",
+    )
     common.add_flag(parser, "loading_threads")
+    common.add_flag(parser, "strategy")
     parser.add_argument("--flip_augment", action="store_true", help="Embed each image mirrored, too.")
     parser.add_argument(
         "--crop_augment",
@@ -241,12 +276,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], progress: bool = False) -> None:
-    """Embed the image files into an HDF5 file, see above, row by row: the memory it takes does not grow with them."""
+def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], quiet: bool = True) -> None:
+    """Embed image files into an HDF5 file, see above. Rows are written as they come, so memory does not grow with N.
+
+    quiet: without a live line on the terminal.
+    """
     import h5py
 
     N, D, A, done = len(paths), embedder.flags.embedding_dim, len(embedder.variant_names), 0
-    with common.complete_file(filename) as partial, h5py.File(partial, "w") as file:
+    with (
+        common.complete_file(filename) as partial,
+        h5py.File(partial, "w") as file,
+        progress.bar(N, "img", show=not quiet) as bar,
+    ):
         file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
         emb = file.create_dataset("emb", (N, D), np.float32)
         emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
@@ -256,12 +298,12 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], pro
             if emb_aug is not None:
                 emb_aug[:, rows] = embs
             done = rows.stop
-            if progress:
-                print(f"\rEmbedded {done} of {N} images", end="\n" if done == N else "", file=sys.stderr, flush=True)
+            bar.update(embs.shape[1])
 
 
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
+    workers = distribution.cluster(args.strategy)
     architecture = architecture_flags(args)
     trained, _ = experiment.read_architecture(args.experiment_root, architecture)
     image_root = args.image_root or trained.image_root
@@ -276,24 +318,33 @@ def main(args: argparse.Namespace) -> None:
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--filename {error}.") from None
 
-    embedder = Embedder(
-        args.experiment_root,
-        args.checkpoint,
-        flip_augment=args.flip_augment,
-        crop_augment=args.crop_augment,
-        aggregator=args.aggregator,
-        batch_size=args.batch_size,
-        loading_threads=args.loading_threads,
-        **architecture,
-    )
-    log = common.setup_logging("embed")
-    if args.quiet:
-        log.setLevel("ERROR")
-    for warning in embedder.warnings:
-        log.warning(warning)
-    log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}.")
+    strategy = distribution.make(args.strategy)
+    with distribution.naming_lost_workers(workers), strategy.scope():
+        embedder = Embedder(
+            args.experiment_root,
+            args.checkpoint,
+            flip_augment=args.flip_augment,
+            crop_augment=args.crop_augment,
+            aggregator=args.aggregator,
+            batch_size=args.batch_size,
+            loading_threads=args.loading_threads,
+            workers=workers,
+            **architecture,
+        )
+        paths = [os.path.join(image_root, fid) for fid in fids]
+        if workers.index > 0:  # the chief, worker 0, tells and writes
+            for _ in embedder.batches(paths):
+                pass
+            return
 
-    write(filename, embedder, [os.path.join(image_root, fid) for fid in fids], sys.stderr.isatty() and not args.quiet)
+        log = common.setup_logging("embed")
+        if args.quiet:
+            log.setLevel("ERROR")
+        for warning in embedder.warnings:
+            log.warning(warning)
+        on = f", on {strategy.num_replicas_in_sync} devices" if strategy.num_replicas_in_sync > 1 else ""
+        log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}{on}.")
+        write(filename, embedder, paths, args.quiet)
     log.info(f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}.")
 
 

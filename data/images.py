@@ -143,9 +143,7 @@ def variants(image: tf.Tensor, net_size: tuple[int, int], flip_augment: bool, cr
     return tf.stack(sides, axis=-4)
 
 
-def test_batches(
-    paths: Sequence[str], batch_size: int, loading_threads: int, size: tuple[int, int]
-) -> tf.data.Dataset:
+def test_batches(paths: Sequence[str], batch_size: int, loading_threads: int, size: tuple[int, int]) -> tf.data.Dataset:
     """The images of files, resized, in order: a data set of float32 [n, *size, 3], n at most batch_size."""
 
     def load(path):

@@ -109,6 +109,8 @@ CASES = {
     "an unknown crop": ([*EMBED, "--crop_augment=six"], 2, "--crop_augment.*'six'.*avgpool"),
     "embedding without a checkpoint": ([*EMBED], 1, "no checkpoint in exp"),
     "embedding into nowhere": ([*EMBED, "--filename=no/where.h5"], 1, "--filename.*does not exist"),
+    "embedding by an unknown strategy": ([*EMBED, "--strategy=two"], 2, "--strategy.*'two'.*mirrored.*multi_worker"),
+    "embedding with workers of no job": ([*EMBED, "--strategy=multi_worker"], 1, "TF_CONFIG.*leave --strategy out"),
     "evaluating nothing": (["evaluate"], 2, "required.*--excluder.*--query_dataset"),
     "an unknown excluder": ([*EVALUATE, "--excluder=all"], 2, "'all' in excluders/. Available: cuhk03, diagonal"),
     "embeddings that are none": ([*EVALUATE, "--query_embeddings=good.csv"], 1, "good.csv"),

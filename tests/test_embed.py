@@ -1,4 +1,10 @@
+import contextlib
+import json
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -206,3 +212,56 @@ def test_what_is_no_image_is_told(embedder, dataset, tmp_path):
 def test_an_aggregator_is_needed_from_python_too(trained):
     with pytest.raises(common.UserError, match="--aggregator: needed"):
         embed.Embedder(trained, flip_augment=True)
+
+
+# ---------------------------------------------------------------------------------------------- several devices
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import embed
+embed.main(embed.parse_args(sys.argv[1:]))
+"""
+# 19 images: the last batch is not full, and two replicas cannot have equally many.
+VARIANTS = ["--flip_augment", "--crop_augment=five", "--aggregator=mean", "--batch_size=60"]
+
+
+def start(command, trained, dataset, filename, **environment):
+    flags = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={filename}", *VARIANTS]
+    return subprocess.Popen(
+        [sys.executable, *command, *flags], cwd=common.HERE, env=os.environ | environment, stderr=subprocess.PIPE
+    )
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def processes_on(kind, trained, dataset, filename):
+    if kind == "two devices":
+        return [start(["-c", TWO_DEVICES, "--strategy=mirrored"], trained, dataset, filename)]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    return [start(["embed.py"], trained, dataset, filename, TF_CONFIG=config) for config in configs]
+
+
+@pytest.mark.parametrize("kind", ["two devices", "two workers"])
+def test_several_devices_give_the_file_of_one(kind, trained, dataset, tmp_path):
+    run(trained, dataset, f"--filename={tmp_path / 'one.h5'}", *VARIANTS)
+    processes = processes_on(kind, trained, dataset, tmp_path / "several.h5")
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), errors
+    assert "on 2 devices" in errors[0] and "Wrote the embeddings, 19 of 8 numbers" in errors[0]
+    assert not any("INFO" in text for text in errors[1:])
+    one, several = read(tmp_path / "one.h5"), read(tmp_path / "several.h5")
+    assert one.keys() == several.keys()
+    np.testing.assert_array_equal(several["augmentation_types"], one["augmentation_types"])
+    for name in ("emb", "emb_aug"):
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-6, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -77,7 +77,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Tells the defaults, where there is one to tell."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        # Not `in (None, False)`: 0 is equal to False.
+        untold = action.default is None or action.default is False
+        return action.help if untold else super()._get_help_string(action)
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:

@@ -13,13 +13,14 @@ def network_input(images: np.ndarray, batch_k: int, most: int = 16) -> np.ndarra
     """The first images of a batch, the K of a pid side by side.
 
     Args:
-      images: float32 RGB 0..255 [B, H, W, 3], K of each pid in a row.
+      images: float32 RGB 0..255 [B, H, W, 3], K of each pid in a row; a device's part of a batch will do.
       most: how many images, unless those of one pid are more.
 
     Returns: uint8 RGB [h, w, 3].
     """
-    groups = np.split(images, len(images) // batch_k)[: max(1, most // batch_k)]
-    return _grid([np.concatenate(np.clip(np.rint(group), 0, 255).astype(np.uint8), axis=1) for group in groups], 2)
+    count = max(1, min(most, len(images)) // batch_k)
+    images = np.clip(np.rint(images[: count * batch_k]), 0, 255).astype(np.uint8)
+    return _grid([np.concatenate(images[row : row + batch_k], axis=1) for row in range(0, len(images), batch_k)], 2)
 
 
 def hardest_triplets(pids: Sequence, dists: np.ndarray, count: int) -> list[tuple[int, int, int]]:

@@ -11,11 +11,6 @@ import loss
 import pictures
 
 
-def due(iteration: int, frequency: int) -> bool:
-    """Whether pictures are due, or what else comes at the first and at every frequency-th iteration; never with 0."""
-    return frequency > 0 and (iteration == 1 or iteration % frequency == 0)
-
-
 def write_hparams(iteration: int, args: argparse.Namespace) -> None:
     """The flags, for TensorBoard's page that compares runs. Call it at the first iteration.
 
@@ -59,21 +54,11 @@ def write_histograms(iteration: int, result: dict, labels: np.ndarray) -> None:
         tf.summary.histogram(tag, values, step=iteration)
 
 
-def write_pictures(
-    iteration: int,
-    images: np.ndarray,
-    paths: Sequence[str],
-    pids: Sequence[str],
-    dists: np.ndarray,
-    batch_k: int,
-) -> None:
-    """The hardest triplets of a batch and, of the first iteration's, what the network sees.
+def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> None:
+    """What the network sees of the first pids; images: float32 RGB 0..255 [B, H, W, 3], of the batch."""
+    tf.summary.image("network_input", pictures.network_input(images, batch_k)[None], step=iteration)
 
-    Args:
-      images: float32 RGB 0..255 [B, H, W, 3], the network's input.
-      paths, pids: of the images, [B] each.
-      dists: float [B, B].
-    """
-    if iteration == 1:
-        tf.summary.image("network_input", pictures.network_input(images, batch_k)[None], step=iteration)
+
+def write_hardest_triplets(iteration: int, paths: Sequence[str], pids: Sequence[str], dists: np.ndarray) -> None:
+    """The triplets that are most wrong; paths, pids: of the batch, [B] each; dists: float [B, B]."""
     tf.summary.image("hardest_triplets", pictures.draw_triplets(paths, pids, dists)[None], step=iteration)

@@ -2,6 +2,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def test_log_lines_go_to_the_screen_and_to_the_end_of_the_file(tmp_path, capfd):
     assert [line.split(" ", 2)[2] for line in lines] == ["[WARNING] test: first", "[WARNING] test: second"]
     assert capfd.readouterr().err.count("\n") == 2
     common.setup_logging("test")  # closes the file
+
+
+def test_help_tells_the_defaults_that_there_are():
+    parser = common.make_parser("A command.")
+    for name, default in (("zero", 0), ("number", 2.5), ("list", [1, "b"]), ("none", None), ("text", "x")):
+        parser.add_argument(f"--{name}", default=default, help=f"Of {name}.")
+    parser.add_argument("--switch", action="store_true", help="Of switch.")
+    told = dict(re.findall(r"Of (\w+)\.(?: \(default: (.*)\))?", parser.format_help()))
+    assert told == {"zero": "0", "number": "2.5", "list": "1 b", "none": "", "text": "x", "switch": ""}
 
 
 @pytest.mark.parametrize("command", ["train.py", "embed.py", "evaluate.py"])

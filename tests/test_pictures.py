@@ -144,6 +144,12 @@ def test_the_networks_input_is_shown_pixel_by_pixel(P, K, groups):
         np.testing.assert_array_equal(picture[top : top + 6, left : left + 5], np.rint(images[number]))
 
 
+@pytest.mark.parametrize("count, shown", [(7, 4), (3, 3)])
+def test_a_devices_part_of_a_batch_is_shown_as_far_as_it_goes(count, shown):
+    images = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(pictures.network_input(images, 4), np.concatenate(images[:shown], axis=1))
+
+
 def test_values_outside_of_a_byte_are_clipped():
     images = np.array([-3, 300, 0.4, 254.6], np.float32)[:, None, None, None] * np.ones((1, 2, 1, 3), np.float32)
     picture = pictures.network_input(images, 4)

@@ -55,13 +55,9 @@ def write(root, batches, paths, first=1):
             images, dists = batches[iteration - 1]
             if iteration == 1:
                 summaries.write_hparams(iteration, ARGS)
-            if summaries.due(iteration, 2):
-                summaries.write_pictures(iteration, images, paths, PIDS, dists, 2)
-
-
-@pytest.mark.parametrize("frequency, expected", [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [1, 3, 6]), (9, [1])])
-def test_when_pictures_are_due(frequency, expected):
-    assert [iteration for iteration in range(1, 7) if summaries.due(iteration, frequency)] == expected
+                summaries.write_network_input(iteration, images, 2)
+            if iteration != 3:
+                summaries.write_hardest_triplets(iteration, paths, PIDS, dists)
 
 
 def test_pictures_are_those_of_their_iterations(batches, tmp_path):

@@ -10,6 +10,7 @@ import argparse
 import csv
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,6 +47,7 @@ class Official(NamedTuple):
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(doc)
+    parser.prog = f"python -m data.{Path(sys.argv[0]).stem}"
     common.add_flag(
         parser,
         "image_root",

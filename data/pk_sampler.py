@@ -74,6 +74,6 @@ def _draw(rng: np.random.Generator, images: np.ndarray, K: int) -> np.ndarray:
 
 def _draw_in_turn(rng: np.random.Generator, cameras: list[np.ndarray], K: int) -> np.ndarray:
     """K of the images that are listed by camera."""
-    shuffled = [rng.choice(cameras[c], min(K, len(cameras[c])), replace=False) for c in rng.permutation(len(cameras))]
+    shuffled = [rng.permutation(cameras[c])[:K] for c in rng.permutation(len(cameras))]
     in_turn = [row for turn in itertools.zip_longest(*shuffled) for row in turn if row is not None]
     return np.resize(in_turn, K)  # repeats what is less than K

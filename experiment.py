@@ -192,7 +192,7 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "a weights file of Keras, or the word imagenet for nets that Keras has weights for.",
     )
 
-    group = parser.add_argument_group("loss and optimisation")
+    group = parser.add_argument_group("loss")
     group.add_argument("--loss", choices=common.LOSSES, default="batch_hard", help="A loss of loss.py.")
     group.add_argument(
         "--margin",
@@ -201,8 +201,24 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="A number m: max(0, m + x). soft: log(1 + exp(x)). none: x.",
     )
     common.add_flag(group, "metric", default="euclidean", help="How distances of embeddings are measured.")
+    _add_optimisation_flags(parser)
+    return parser
+
+
+def _add_optimisation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("optimisation")
     group.add_argument(
-        "--learning_rate", type=common.positive_float, default=3e-4, metavar="RATE", help="Adam's, before the decay."
+        "--optimizer",
+        choices=("adam", "adamw", "sgd", "rmsprop", "adadelta"),
+        default="adam",
+        help="adamw is adam with --weight_decay. Each wants a --learning_rate of its own.",
+    )
+    group.add_argument(
+        "--learning_rate",
+        type=common.positive_float,
+        default=3e-4,
+        metavar="RATE",
+        help="Before its decay and after the warm-up.",
     )
     group.add_argument(
         "--train_iterations",
@@ -212,13 +228,87 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="Where training ends.",
     )
     group.add_argument(
+        "--lr_schedule",
+        choices=("exponential", "cosine", "multistep", "constant"),
+        default="exponential",
+        help="How the learning rate falls: exponential and cosine from --decay_start_iteration to the end, to a "
+        "thousandth and to 0; multistep at --lr_milestones.",
+    )
+    group.add_argument(
         "--decay_start_iteration",
         type=common.number(int, lambda n: n >= -1, "-1 or an integer of at least 0"),
         default=15000,
         metavar="N",
-        help="From here on the learning rate falls exponentially, to a thousandth at the end. -1: no decay.",
+        help="From here on the learning rate falls. -1: no decay. multistep and constant do not ask for it.",
     )
-    return parser
+    group.add_argument(
+        "--lr_milestones",
+        type=_milestones,
+        metavar="N,N,...",
+        help="Iterations at each of which multistep multiplies the learning rate with --lr_decay_factor.",
+    )
+    group.add_argument(
+        "--lr_decay_factor",
+        type=common.number(float, lambda x: 0 < x < 1, "a number between 0 and 1"),
+        default=0.1,
+        metavar="X",
+        help="Of multistep.",
+    )
+    group.add_argument(
+        "--warmup_iterations",
+        type=common.non_negative_int,
+        default=0,
+        metavar="N",
+        help="Let the learning rate rise linearly over the first N iterations, from a hundredth. 0: no warm-up.",
+    )
+    group.add_argument(
+        "--adam_beta1_decay",
+        action="store_true",
+        help="As in the paper, not in its code: Adam's beta1 is 0.5, not 0.9, from --decay_start_iteration on.",
+    )
+    group.add_argument(
+        "--momentum",
+        type=common.number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1"),
+        default=0.0,
+        metavar="X",
+        help="Of sgd and rmsprop.",
+    )
+    group.add_argument("--nesterov", action="store_true", help="Nesterov's momentum, of sgd.")
+    group.add_argument(
+        "--weight_decay",
+        type=_non_negative_float,
+        default=0.0,
+        metavar="X",
+        help="Part of each kernel, not of biases and scales, that a step takes away, times the learning rate. Of all "
+        "but adam.",
+    )
+    group.add_argument(
+        "--clip_norm",
+        type=_non_negative_float,
+        default=0.0,
+        metavar="X",
+        help="Scale the gradient, that of all weights together, down to this length where it is longer. 0: never.",
+    )
+    group.add_argument(
+        "--freeze_body_iterations",
+        type=common.non_negative_int,
+        default=0,
+        metavar="N",
+        help="For the first N iterations train only what has no pretrained weights: all but the net. Its batch norms' "
+        "running statistics move all the same. 0: train all from the start.",
+    )
+
+
+_non_negative_float = common.number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+
+
+def _milestones(text: str) -> str:
+    """Text stays text: so it is in args.json."""
+    parts = text.split(",")
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(numbers) < len(parts) or [0, *numbers] != sorted({0, *numbers}):
+        raise argparse.ArgumentTypeError(f"should be rising iterations such as 4000,7000. Received: {text}")
+    return text
 
 
 def _margin(text: str) -> float | str:
@@ -246,6 +336,39 @@ def check_together(args: argparse.Namespace) -> None:
                 f"--net_input_{side} {net} is more than --pre_crop_{side} {pre_crop}, from which --crop_augment takes "
                 f"its crops. Give a --pre_crop_{side} of at least {net}, or no --crop_augment"
             )
+    _check_optimisation(args)
+
+
+# Flags that mean something only with some values of another.
+_OPTIMISATION = {
+    "lr_milestones": ("lr_schedule", ("multistep",)),
+    "lr_decay_factor": ("lr_schedule", ("multistep",)),
+    "adam_beta1_decay": ("optimizer", ("adam", "adamw")),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "nesterov": ("optimizer", ("sgd",)),
+    "weight_decay": ("optimizer", ("adamw", "sgd", "rmsprop", "adadelta")),
+}
+
+
+def _check_optimisation(args: argparse.Namespace) -> None:
+    parser = make_parser()
+    for name, (other, values) in _OPTIMISATION.items():
+        if getattr(args, name) != parser.get_default(name) and getattr(args, other) not in values:
+            raise UserError(
+                f"--{name} is for --{other} {' or '.join(values)}. Received: {getattr(args, other)}. Leave it out, or "
+                f"give another --{other}"
+            )
+    if args.lr_schedule == "multistep" and args.lr_milestones is None:
+        raise UserError("--lr_schedule multistep needs --lr_milestones, such as 4000,7000")
+    if args.optimizer == "adamw" and not args.weight_decay:
+        raise UserError("--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam")
+    if args.nesterov and not args.momentum:
+        raise UserError("--nesterov needs a --momentum above 0, such as 0.9")
+    if args.adam_beta1_decay and args.decay_start_iteration < 0:
+        raise UserError(
+            "--adam_beta1_decay needs a --decay_start_iteration, from which beta1 is 0.5. Received: "
+            f"{args.decay_start_iteration}"
+        )
 
 
 def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[str]]:

@@ -24,6 +24,7 @@ from collapse import CollapseWatch
 from common import UserError
 from data import cameras, pk_sampler
 from data.detailed_logs import DetailedLogs
+from schedule import body_is_frozen, learning_rate
 from uninterrupt import Uninterrupt
 
 
@@ -43,15 +44,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         except UserError as error:
             parser.error(str(error))
     return args
-
-
-def learning_rate(iteration: int, args: argparse.Namespace) -> float:
-    """The rate of the step after `iteration` finished ones: from decay_start_iteration on it falls exponentially, to
-    a thousandth at train_iterations (section 4.1 of the paper, but from 3e-4 on as in its code)."""
-    start, end = args.decay_start_iteration, args.train_iterations
-    if start < 0 or iteration <= start:
-        return args.learning_rate
-    return args.learning_rate * 0.001 ** ((iteration - start) / (end - start))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -112,6 +104,7 @@ def train(
     import checkpoints
     import loss
     import model
+    import optimizers
     import summaries
     import train_step
     from data import images as image_data
@@ -152,8 +145,7 @@ def train(
         network = model.build(
             args.model_name, args.head_name, args.embedding_dim, (*net_size, 3), precision=args.precision
         )
-        optimizer = train_step.make_optimizer(args)
-        optimizer.build(network.trainable_variables)
+        optimizer = optimizers.build(args, network.trainable_variables, model.body(network).trainable_variables)
     if args.no_sync_batch_norm:
         model.normalise_apart(network)
     state = checkpoints.named_variables(network, optimizer)
@@ -280,6 +272,7 @@ def train(
                 tf.constant(iteration, tf.int64),
                 tf.constant(rate, tf.float32),
                 tf.constant(u.interrupted, tf.int32),
+                body_is_frozen(iteration, args),
             )
             if untold and (args.detailed_logs or untold.number == 1 or _due(args.log_frequency, untold.number)):
                 record(untold, until=began)

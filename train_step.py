@@ -6,10 +6,12 @@ import tensorflow as tf
 
 import distribution
 import loss
+import model
+import optimizers
 
 
 def make(strategy: tf.distribute.Strategy, network, optimizer, args: argparse.Namespace):
-    """The step, traced once.
+    """The step, traced once, and once more where --freeze_body_iterations ends.
 
     Every replica embeds its part of the batch and takes the losses of its own anchors against the embeddings of all
     replicas (with --mining local: against its own). Divided by the number of replicas, gradients add up to those that
@@ -20,12 +22,15 @@ def make(strategy: tf.distribute.Strategy, network, optimizer, args: argparse.Na
       labels: int [B], pids as numbers, of the whole batch.
       iteration: int64, the number of finished ones; rate: float32, the learning rate.
       stop: int32, whether this worker has been told to stop.
+      frozen: a Python bool, whether the weights of the body stay as they are.
     that gives a dict of tensors of the whole batch, the same on all replicas: loss, top1 and precision (0..1),
       furthest (the largest distance), float32 scalars; active_count and stop (whether any worker has been told), int32
       scalars; losses and emb_lengths float32 [B]; emb float32 [B, D].
     """
 
-    def replica_step(images, labels, stop):
+    body = {id(weight) for weight in model.body(network).trainable_variables}
+
+    def replica_step(images, labels, stop, frozen):
         context = tf.distribute.get_replica_context()
         b = tf.shape(images)[0]
         offset = context.replica_id_in_sync_group * b
@@ -39,11 +44,11 @@ def make(strategy: tf.distribute.Strategy, network, optimizer, args: argparse.Na
             losses = _losses(columns, labels[own], args)
             share = tf.reduce_mean(losses) / context.num_replicas_in_sync
             scaled = optimizer.scale_loss(share)
-        weights = network.trainable_variables
+        weights = [weight for weight in network.trainable_variables if not (frozen and id(weight) in body)]
         gradients = tape.gradient(scaled, weights)
         if args.precision == "mixed_float16":
             gradients = _agreed(gradients)
-        optimizer.apply(gradients, weights)
+        optimizers.apply(optimizer, gradients, weights, args.clip_norm)
 
         top1, precision = loss.retrieval_in_batch(dists, labels[own], args.batch_k - 1, labels, offset)
         furthest, lengths = tf.reduce_max(dists, axis=1), tf.norm(embs["emb_raw"], axis=1)
@@ -62,11 +67,11 @@ def make(strategy: tf.distribute.Strategy, network, optimizer, args: argparse.Na
         }
 
     @tf.function(jit_compile=args.jit_compile or None)
-    def train_step(images, labels, iteration, rate, stop):
+    def train_step(images, labels, iteration, rate, stop, frozen):
         # Also where float16 made the optimizer leave a step out: its state follows the iteration.
         optimizer.iterations.assign(iteration)
         optimizer.learning_rate.assign(rate)
-        result = strategy.run(replica_step, args=(images, labels, stop))
+        result = strategy.run(replica_step, args=(images, labels, stop, frozen))
         return {name: strategy.experimental_local_results(value)[0] for name, value in result.items()}
 
     return train_step
@@ -84,15 +89,3 @@ def _agreed(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
     everywhere = tf.reduce_all(distribution.gather(tf.cast(finite, tf.float32)[None]) > 0)
     return [tf.where(everywhere, gradient, float("inf")) for gradient in gradients]
-
-
-def make_optimizer(args: argparse.Namespace):
-    """Adam as the original has it; its loss is scaled where 16 bits would lose small gradients."""
-    import keras
-
-    from adam import Adam
-
-    optimizer = Adam(args.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
-    if args.precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer

@@ -14,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import checkpoints
 import common
-import experiment
 import train
 import train_step
 from benchmarks import kill_and_resume
@@ -352,25 +351,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_pa
     assert all(np.isfinite(value).all() for value in tensors(checkpoints.newest(root)).values())
 
 
-def args_with(**values):
-    return experiment.make_parser().parse_args(
-        ["--experiment_root=exp", *(f"--{name}={value}" for name, value in values.items())]
-    )
-
-
-def test_learning_rates_are_the_originals():
-    golden = np.load(GOLDEN / "nets_golden.npz")["resnet_v1_50/fc1024/train/lr"]
-    args = args_with(learning_rate=3e-6, decay_start_iteration=7, train_iterations=20)
-    rates = [train.learning_rate(iteration, args) for iteration in range(5, 13)]
-    np.testing.assert_allclose(rates, golden, rtol=1e-6)
-
-
-@pytest.mark.parametrize("start, end", [(-1, 10), (10, 10), (20, 10)])
-def test_a_decay_that_never_starts(start, end):
-    args = args_with(decay_start_iteration=start, train_iterations=end)
-    assert {train.learning_rate(iteration, args) for iteration in range(end + 1)} == {3e-4}
-
-
-def test_the_decay_ends_at_a_thousandth():
-    args = args_with(decay_start_iteration=5, train_iterations=10)
-    assert train.learning_rate(10, args) == pytest.approx(3e-7)
+def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactly(dataset, tmp_path):
+    more = ["--freeze_body_iterations=3", "--optimizer=adamw", "--weight_decay=0.1", "--clip_norm=0.1"]
+    more += ["--lr_schedule=multistep", "--lr_milestones=2,5", "--warmup_iterations=4", "--adam_beta1_decay"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run(*flags(dataset, whole, *more))
+    shutil.copytree(whole, part, ignore=shutil.ignore_patterns("checkpoint-[46].*"))
+    run(f"--experiment_root={part}", "--resume")
+    assert kill_and_resume.differences(whole, part) == []
+    start, frozen, end = (tensors(whole / f"checkpoint-{iteration}") for iteration in (0, 2, 6))
+    name, head = "lunet_narrow/conv1/weights", "emb/weights"
+    assert np.array_equal(start[name], frozen[name]) and not np.array_equal(start[head], frozen[head])
+    assert not np.array_equal(frozen[name], end[name])

@@ -1,4 +1,4 @@
-r"""Score embeddings: mAP, CMC and mINP of a query set against a gallery set.
+r"""Score embeddings: mAP, CMC and more of a query set against a gallery set.
 
     python evaluate.py --excluder market1501 --metric euclidean --filename results.json \
         --query_dataset query.csv --query_embeddings query_embeddings.h5 \
@@ -6,10 +6,15 @@ r"""Score embeddings: mAP, CMC and mINP of a query set against a gallery set.
 
 A query without a true match, because the gallery has none or the excluder ignores all of them, has no AP: it is left
 out of all figures, named on stderr, and null among the `aps` of the results file. (The original counted it in CMC.)
+
+What changes embeddings or distances composes, in this order: --multi_query pools queries, --query_expansion replaces
+embeddings, --rerank distances. Each needs more of the gallery than its ranking does, and as many queries as there are.
 """
 
 import argparse
 import os
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 
 # Read when NumPy is imported. The threads of ranking.py keep the cores busy; more of them, inside of each matrix
 # product, would only wait for one another.
@@ -21,6 +26,9 @@ import numpy as np
 import common
 import ranking
 from common import UserError
+
+RECALLS = tuple(tenth / 10 for tenth in range(1, 11))
+FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +66,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--filename",
         type=common.writeable_file,
         metavar="JSON",
-        help="Write mAP, mINP, CMC (one per rank) and aps (one per query, null without a true match) to this file.",
+        help="Write mAP, mINP, CMC (one per rank), precision_at_recall (interpolated), and aps and inps (one per "
+        "query, null without a true match) to this file.",
+    )
+    parser.add_argument(
+        "--roc",
+        action="store_true",
+        help="Write TPR_at_FPR to the file, too: the share of all true pairs that is accepted where this share of the "
+        "wrong ones is. Takes as long again.",
     )
     common.add_flag(
         parser,
@@ -70,7 +85,63 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="AP as in the code that came with Market-1501 (trapezoids), instead of scikit-learn's (steps).",
     )
+    group = parser.add_argument_group("after the network", "Results of these are not those of the embeddings alone.")
+    group.add_argument(
+        "--multi_query",
+        choices=("mean", "max"),
+        help="Pool the queries of one pid and camera, number by number, into one query. Its name is that of the first.",
+    )
+    group.add_argument(
+        "--query_expansion",
+        type=common.number(int, lambda k: k >= 2, "an integer of at least 2"),
+        nargs="?",
+        const=5,
+        metavar="K",
+        help="Average query expansion: each embedding, of queries and gallery, becomes the mean of its K nearest in "
+        "both, itself counted, weighted by cosine ** --query_expansion_alpha. K is 5 when not given.",
+    )
+    group.add_argument(
+        "--query_expansion_alpha",
+        type=common.number(float, lambda x: 0 <= x < float("inf"), "a finite number of at least 0"),
+        default=3.0,
+        metavar="X",
+        help="0 weights the K nearest alike.",
+    )
+    group.add_argument(
+        "--rerank",
+        action="store_true",
+        help="k-reciprocal re-ranking (Zhong et al. 2017), with the neighbours in query and gallery together.",
+    )
+    group.add_argument(
+        "--rerank_k1", type=common.positive_int, default=20, metavar="K", help="Neighbours that should be mutual."
+    )
+    group.add_argument(
+        "--rerank_k2",
+        type=common.positive_int,
+        default=6,
+        metavar="K",
+        help="Nearest, itself counted, over which an image's neighbourhood is averaged.",
+    )
+    group.add_argument(
+        "--rerank_lambda",
+        type=common.number(float, lambda x: 0 <= x <= 1, "a number in 0..1"),
+        default=0.3,
+        metavar="X",
+        help="Weight of the distance itself; the rest is that of the neighbourhoods.",
+    )
     args = parser.parse_args(argv)
+    needs = {f"rerank_{name}": "rerank" for name in ("k1", "k2", "lambda")}
+    needs["query_expansion_alpha"] = "query_expansion"
+    for name, needed in needs.items():
+        if not getattr(args, needed) and getattr(args, name) != parser.get_default(name):
+            parser.error(f"argument --{name}: has no effect without --{needed}. Add that, or leave this out")
+    if args.rerank_k2 > args.rerank_k1 + 1:
+        parser.error(
+            f"argument --rerank_k2: should be at most --rerank_k1 + 1. Received: {args.rerank_k2} with --rerank_k1 "
+            f"{args.rerank_k1}"
+        )
+    if args.roc and args.filename is None:
+        parser.error("argument --roc: has no effect without --filename. Add that, or leave this out")
     if args.filename is not None and os.path.exists(args.filename):
         for flag in ("query_dataset", "query_embeddings", "gallery_dataset", "gallery_embeddings"):
             if os.path.samefile(args.filename, getattr(args, flag)):
@@ -89,6 +160,11 @@ def main(args: argparse.Namespace) -> None:
     excluder_class = common.load_plugin("excluders", args.excluder).Excluder
     excluder_class(query_fids)  # to hear at once of a query that it cannot parse
     excluder = excluder_class(gallery_fids)
+    if args.multi_query and not hasattr(excluder, "keys"):
+        raise UserError(
+            f"--multi_query pools the queries of one camera, but --excluder {args.excluder} reads no cameras. Give the "
+            "--excluder of a data set whose file names tell them, or leave --multi_query out."
+        )
 
     query_embs = load_embeddings(args.query_embeddings, args.query_dataset, len(query_fids))
     gallery_embs = load_embeddings(args.gallery_embeddings, args.gallery_dataset, len(gallery_fids))
@@ -99,15 +175,29 @@ def main(args: argparse.Namespace) -> None:
             "Embed both sets with the same experiment."
         )
 
-    ranks = ranking.match_ranks(
-        query_embs,
-        gallery_embs,
-        query_pids,
-        gallery_pids,
-        lambda block: excluder(query_fids[block]),
-        args.metric,
-        args.batch_size,
-    )
+    if args.multi_query:
+        count = len(query_fids)
+        keys = list(zip(query_pids, excluder.keys(query_fids), strict=True))
+        firsts, query_embs = pool(query_embs, keys, args.multi_query)
+        query_pids, query_fids = ([column[first] for first in firsts] for column in (query_pids, query_fids))
+        log.info(f"Pooled the {count} queries of the same pid and camera into {len(query_fids)}.")
+    if args.query_expansion:
+        import neighbors
+
+        embs = np.concatenate([query_embs, gallery_embs])
+        embs = neighbors.expand(embs, args.query_expansion, args.query_expansion_alpha)
+        query_embs, gallery_embs = embs[: len(query_embs)], embs[len(query_embs) :]
+    if args.rerank:
+        import reranking  # only here, since SciPy takes a moment
+
+        bounds = reranking.bounds(
+            query_embs, gallery_embs, args.metric, args.rerank_k1, args.rerank_k2, args.rerank_lambda
+        )
+    else:
+        bounds = ranking.bounds(query_embs, gallery_embs, args.metric)
+
+    compared = (bounds, query_pids, gallery_pids, lambda block: excluder(query_fids[block]))
+    ranks = ranking.match_ranks(*compared, batch_size=args.batch_size)
 
     skipped = [fid for fid, query_ranks in zip(query_fids, ranks, strict=True) if not len(query_ranks)]
     if len(skipped) == len(query_fids):
@@ -118,7 +208,8 @@ def main(args: argparse.Namespace) -> None:
 
     aps = [ranking.average_precision(r, args.use_market_ap) if len(r) else None for r in ranks]
     mean_ap = float(np.mean([ap for ap in aps if ap is not None]))
-    minp = ranking.mean_inverse_negative_penalty(ranks)
+    inps = [ranking.inverse_negative_penalty(r) if len(r) else None for r in ranks]
+    minp = float(np.mean([inp for inp in inps if inp is not None]))
     cmc = ranking.cmc(ranks, len(gallery_fids))
 
     top = {k: cmc[min(k, len(cmc)) - 1] for k in (1, 2, 5, 10)}  # a gallery may be smaller than k
@@ -127,8 +218,15 @@ def main(args: argparse.Namespace) -> None:
         f"mINP: {minp:.2%}"
     )
     if args.filename is not None:
+        results = {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps, "inps": inps}
+        results["precision_at_recall"] = dict(zip(RECALLS, ranking.precision_at_recall(ranks, RECALLS), strict=True))
+        if args.roc:
+            tprs = ranking.tpr_at_fpr(*compared, FPRS, args.batch_size)
+            results["TPR_at_FPR"] = dict(zip(FPRS, tprs, strict=True))
+        if args.multi_query:
+            results["queries"] = query_fids
         try:
-            common.write_json(args.filename, {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps})
+            common.write_json(args.filename, results)
         except OSError as error:
             raise UserError(f"cannot write {args.filename}: {error.strerror}. Give another --filename.") from None
 
@@ -179,6 +277,24 @@ def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
             f"{broken[0]} (counted from 0). Embed with a checkpoint from before the training went wrong."
         )
     return embs
+
+
+def pool(embs: np.ndarray, keys: Sequence[Hashable], how: str) -> tuple[list[int], np.ndarray]:
+    """One embedding for all that have the same key.
+
+    Args:
+        embs: float32 [Q, D].
+        keys: Q of them.
+        how: "mean" or "max", of each number.
+
+    Returns: the index of the first of each key, ascending, and their float32 [keys, D].
+    """
+    rows = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows[key].append(row)
+    reduce = {"mean": np.mean, "max": np.max}[how]
+    pooled = [reduce(embs[same].astype(np.float64), axis=0) for same in rows.values()]
+    return [same[0] for same in rows.values()], np.array(pooled, np.float32)
 
 
 def _why_no_match(args: argparse.Namespace, query_pids: list[str], gallery_pids: list[str]) -> str:

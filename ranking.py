@@ -1,4 +1,4 @@
-"""From embeddings to the ranks of the true matches, and from those ranks to AP, CMC and mINP.
+"""From embeddings to the ranks of the true matches, and from those ranks to AP, CMC, mINP and precision at recall.
 
 A query's true matches are the gallery images with its pid that are not ignored. Ranks count from 1 and pass over
 what is ignored. They come from counting the wrong images that are closer than each match, one block of queries at a
@@ -11,6 +11,7 @@ Distances are in float64, and those that differ by no more than their rounding e
 depend on the block size, the number of threads or the machine.
 """
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,53 +22,140 @@ import numpy as np
 # Distances in memory at a time, all threads together: 256 MB.
 _MAX_DISTANCES = 2**25
 
+# From a slice of the queries to the least that their distances to the gallery can be, float64 [queries, G], and to a
+# function: the row of a query in it and indices [n] of gallery images -> the greatest that those distances can be, [n].
+# What lies between is rounding.
+Bounds = Callable[[slice], tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]]
+
+
+def bounds(query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str) -> Bounds:
+    """Distances between embeddings, by the block.
+
+    Args:
+        query_embs: [Q, D], finite.
+        gallery_embs: [G, D], finite; read in parts, so it may be a memory map.
+        metric: one of METRICS.
+    """
+    gallery = METRICS[metric](gallery_embs)
+
+    def of_block(block: slice) -> tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]:
+        embs = query_embs[block].astype(np.float64)
+        return gallery.lower_bounds(embs), lambda row, indices: gallery.upper_bounds(embs[row], indices)
+
+    return of_block
+
 
 def match_ranks(
-    query_embs: np.ndarray,
-    gallery_embs: np.ndarray,
+    bounds: Bounds,
     query_pids: Sequence[str],
     gallery_pids: Sequence[str],
     ignore: Callable[[slice], np.ndarray],
-    metric: str,
     batch_size: int = 256,
 ) -> list[np.ndarray]:
     """The ranks of every query's true matches.
 
     Args:
-        query_embs: [Q, D], finite float32.
-        gallery_embs: [G, D], finite float32; read in parts, so it may be a memory map.
+        bounds: the distances. Threads call it at the same time.
         query_pids, gallery_pids: Q and G of them.
         ignore: from a slice of the queries to bool [queries, G], True = ignored. Threads call it at the same time.
-        metric: one of METRICS.
         batch_size: queries in a block, at most; a block has fewer when the gallery is large.
 
     Returns: for every query its int64 ranks, ascending, in 1..G; an empty array where there is no true match.
     """
-    gallery = METRICS[metric](gallery_embs)
+
+    def ranks_of_block(matches: list[np.ndarray], wrong: np.ndarray) -> list[np.ndarray]:
+        return [_ranks(np.sort(row_matches), row) for row_matches, row in zip(matches, wrong, strict=True)]
+
+    blocks = _compare(ranks_of_block, bounds, query_pids, gallery_pids, ignore, batch_size)
+    return [ranks for block in blocks for ranks in block]
+
+
+def tpr_at_fpr(
+    bounds: Bounds,
+    query_pids: Sequence[str],
+    gallery_pids: Sequence[str],
+    ignore: Callable[[slice], np.ndarray],
+    fprs: Sequence[float],
+    batch_size: int = 256,
+) -> list[float | None]:
+    """Points of the ROC over all pairs of a query and a gallery image that are not ignored, as in verification.
+
+    A pair is accepted when its distance is below a threshold. There are 65,537 of those, evenly spread from 0 to the
+    greatest distance of the first 16 queries (in the numbers of `bounds`: squared for "euclidean").
+
+    Args:
+        fprs: shares of the wrong pairs, in 0..1.
+        bounds, query_pids, gallery_pids, ignore, batch_size: as for match_ranks.
+
+    Returns: for each FPR the share of the true pairs that are accepted at the greatest threshold that accepts no more
+        than this share of the wrong pairs; None where there are no true or no wrong pairs.
+    """
+    bins = 2**16
+    lower, _ = bounds(slice(0, min(16, len(query_pids))))
+    greatest = lower.max()
+    scale = bins / greatest if greatest > 0 else 1.0
+
+    def histogram(dists: np.ndarray) -> np.ndarray:
+        return np.bincount(np.clip(dists * scale, 0, bins).astype(np.intp).ravel(), minlength=bins + 1)
+
+    def count(matches: list[np.ndarray], wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        positives = histogram(np.concatenate(matches))
+        negatives = sum(histogram(wrong[rows]) for rows in slices(wrong, 2**20))
+        return positives, negatives, np.count_nonzero(wrong < np.inf)
+
+    blocks = _compare(count, bounds, query_pids, gallery_pids, ignore, batch_size)
+    positives, negatives, negative_count = (sum(counts) for counts in zip(*blocks, strict=True))
+    positive_count = positives.sum()
+    if not positive_count or not negative_count:
+        return [None] * len(fprs)
+    accepted = [np.concatenate([[0], np.cumsum(counts[:-1])]) for counts in (positives, negatives)]  # at each threshold
+    thresholds = [np.searchsorted(accepted[1], fpr * negative_count, side="right") - 1 for fpr in fprs]
+    return [float(accepted[0][threshold] / positive_count) for threshold in thresholds]
+
+
+def _compare(
+    work: Callable[[list[np.ndarray], np.ndarray], object],
+    bounds: Bounds,
+    query_pids: Sequence[str],
+    gallery_pids: Sequence[str],
+    ignore: Callable[[slice], np.ndarray],
+    batch_size: int,
+) -> list:
+    """What `work` returns for each block of queries, in their order.
+
+    Args:
+        work: from the distances of the true matches, one array [n] per query, and of the wrong images, [queries, G]
+            with inf for what is none.
+        bounds, query_pids, gallery_pids, ignore, batch_size: as for match_ranks.
+    """
     indices = defaultdict(list)
     for index, pid in enumerate(gallery_pids):
         indices[pid].append(index)
     members = {pid: np.array(indices[pid], np.intp) for pid in set(query_pids)}
 
-    def ranks_of_block(block: slice) -> list[np.ndarray]:
-        embs = query_embs[block].astype(np.float64)
+    def of_block(block: slice) -> object:
         ignored = ignore(block)
-        wrong = gallery.lower_bounds(embs)
+        wrong, upper_bounds = bounds(block)
         wrong[ignored] = np.inf
-        ranks = []
-        for emb, pid, row, ignored_row in zip(embs, query_pids[block], wrong, ignored, strict=True):
-            matches = members[pid]
-            matches = matches[~ignored_row[matches]]
-            row[matches] = np.inf
-            ranks.append(_ranks(np.sort(gallery.upper_bounds(emb, matches)), row))
-        return ranks
+        matches = []
+        for row, (pid, ignored_row) in enumerate(zip(query_pids[block], ignored, strict=True)):
+            kept = members[pid][~ignored_row[members[pid]]]
+            matches.append(upper_bounds(row, kept))
+            wrong[row, kept] = np.inf
+        return work(matches, wrong)
 
+    return in_blocks(of_block, len(query_pids), len(gallery_pids), batch_size)
+
+
+def in_blocks(work: Callable[[slice], object], rows: int, columns: int, size: int) -> list:
+    """What `work` returns for each slice of `rows`, in their order; all cores work.
+
+    A slice has `size` rows, or fewer where the distances to `columns` others take more memory than there is for them.
+    """
     threads = os.cpu_count() or 1
-    per_thread = -(-len(query_embs) // threads)
-    size = max(1, min(batch_size, per_thread, _MAX_DISTANCES // (threads * len(gallery_embs))))
+    size = max(1, min(size, -(-rows // threads), _MAX_DISTANCES // (threads * columns)))
     with ThreadPoolExecutor(threads) as pool:
-        blocks = pool.map(ranks_of_block, _slices(len(query_embs), size))
-        return [ranks for block in blocks for ranks in block]
+        return list(pool.map(work, _slices(rows, size)))
 
 
 def _ranks(matches: np.ndarray, wrong: np.ndarray) -> np.ndarray:
@@ -252,12 +340,28 @@ def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:
     return np.bincount(np.subtract(first, 1), minlength=gallery_size).cumsum() / len(first)
 
 
-def mean_inverse_negative_penalty(ranks: Sequence[np.ndarray]) -> float:
-    """mINP, in 0..1: what share of the images up to the last true match are true matches, as a mean over queries.
+def inverse_negative_penalty(ranks: np.ndarray) -> float:
+    """What share of the images up to a query's last true match are true matches, in 0..1; mINP is its mean.
 
     Ye et al., Deep Learning for Person Re-identification: A Survey and Outlook, section 4.1.
 
     Args:
-        ranks: as match_ranks returns them. Queries without a true match do not count; at least one has one.
+        ranks: of its n >= 1 true matches, ascending, from 1.
     """
-    return float(np.mean([len(query) / query[-1] for query in ranks if len(query)]))
+    return float(len(ranks) / ranks[-1])
+
+
+def precision_at_recall(ranks: Sequence[np.ndarray], recalls: Sequence[float]) -> list[float]:
+    """Interpolated precision, in 0..1: the highest at this recall or a higher one, as a mean over queries.
+
+    Args:
+        ranks: as match_ranks returns them. Queries without a true match do not count; at least one has one.
+        recalls: above 0, up to 1.
+    """
+    curves = []
+    for query in filter(len, ranks):
+        precisions = np.arange(1, len(query) + 1) / query
+        best_from = np.maximum.accumulate(precisions[::-1])[::-1]
+        # 0.7 · 10 is more than 7 in floats.
+        curves.append([best_from[math.ceil(recall * len(query) - 1e-9) - 1] for recall in recalls])
+    return np.mean(curves, axis=0).tolist()

@@ -28,7 +28,11 @@ import common
 from excluders import market1501
 
 MARKET = (3368, 19732, 128)
-LARGE = {"MSMT17": (11659, 82161, 2048), "a million images": (1000, 1_000_000, 128)}
+LARGE = {
+    "Market-1501, wide": (3368, 19732, 2048),
+    "MSMT17": (11659, 82161, 2048),
+    "a million images": (1000, 1_000_000, 128),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -139,12 +143,17 @@ def main(args: argparse.Namespace) -> None:
         ratio = report("the original's way", theirs) / report("evaluate.py", ours)
         print(f"ratio {ratio:.1f}, difference of the mAP {abs(results['mAP'] - wanted['mAP']):.1e}")
 
+        for extras in (["--roc"], ["--query_expansion"], ["--rerank"]):
+            report(f"evaluate.py {extras[0]}", [measure("evaluate.py", *flags, *extras)])
+
     for title, sizes in LARGE.items() if args.large else ():
         with tempfile.TemporaryDirectory() as name:
             flags = make_sets(Path(name), *sizes)
             print("{}: {} queries x {} gallery images, D {}".format(title, *sizes))
-            results = f"--filename={name}/results.json"
-            report(f"evaluate.py, {args.metric}", [measure("evaluate.py", *flags, f"--metric={args.metric}", results)])
+            flags += [f"--metric={args.metric}", f"--filename={name}/results.json"]
+            report(f"evaluate.py, {args.metric}", [measure("evaluate.py", *flags)])
+            if title == "Market-1501, wide":
+                report("evaluate.py --rerank", [measure("evaluate.py", *flags, "--rerank")])
     return None
 
 

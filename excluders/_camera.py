@@ -24,16 +24,17 @@ class CameraExcluder:
 
     def __init__(self, form: str, gallery_fids: Sequence[str]):
         self._form = form
-        keys = self._parse(gallery_fids)
+        keys = self.keys(gallery_fids)
         self._same = Same(keys)
         self._junk = np.array([pid == JUNK_PID for pid, _ in keys], bool)
 
     def __call__(self, query_fids: Sequence[str]) -> np.ndarray:
-        ignored = self._same(self._parse(query_fids))
+        ignored = self._same(self.keys(query_fids))
         ignored |= self._junk
         return ignored
 
-    def _parse(self, fids: Sequence[str]) -> list[tuple[str, str]]:
+    def keys(self, fids: Sequence[str]) -> list[tuple[str, str]]:
+        """Pid and camera of each fid."""
         keys = []
         for fid in fids:
             key = cameras.pid_and_camera(self._form, fid)

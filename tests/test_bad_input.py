@@ -158,6 +158,16 @@ CASES = {
     "embeddings of two sizes": ([*EVALUATE, "--query_embeddings=wide.h5"], 1, "dimension.*5 in wide.h5, 2 in good.h5"),
     "embeddings that are not finite": ([*EVALUATE, "--query_embeddings=nan.h5"], 1, "nan.h5.*row"),
     "names without a camera": ([*EVALUATE, "--excluder=market1501"], 1, "a.png.*diagonal"),
+    "multi-query without cameras": ([*EVALUATE, "--multi_query=mean"], 1, "--excluder diagonal reads no cameras"),
+    "an unknown pooling": ([*EVALUATE, "--multi_query=sum"], 2, "--multi_query.*'sum'.*mean.*max"),
+    "expansion by nothing": ([*EVALUATE, "--query_expansion=1"], 2, "--query_expansion: .*at least 2. Received: 1"),
+    "an alpha in words": ([*EVALUATE, "--query_expansion", "--query_expansion_alpha=x"], 2, "_alpha.*Received: x"),
+    "an alpha of no expansion": ([*EVALUATE, "--query_expansion_alpha=1"], 2, "_alpha: has no effect without"),
+    "re-ranking by no neighbour": ([*EVALUATE, "--rerank", "--rerank_k1=0"], 2, "--rerank_k1.*Received: 0"),
+    "a k2 beyond k1": ([*EVALUATE, "--rerank", "--rerank_k2=99"], 2, "--rerank_k2: .*at most .*Received: 99"),
+    "a lambda of nan": ([*EVALUATE, "--rerank", "--rerank_lambda=nan"], 2, "--rerank_lambda: .*Received: nan"),
+    "a k1 of no re-ranking": ([*EVALUATE, "--rerank_k1=30"], 2, "--rerank_k1: has no effect without --rerank"),
+    "a ROC of no file": ([*EVALUATE, "--roc"], 2, "--roc: has no effect without --filename"),
     "results into nowhere": ([*EVALUATE, "--filename=no/where.json"], 2, "--filename.*does not exist"),
 }
 

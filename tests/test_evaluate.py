@@ -10,6 +10,7 @@ import pytest
 
 import common
 import evaluate
+from tests import brute
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden" / "eval"
@@ -72,7 +73,7 @@ def test_figures_are_those_of_the_original(case, tmp_path, capsys):
     run(flags | ({"use_market_ap": ""} if case.endswith("_marketap") else {}))
 
     wanted, got = json.loads((GOLDEN / f"{case}.json").read_text()), json.loads((tmp_path / "results.json").read_text())
-    assert got.keys() == {"mAP", "mINP", "CMC", "aps"}
+    assert got.keys() == {"mAP", "mINP", "CMC", "aps", "inps", "precision_at_recall"}
     assert got["mAP"] == pytest.approx(wanted["mAP"], abs=1e-5)
     np.testing.assert_allclose(got["aps"], wanted["aps"], rtol=0, atol=1e-3)
     assert len(got["CMC"]) == 1200
@@ -98,7 +99,11 @@ def test_the_summary_and_the_file(small, capsys):
     assert err == ""
     assert results(small)["aps"] == pytest.approx([1, 0.7, 0.5])
     assert results(small)["mAP"] == pytest.approx(2.2 / 3)
+    assert results(small)["inps"] == pytest.approx([1, 2 / 5, 1 / 2])
     assert results(small)["mINP"] == pytest.approx((1 + 2 / 5 + 1 / 2) / 3)
+    precisions = [2.5 / 3] * 5 + [1.9 / 3] * 5  # the second query's are 1 up to a recall of 0.5, then 2/5
+    assert list(results(small)["precision_at_recall"].values()) == pytest.approx(precisions)
+    assert list(results(small)["precision_at_recall"]) == [*(f"0.{tenth}" for tenth in range(1, 10)), "1.0"]
     assert results(small)["CMC"] == pytest.approx([2 / 3, 1, 1, 1, 1, 1])
     assert sorted(path.name for path in small["filename"].parent.iterdir()) == [
         "gallery.csv",
@@ -150,8 +155,11 @@ def test_queries_without_a_match_are_left_out_and_named(small, tmp_path, capsys)
     assert out.startswith("mAP: 70.00% | top-1: 100.00% top-2: 100.00%")
     assert err.count("\n") == 1
     assert re.search(f"WARNING.*2 of 3 queries .*{QUERY[0][1]}, {QUERY[2][1]}$", err)
-    wanted = {"mAP": pytest.approx(0.7), "mINP": pytest.approx(0.4), "CMC": [1] * 6}
-    assert results(small) == wanted | {"aps": [None, pytest.approx(0.7), None]}
+    assert results(small)["mAP"] == pytest.approx(0.7)
+    assert results(small)["mINP"] == pytest.approx(0.4)
+    assert results(small)["CMC"] == [1] * 6
+    assert results(small)["aps"] == [None, pytest.approx(0.7), None]
+    assert results(small)["inps"] == [None, pytest.approx(0.4), None]
 
 
 def test_only_the_first_few_are_named(small, tmp_path, capsys):
@@ -200,6 +208,94 @@ def test_embeddings_that_were_never_written_are_zeros(tmp_path):
     with h5py.File(tmp_path / "emb.h5", "w") as file:
         file.create_dataset("emb", (4, 3), np.float32)
     np.testing.assert_array_equal(evaluate.load_embeddings(tmp_path / "emb.h5", "emb.csv", 4), np.zeros((4, 3)))
+
+
+# ------------------------------------------------------------------------------------------ after the network
+
+
+@pytest.fixture(params=range(3))
+def crowd(request, tmp_path):
+    """Flags for a random pair of sets with cameras, junk, and queries that share pid and camera; and its contents."""
+    rng = np.random.default_rng(request.param)
+    centers = rng.standard_normal((12, 6))
+    flags, rows, embs = {"excluder": "market1501", "filename": tmp_path / "results.json"}, {}, {}
+    for part, count in (("query", 40), ("gallery", 160)):
+        pids, cameras = rng.integers(0, 12, count), rng.integers(1, 4, count)
+        embs[part] = (centers[pids] + rng.standard_normal((count, 6))).astype(np.float32)
+        if part == "gallery":
+            pids[rng.random(count) < 0.1] = -1
+        rows[part] = [(str(pid), str(camera)) for pid, camera in zip(pids, cameras, strict=True)]
+        write_set(tmp_path, part, [(p, f"{p}_c{c}s1_{i}.jpg") for i, (p, c) in enumerate(rows[part])], embs[part])
+        flags |= {f"{part}_dataset": tmp_path / f"{part}.csv", f"{part}_embeddings": tmp_path / f"{part}.h5"}
+    return flags, rows, embs
+
+
+OPTIONS = {
+    "nothing": {},
+    "pooled": {"multi_query": "mean"},
+    "pooled by max": {"multi_query": "max"},
+    "expanded": {"query_expansion": 5},
+    "expanded by default": {"query_expansion": ""},
+    "expanded further": {"query_expansion": 9, "query_expansion_alpha": 0.5},
+    "reranked": {"rerank": ""},
+    "reranked otherwise": {"rerank": "", "rerank_k1": 9, "rerank_k2": 3, "rerank_lambda": 0.1},
+    "all together": {"multi_query": "mean", "query_expansion": 4, "rerank": "", "rerank_k1": 7},
+}
+
+
+@pytest.mark.parametrize("metric", evaluate.ranking.METRICS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_figures_are_those_of_plain_loops(options, metric, crowd):
+    flags, rows, embs = crowd
+    run(flags | options | {"metric": metric})
+
+    query_rows, query = rows["query"], embs["query"]
+    if "multi_query" in options:
+        query_rows, query = brute.pool(query_rows, query, options["multi_query"])
+        assert len(query) < 40
+        names = {f"{pid}_c{camera}" for pid, camera in query_rows}
+        assert {name.split("s1_")[0] for name in results(flags)["queries"]} == names
+    gallery = embs["gallery"]
+    if "query_expansion" in options:
+        both = np.concatenate([query, gallery])
+        both = brute.expand(both, options["query_expansion"] or 5, options.get("query_expansion_alpha", 3))
+        query, gallery = both[: len(query)], both[len(query) :]
+    if "rerank" in options:
+        parts = (options.get(f"rerank_{name}", default) for name, default in (("k1", 20), ("k2", 6), ("lambda", 0.3)))
+        dists = brute.rerank(query, gallery, metric, *parts)
+    else:
+        dists = brute.distances(query, gallery, metric)
+    wanted = brute.score(dists, query_rows, rows["gallery"])
+
+    got = results(flags)
+    assert got["aps"] == [w and pytest.approx(w[0]) for w in wanted]
+    assert got["inps"] == [w and pytest.approx(w[1]) for w in wanted]
+    aps, inps, firsts = zip(*filter(None, wanted), strict=True)
+    assert got["mAP"] == pytest.approx(np.mean(aps))
+    assert got["mINP"] == pytest.approx(np.mean(inps))
+    np.testing.assert_allclose(got["CMC"], [np.mean(np.array(firsts) <= k) for k in range(1, 161)])
+
+
+def test_roc(crowd):
+    flags, rows, embs = crowd
+    run(flags | {"metric": "cosine", "roc": ""})
+    pairs = [
+        (dist, query[0] == other[0])
+        for query, row in zip(rows["query"], brute.distances(embs["query"], embs["gallery"], "cosine"), strict=True)
+        for other, dist in zip(rows["gallery"], row, strict=True)
+        if other[0] != "-1" and other != query
+    ]
+    true, wrong = (sorted(dist for dist, same in pairs if same == kind) for kind in (True, False))
+    wanted = {str(fpr): np.mean(true < wrong[int(fpr * len(wrong))]) for fpr in (1e-4, 1e-3, 1e-2, 1e-1)}
+    assert results(flags)["TPR_at_FPR"] == pytest.approx(wanted, abs=1.5 / len(true))
+
+
+def test_pooled_queries_are_told(crowd, capsys):
+    flags, rows, _ = crowd
+    run(flags | {"metric": "euclidean", "multi_query": "mean"})
+    assert (
+        f"Pooled the 40 queries of the same pid and camera into {len(set(rows['query']))}." in capsys.readouterr().err
+    )
 
 
 # ------------------------------------------------------------------------------------------ the process
@@ -283,6 +379,22 @@ BAD = {
     "metric unknown": (replaced(metric="manhattan"), "--metric: .*'manhattan'.*cityblock.*cosine"),
     "batch_size 0": (replaced(batch_size=0), "--batch_size: should be an integer of at least 1. Received: 0"),
     "batch_size not a number": (replaced(batch_size="many"), "--batch_size: .*Received: many"),
+    "multi_query unknown": (replaced(multi_query="median"), "--multi_query: .*'median'.*mean.*max"),
+    "multi_query without cameras": (
+        replaced(multi_query="mean", excluder="diagonal"),
+        "--excluder diagonal reads no",
+    ),
+    "query_expansion 1": (replaced(query_expansion=1), "--query_expansion: should be .*at least 2. Received: 1"),
+    "query_expansion_alpha below 0": (
+        replaced(query_expansion=5, query_expansion_alpha=-1),
+        "--query_expansion_alpha: .*at least 0. Received: -1",
+    ),
+    "query_expansion_alpha alone": (replaced(query_expansion_alpha=2), "_alpha: has no effect without --query_expansi"),
+    "rerank_k1 0": (replaced(rerank="", rerank_k1=0), "--rerank_k1: .*at least 1. Received: 0"),
+    "rerank_k2 beyond k1": (replaced(rerank="", rerank_k1=4), "--rerank_k2: .*k1 . 1. Received: 6 with --rerank_k1 4"),
+    "rerank_lambda beyond 1": (replaced(rerank="", rerank_lambda=1.5), "--rerank_lambda: .*0..1. Received: 1.5"),
+    "rerank_lambda alone": (replaced(rerank_lambda=0.5), "--rerank_lambda: has no effect without --rerank"),
+    "roc without a file": (replaced(roc="", filename=None), "--roc: has no effect without --filename"),
     "flag unknown": (replaced(gallery="x"), "--gallery"),
     "query_dataset missing": (replaced(query_dataset="none.csv"), "--query_dataset: .*existing file.*none.csv"),
     "gallery_dataset missing": (replaced(gallery_dataset="none.csv"), "--gallery_dataset: .*existing file.*none.csv"),

@@ -43,8 +43,8 @@ def brute_ap(ranking, market):
 def ranks_of(query, gallery, query_pids, gallery_pids, ignored=None, metric="euclidean", batch_size=256):
     if ignored is None:
         ignored = np.zeros((len(query), len(gallery)), bool)
-    arrays = np.float32(query), np.float32(gallery)
-    return ranking.match_ranks(*arrays, query_pids, gallery_pids, lambda block: ignored[block], metric, batch_size)
+    bounds = ranking.bounds(np.float32(query), np.float32(gallery), metric)
+    return ranking.match_ranks(bounds, query_pids, gallery_pids, lambda block: ignored[block], batch_size)
 
 
 def line(*positions):
@@ -88,7 +88,7 @@ def test_ranks_and_figures_are_those_of_plain_loops(gallery_size, metric, draw):
         if len(ranks):
             rankings.append(wanted)
             last = len(wanted) - wanted[::-1].index(True)
-            assert ranking.mean_inverse_negative_penalty([ranks]) == pytest.approx(sum(wanted) / last)
+            assert ranking.inverse_negative_penalty(ranks) == pytest.approx(sum(wanted) / last)
             for market in (False, True):
                 assert ranking.average_precision(ranks, market) == pytest.approx(brute_ap(wanted, market), abs=1e-12)
     if rankings:
@@ -121,9 +121,8 @@ def test_the_gallery_may_be_a_memory_map(tmp_path):
     embs.tofile(tmp_path / "embs")
     gallery = np.memmap(tmp_path / "embs", np.float32, "r", shape=(50, 8))
     pids = rng.integers(0, 5, 50).astype(str).tolist()
-    got = ranking.match_ranks(
-        embs[:5], gallery, pids[:5], pids, lambda block: np.eye(5, 50, dtype=bool)[block], "euclidean"
-    )
+    bounds = ranking.bounds(embs[:5], gallery, "euclidean")
+    got = ranking.match_ranks(bounds, pids[:5], pids, lambda block: np.eye(5, 50, dtype=bool)[block])
     wanted = ranks_of(embs[:5], embs, pids[:5], pids, np.eye(5, 50, dtype=bool))
     assert [ranks.tolist() for ranks in got] == [ranks.tolist() for ranks in wanted]
 
@@ -195,7 +194,7 @@ def test_an_error_of_the_excluder_arrives():
         raise ValueError("what it says")
 
     with pytest.raises(ValueError, match="what it says"):
-        ranking.match_ranks(line(0), line(1), ["a"], ["a"], ignore, "euclidean")
+        ranking.match_ranks(ranking.bounds(line(0), line(1), "euclidean"), ["a"], ["a"], ignore)
 
 
 @pytest.mark.parametrize("metric", ranking.METRICS)
@@ -217,6 +216,51 @@ def test_cosine_passes_over_lengths_and_an_embedding_of_zeros_is_1_from_all():
     assert ranks.tolist() == [2]
 
 
-def test_minp_by_hand():
-    ranks = [np.array([1, 2]), np.array([], np.int64), np.array([3]), np.array([1, 4, 12])]
-    assert ranking.mean_inverse_negative_penalty(ranks) == pytest.approx((1 + 1 / 3 + 3 / 12) / 3)
+def test_figures_by_hand():
+    assert ranking.inverse_negative_penalty(np.array([1, 4, 12])) == 3 / 12
+    assert ranking.inverse_negative_penalty(np.array([1, 2])) == 1
+    # Precisions 1/2, 2/3, 3/7, so from the first on it is 2/3; and of a query with one match 1/4 throughout.
+    ranks = [np.array([2, 3, 7]), np.array([], np.int64), np.array([4])]
+    got = ranking.precision_at_recall(ranks, (0.1, 1 / 3, 0.34, 2 / 3, 0.7, 1))
+    np.testing.assert_allclose(got, [(p + 1 / 4) / 2 for p in (2 / 3, 2 / 3, 2 / 3, 2 / 3, 3 / 7, 3 / 7)])
+
+
+@pytest.mark.parametrize("count", range(1, 31))
+def test_interpolated_precision_is_that_of_plain_loops(count):
+    ranks = np.sort(np.random.default_rng(count).choice(60, count, replace=False) + 1)
+    wanted = [max((i + 1) / ranks[i] for i in range(count) if 10 * (i + 1) >= tenth * count) for tenth in range(1, 11)]
+    got = ranking.precision_at_recall([ranks], [tenth / 10 for tenth in range(1, 11)])
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ranking.METRICS)
+@pytest.mark.parametrize("seed", range(3))
+def test_roc_is_that_of_all_pairs(seed, metric):
+    rng = np.random.default_rng(seed)
+    pids = rng.integers(0, 7, 330)
+    embs = (rng.standard_normal((7, 5))[pids] + rng.standard_normal((330, 5))).astype(np.float32)
+    ignored = rng.random((30, 300)) < 0.2
+    bounds = ranking.bounds(embs[:30], embs[30:], metric)
+    fprs = [0, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1]
+    names = pids.astype(str).tolist()
+    got = ranking.tpr_at_fpr(bounds, names[:30], names[30:], lambda block: ignored[block], fprs, batch_size=7)
+
+    dists, same = ranking.distances(embs[:30], embs[30:], metric), pids[:30, None] == pids[30:]
+    true, wrong = np.sort(dists[same & ~ignored]), np.sort(dists[~same & ~ignored])
+    for fpr, tpr in zip(fprs[:-1], got[:-1], strict=True):
+        limit = wrong[int(fpr * len(wrong))]  # the first that may not be accepted
+        # Between two thresholds lies one true pair at most, here.
+        assert tpr == pytest.approx((true < limit).mean(), abs=1.5 / len(true))
+    assert got[-1] > 0.99
+
+
+def test_roc_at_the_edges():
+    def roc(query, gallery, query_pids, gallery_pids):
+        ignored = np.zeros((len(query), len(gallery)), bool)
+        bounds = ranking.bounds(line(*query), line(*gallery), "euclidean")
+        return ranking.tpr_at_fpr(bounds, query_pids, gallery_pids, lambda block: ignored[block], [0, 0.5])
+
+    assert roc([0], [1, 2, 3], "a", "aba") == [0.5, 0.5]
+    assert roc([0], [1, 2], "a", "aa") == [None, None]
+    assert roc([0], [1, 2], "a", "bb") == [None, None]
+    assert roc([5, 5], [5, 5, 5], "ab", "abb") == [0, 0]  # one point: whatever is accepted, all are

@@ -66,7 +66,7 @@ def _card(path: str, text: str, pid: str, color: str, size: tuple[int, int] = (1
     """An image file, fitted into `size` (width, height), in a frame, with lines of text below: uint8 [h, w, 3]."""
     edge, line = 3, 15
     card = Image.new("RGB", (size[0] + 2 * edge + 4, size[1] + 2 * edge + 3 * line + 6), "white")
-    draw, font = ImageDraw.Draw(card), ImageFont.load_default(11)
+    draw, font = ImageDraw.Draw(card), ImageFont.load_default(12)
     frame = 0, 0, size[0] + 2 * edge - 1, size[1] + 2 * edge - 1
     try:
         with Image.open(path) as file:

@@ -212,8 +212,9 @@ def _check_aggregator(flip_augment: bool, crop_augment: str | None, aggregator: 
 
 def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """Which experiment, which checkpoint of it, and the flags for one without args.json."""
-    common.add_flag(parser, "experiment_root")
-    parser.add_argument(
+    group = parser.add_argument_group("experiment")
+    common.add_flag(group, "experiment_root")
+    group.add_argument(
         "--checkpoint",
         metavar="NAME",
         help="A checkpoint of the experiment, such as checkpoint-25000. The newest when not given.",
@@ -234,34 +235,37 @@ def architecture_flags(args: argparse.Namespace) -> dict:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     add_experiment_flags(parser)
-    common.add_flag(parser, "dataset")
+    group = parser.add_argument_group("data")
+    common.add_flag(group, "dataset")
     common.add_flag(
-        parser,
+        group,
         "image_root",
         help="Directory that the file ids of the CSV are relative to. That of the training when not given.",
     )
-    common.add_flag(parser, "allow_any_path")
-    parser.add_argument(
+    common.add_flag(group, "allow_any_path")
+    group.add_argument(
         "--filename",
         metavar="HDF5",
         help="Where to write, relative to the experiment_root. <name of the dataset>_embeddings.h5 when not given.",
     )
+    group = parser.add_argument_group("devices")
     common.add_flag(
-        parser,
+        group,
         "batch_size",
         help="Images, their variants counted, that go through the network at a time, on all devices together.",
     )
-    common.add_flag(parser, "loading_threads")
-    common.add_flag(parser, "strategy")
-    parser.add_argument("--flip_augment", action="store_true", help="Embed each image mirrored, too.")
-    parser.add_argument(
+    common.add_flag(group, "loading_threads")
+    common.add_flag(group, "strategy")
+    group = parser.add_argument_group("views of an image")
+    group.add_argument("--flip_augment", action="store_true", help="Embed each image mirrored, too.")
+    group.add_argument(
         "--crop_augment",
         choices=("center", "avgpool", "five"),
         help="Resize to the pre_crop size of the training, and embed the crop of the net_input size at the center, or "
         "five of them, center and corners, or all of the image at once (avgpool). Without, resize to the net_input "
         "size.",
     )
-    parser.add_argument(
+    group.add_argument(
         "--aggregator",
         choices=tuple(aggregators.AGGREGATORS),
         help="How the embeddings of the variants of an image become one. Needed with --flip_augment and with "

@@ -33,7 +33,8 @@ FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    parser.add_argument(
+    group = parser.add_argument_group("what is compared")
+    group.add_argument(
         "--excluder",
         required=True,
         type=common.plugin_name("excluders"),
@@ -41,14 +42,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Which gallery images are ignored for a query: " + ", ".join(common.plugin_names("excluders")) + ".",
     )
     for part in ("query", "gallery"):
-        parser.add_argument(
+        group.add_argument(
             f"--{part}_dataset",
             required=True,
             type=common.readable_file,
             metavar="CSV",
             help=f"The {part} set: one line pid,fid for every image.",
         )
-        parser.add_argument(
+        group.add_argument(
             f"--{part}_embeddings",
             required=True,
             type=common.readable_file,
@@ -56,31 +57,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             help=f"Embeddings of the {part} set, as embed.py writes them.",
         )
     common.add_flag(
-        parser,
+        group,
         "metric",
         required=True,
         choices=tuple(ranking.METRICS),
         help="Distance between embeddings: the one of the training.",
     )
-    parser.add_argument(
+    group = parser.add_argument_group("figures")
+    group.add_argument(
         "--filename",
         type=common.writeable_file,
         metavar="JSON",
         help="Write mAP, mINP, CMC (one per rank), precision_at_recall (interpolated), and aps and inps (one per "
         "query, null without a true match) to this file.",
     )
-    parser.add_argument(
+    group.add_argument(
         "--roc",
         action="store_true",
         help="Write TPR_at_FPR to the file, too: the share of all true pairs that is accepted where this share of the "
         "wrong ones is. Takes as long again.",
     )
     common.add_flag(
-        parser,
+        group,
         "batch_size",
         help="Queries compared at a time, at most. Fewer take less memory. Does not change any result.",
     )
-    parser.add_argument(
+    group.add_argument(
         "--use_market_ap",
         action="store_true",
         help="AP as in the code that came with Market-1501 (trapezoids), instead of scikit-learn's (steps).",

@@ -32,8 +32,9 @@ FORMATS = ("saved_model", "onnx", "litert")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     embed.add_experiment_flags(parser)
-    parser.add_argument("--directory", required=True, metavar="DIR", help="Where to write; new or empty.")
-    parser.add_argument(
+    group = parser.add_argument_group("export")
+    group.add_argument("--directory", required=True, metavar="DIR", help="Where to write; new or empty.")
+    group.add_argument(
         "--formats",
         nargs="+",
         choices=FORMATS,
@@ -41,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="saved_model takes images of any size, or image files; onnx and litert take those of the network's "
         "input size. onnx needs the packages of requirements-export.txt.",
     )
-    parser.add_argument(
+    group.add_argument(
         "--crop_augment",
         choices=("center", "avgpool"),
         help="As of embed.py: resize to the pre_crop size of the training, and embed the crop of the net_input size at "

@@ -136,8 +136,17 @@ def train(
         cameras=cameras.of_fids(fids, args.cameras),
     )
     B = args.batch_p * args.batch_k
-    distribution.shards(strategy, workers, B)
+    shards = distribution.shards(strategy, workers, B)
     net_size = args.net_input_height, args.net_input_width
+    augmentation = image_data.Augmentation(
+        net_size,
+        (args.pre_crop_height, args.pre_crop_width) if args.crop_augment else None,
+        args.flip_augment,
+        args.pad_crop,
+        args.color_jitter,
+        args.random_erasing,
+    )
+    accelerated = image_data.on_accelerator()
 
     # Model and optimizer, and the weights to start from.
     keras.utils.set_random_seed(args.seed)
@@ -194,10 +203,11 @@ def train(
             paths,
             args.seed,
             iteration,
-            net_size,
-            (args.pre_crop_height, args.pre_crop_width) if args.crop_augment else None,
-            args.flip_augment,
+            augmentation,
             args.loading_threads,
+            args.cache,
+            shards,
+            finished=not accelerated,
         )
 
     def before_a_save(values: dict[str, np.ndarray]) -> None:
@@ -259,11 +269,17 @@ def train(
             saver.save(0, state)
             saver.wait()  # without it there would be nothing to resume from
         loader = iter(strategy.distribute_datasets_from_function(batches))
+
+        @tf.function(input_signature=[loader.element_spec[0]])
+        def finish(batch):
+            return strategy.run(functools.partial(image_data.finish, augmentation=augmentation), args=(batch,))
+
         # An iteration is told of while the next one runs, so that the device has not to wait for it.
         untold, last = None, False
         while not last:
             began = time.perf_counter()
             images, rows = next(loader)
+            images = finish(images) if accelerated else images
             rows = strategy.experimental_local_results(rows)[0].numpy()
             waited, rate = time.perf_counter() - began, learning_rate(iteration, args)
             result = step(

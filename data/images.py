@@ -5,14 +5,21 @@ iteration); everything else is a pure function of the file.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 import common
 
-_AUGMENTATIONS = 2  # the third stream of random numbers, after the two of data/pk_sampler.py
+# The third stream of random numbers, after the two of data/pk_sampler.py: flips and corners, and what has its own.
+_AUGMENTATIONS = 2
+_COLORS, _HOLES = 1, 2
+
+_MEAN_PIXEL = (123.68, 116.78, 103.94)  # of ImageNet, as nets/resnet_v1_50.py subtracts it
+_ERASING_TRIES = 10
 
 FIVE_CROPS = ("center", "top_left", "top_right", "bottom_left", "bottom_right")
 
@@ -52,10 +59,31 @@ def five_crops(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 # ---------------------------------------------------------------------------------------------- training
 
 
+class Augmentation(NamedTuple):
+    """What is done to the images of a training; the flags of experiment.py tell what each means."""
+
+    net_size: tuple[int, int]
+    pre_crop_size: tuple[int, int] | None = None
+    random_flip: bool = False
+    pad_crop: int = 0
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """The size that images are resized to, before they are padded and cropped."""
+        return self.pre_crop_size or self.net_size
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Pixels by which images are higher and wider than their crops."""
+        return tuple(old + 2 * self.pad_crop - new for old, new in zip(self.resized, self.net_size, strict=True))
+
+
 def augmentations(
     seed: int, iteration: int, count: int, room: tuple[int, int], random_flip: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is done to each image of one batch.
+    """How each image of one batch is flipped and cropped.
 
     Args:
       count: images in the batch, B.
@@ -70,44 +98,237 @@ def augmentations(
     return flips & random_flip, corners
 
 
+def color_factors(seed: int, iteration: int, count: int, strength: float) -> np.ndarray:
+    """Factors of brightness, contrast and saturation for each image of one batch: float32 [B, 3], 1 ± strength."""
+    rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _COLORS])
+    return rng.uniform(1 - strength, 1 + strength, (count, 3)).astype(np.float32)
+
+
+def holes(seed: int, iteration: int, count: int, probability: float, size: tuple[int, int]) -> np.ndarray:
+    """What is erased of each image of one batch (Zhong et al. 2017, "Random Erasing Data Augmentation", algorithm 1).
+
+    A rectangle of 0.02 to 0.4 of the image's area, 0.3 to 3.33 times as high as wide, anywhere within the image. One
+    that does not fit is drawn again, up to _ERASING_TRIES times.
+
+    Returns: int32 [B, 4], the first row and column of each rectangle and the first beyond it: the same where nothing
+      is erased.
+    """
+    rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _HOLES])
+    erased = rng.random(count) < probability
+    area = rng.uniform(0.02, 0.4, (_ERASING_TRIES, count)) * size[0] * size[1]
+    aspect = rng.uniform(0.3, 1 / 0.3, (_ERASING_TRIES, count))
+    sides = np.maximum(np.rint(np.sqrt([area * aspect, area / aspect])), 1).astype(np.int32)  # heights and widths
+    fits = (sides[0] < size[0]) & (sides[1] < size[1])
+    sides = sides[:, fits.argmax(axis=0), np.arange(count)].T
+    sides = np.where((erased & fits.any(axis=0))[:, None], sides, 0)
+    corners = rng.integers(0, size - sides, endpoint=True, dtype=np.int32)
+    return np.concatenate([corners, corners + sides], axis=1)
+
+
+def draws(seed: int, iteration: int, count: int, augmentation: Augmentation) -> dict[str, np.ndarray]:
+    """All that is drawn for one batch, each from a stream of its own: flips, corners, and what else is asked for."""
+    flips, corners = augmentations(seed, iteration, count, augmentation.room, augmentation.random_flip)
+    drawn = {"flips": flips, "corners": corners}
+    if augmentation.color_jitter:
+        drawn["colors"] = color_factors(seed, iteration, count, augmentation.color_jitter)
+    if augmentation.random_erasing:
+        drawn["holes"] = holes(seed, iteration, count, augmentation.random_erasing, augmentation.net_size)
+    return drawn
+
+
+def recolor(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Change brightness, then contrast (against the image's mean grey), then saturation (against each pixel's grey).
+
+    Args:
+      images: float32 [B, H, W, 3], 0..255, as what is returned.
+      factors: float32 [B, 3], as from color_factors.
+    """
+    brightness, contrast, saturation = tf.unstack(factors[:, :, None, None, None], axis=1)
+    images = tf.clip_by_value(images * brightness, 0, 255)
+    mean = tf.reduce_mean(_grey(images), axis=(1, 2), keepdims=True)
+    images = tf.clip_by_value(mean + (images - mean) * contrast, 0, 255)
+    grey = _grey(images)
+    return tf.clip_by_value(grey + (images - grey) * saturation, 0, 255)
+
+
+def _grey(images: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(images * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+
+
+def erase(images: tf.Tensor, rectangles: tf.Tensor) -> tf.Tensor:
+    """Fill a rectangle (see holes), int32 [B, 4], of each image, float32 [B, H, W, 3], with ImageNet's mean pixel."""
+    top, left, bottom, right = tf.unstack(rectangles[:, :, None], axis=1)
+    y, x = tf.range(images.shape[1]), tf.range(images.shape[2])
+    inside = ((top <= y) & (y < bottom))[:, :, None] & ((left <= x) & (x < right))[:, None, :]
+    return tf.where(inside[..., None], tf.constant(_MEAN_PIXEL), images)
+
+
+def augment(image: tf.Tensor, flipped: tf.Tensor, corner: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+    """Resize, pad, flip and crop one image: uint8 [H, W, 3] -> float32 [*net_size, 3]."""
+    size = augmentation.resized
+    # What is enlarged is resized in less time when it is float already; large images would only be copied.
+    small = tf.size(image) < 3 * math.prod(size)
+    image = tf.cond(small, lambda: resize(tf.cast(image, tf.float32), size), lambda: resize(image, size))
+    if augmentation.pad_crop:
+        image = tf.pad(image, [[augmentation.pad_crop] * 2] * 2 + [[0, 0]])
+    top, left = corner[0], tf.where(flipped, augmentation.room[1] - corner[1], corner[1])
+    image = crop(image, top, left, augmentation.net_size)
+    return tf.cond(flipped, lambda: flip(image), lambda: image)
+
+
+def augment_batch(
+    pixels: tf.Tensor, sizes: tf.Tensor, flips: tf.Tensor, corners: tf.Tensor, augmentation: Augmentation
+) -> tf.Tensor:
+    """What `augment` does, for all images of a batch at once and whatever their sizes: the way of an accelerator.
+
+    Args:
+      pixels: uint8 [n, 3], those of all images, one image after the other.
+      sizes: int32 [B, 2], the images' heights and widths.
+      flips, corners: bool [B] and int32 [B, 2], as from augmentations.
+
+    Returns: float32 [B, *net_size, 3].
+    """
+
+    def taps(axis, mirrored):
+        # Between which two rows or columns of its image each one of the crop lies, and how far: [B, length] each.
+        old, new = sizes[:, axis, None], augmentation.resized[axis]
+        at = corners[:, axis, None] - augmentation.pad_crop + tf.range(augmentation.net_size[axis])
+        at = tf.where(mirrored, new - 1 - at, at)
+        scaled = tf.cast(at, tf.float32) * (tf.cast(old, tf.float32) / new)
+        low = tf.clip_by_value(tf.cast(scaled, tf.int32), 0, old - 1)
+        return low, tf.minimum(low + 1, old - 1), scaled - tf.cast(low, tf.float32), (at >= 0) & (at < new)
+
+    top, bottom, down, y_inside = taps(0, False)
+    left, right, across, x_inside = taps(1, flips[:, None])
+    first = tf.cumsum(tf.reduce_prod(sizes, axis=1), exclusive=True)[:, None]
+
+    def line(y):
+        start = (first + y * sizes[:, 1, None])[:, :, None]
+        before = tf.cast(tf.gather(pixels, start + left[:, None, :]), tf.float32)
+        after = tf.cast(tf.gather(pixels, start + right[:, None, :]), tf.float32)
+        return before + (after - before) * across[:, None, :, None]
+
+    upper, lower = line(top), line(bottom)
+    images = upper + (lower - upper) * down[:, :, None, None]
+    if augmentation.pad_crop:
+        images = tf.where((y_inside[:, :, None] & x_inside[:, None, :])[..., None], images, 0.0)
+    return images
+
+
+def on_accelerator() -> bool:
+    """Whether there is an accelerator to take the last step of loading."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def finish(batch: dict[str, tf.Tensor], augmentation: Augmentation) -> tf.Tensor:
+    """The last step of loading a batch. Returns: float32 RGB 0..255 [B, *net_size, 3].
+
+    Args:
+      batch: an element of training_batches(..., finished=False).
+    """
+    images = batch.get("images")
+    if images is None:
+        images = augment_batch(batch["pixels"], batch["sizes"], batch["flips"], batch["corners"], augmentation)
+    if "colors" in batch:
+        images = recolor(images, batch["colors"])
+    if "holes" in batch:
+        images = erase(images, batch["holes"])
+    return images
+
+
+def reader(paths: Sequence[str], cache: str, loading_threads: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns: a function from an image's row number, an int tensor, to the image, uint8 [H, W, 3].
+
+    Args:
+      cache: "none" reads and decodes the file each time. "encoded" reads all files now and decodes each time;
+        "decoded" reads and decodes all now.
+
+    Raises: common.UserError for an image that cannot be read now.
+    """
+    paths = tf.constant(paths)
+    if cache == "none":
+        return lambda row: decode(tf.io.read_file(paths[row]))
+
+    def load(path):
+        encoded = tf.io.read_file(path)
+        return encoded if cache == "encoded" else tf.io.serialize_tensor(decode(encoded))
+
+    held = tf.data.Dataset.from_tensor_slices(paths).map(load, num_parallel_calls=loading_threads)
+    held = held.batch(len(paths)).with_options(_threads(loading_threads))
+    with naming_bad_images(lambda: [path.decode() for path in paths.numpy()]):
+        held = held.get_single_element()
+    if cache == "encoded":
+        return lambda row: decode(held[row])
+    return lambda row: tf.ensure_shape(tf.io.parse_tensor(held[row], tf.uint8), [None, None, 3])
+
+
 def training_batches(
     batches: Iterable[np.ndarray],
     B: int,
     paths: Sequence[str],
     seed: int,
     start: int,
-    net_size: tuple[int, int],
-    pre_crop_size: tuple[int, int] | None,
-    random_flip: bool,
+    augmentation: Augmentation,
     loading_threads: int,
+    cache: str = "none",
+    shards: Sequence[slice] = (slice(None),),
+    finished: bool = True,
 ) -> tf.data.Dataset:
     """Load and augment the images of each batch.
 
     Args:
       batches: int64 [B] each, row numbers of the images, from iteration `start` on; see data/pk_sampler.py.
       paths: the data set's image files.
-      pre_crop_size: resize to this and take random crops of net_size; None resizes to net_size.
       loading_threads: images loaded in parallel; changes nothing in what comes out.
+      cache: what is held in memory: "none", "encoded" or "decoded"; see reader.
+      shards: parts of the batch, one for each replica.
+      finished: False where an accelerator takes the last step, `finish`. It is then given the decoded pixels: images
+        that are larger than they are resized to are made that size first, rounded to whole grey levels.
 
-    Returns: a data set of (images float32 RGB 0..255 [B, *net_size, 3], row numbers int64 [B]).
+    Returns: a data set with one element for each shard of each batch, in order: the images of the shard, b of them,
+      and the row numbers of the whole batch, int64 [B]. The images are float32 RGB 0..255 [b, *net_size, 3] or, where
+      not finished, what `finish` takes.
     """
-    size = pre_crop_size or net_size
-    room = (size[0] - net_size[0], size[1] - net_size[1])
-    paths = tf.constant(paths)
+    read = reader(paths, cache, loading_threads)
+    first = draws(seed, start, B, augmentation) | {"rows": np.zeros(B, np.int64)}
+    lengths = {len(range(B)[shard]) for shard in shards}
+    b = lengths.pop() if len(lengths) == 1 else None
 
     def plan():
         for iteration, rows in enumerate(batches, start):
-            yield rows, *augmentations(seed, iteration, len(rows), room, random_flip)
+            drawn = draws(seed, iteration, B, augmentation) | {"rows": rows}
+            for shard in shards:
+                yield {name: values[shard] for name, values in drawn.items()}, rows
 
-    def load(row, flipped, corner):
-        image = resize(decode(tf.io.read_file(paths[row])), size)
-        image = tf.cond(flipped, lambda: flip(image), lambda: image)
-        return crop(image, corner[0], corner[1], net_size), row
+    def load(drawn, rows):
+        part, flips, corners = drawn.pop("rows"), drawn["flips"], drawn["corners"]
+        if not finished:
+            pixels, sizes = load_pixels(part)
+            return drawn | {"pixels": pixels, "sizes": sizes}, rows
+        images = tf.map_fn(
+            lambda one: augment(read(one[0]), one[1], one[2], augmentation),
+            (part, flips, corners),
+            parallel_iterations=loading_threads,
+            fn_output_signature=tf.TensorSpec([*augmentation.net_size, 3], tf.float32),
+        )
+        return finish(drawn | {"images": images}, augmentation), rows
 
-    signature = tf.TensorSpec([B], tf.int64), tf.TensorSpec([B], tf.bool), tf.TensorSpec([B, 2], tf.int32)
-    plans = tf.data.Dataset.from_generator(plan, output_signature=signature)
-    images = plans.unbatch().map(load, num_parallel_calls=loading_threads).batch(B, drop_remainder=True)
-    return images.with_options(_threads(loading_threads)).prefetch(2)
+    def load_pixels(part):
+        count = tf.size(part)
+        pixels = tf.TensorArray(tf.uint8, count, element_shape=[None, 3], infer_shape=False)
+        sizes = tf.TensorArray(tf.int32, count, element_shape=[2])
+        for i in tf.range(count):
+            image = read(part[i])
+            if tf.size(image) > 3 * math.prod(augmentation.resized):
+                image = tf.cast(tf.round(resize(image, augmentation.resized)), tf.uint8)
+            pixels = pixels.write(i, tf.reshape(image, [-1, 3]))
+            sizes = sizes.write(i, tf.shape(image)[:2])
+        return pixels.concat(), tf.ensure_shape(sizes.stack(), [b, 2])
+
+    signature = {name: tf.TensorSpec([b, *values.shape[1:]], values.dtype) for name, values in first.items()}
+    plans = tf.data.Dataset.from_generator(plan, output_signature=(signature, tf.TensorSpec([B], tf.int64)))
+    loaded = plans.map(load, num_parallel_calls=loading_threads)
+    return loaded.with_options(_threads(loading_threads)).prefetch(2 * len(shards))
 
 
 def _threads(loading_threads: int) -> tf.data.Options:

@@ -98,6 +98,11 @@ CASES = {
     "on_bad_image": ([*TRAIN, "--on_bad_image=ignore"], 2, "--on_bad_image.*'ignore'.*error.*skip"),
     "a seed below 0": ([*TRAIN, "--seed=-1"], 2, "--seed.*Received: -1"),
     "a seed beyond 32 bits": ([*TRAIN, "--seed=4294967296"], 2, "--seed.*Received: 4294967296"),
+    "an unknown cache": ([*TRAIN, "--cache=disk"], 2, "--cache.*'disk'.*none.*encoded.*decoded"),
+    "padding below 0": ([*TRAIN, "--pad_crop=-1"], 2, "--pad_crop.*at least 0. Received: -1"),
+    "padding and cropping": ([*TRAIN, "--pad_crop=4", "--crop_augment"], 2, "--pad_crop 4 and --crop_augment.*one of"),
+    "jitter beyond 1": ([*TRAIN, "--color_jitter=1.5"], 2, "--color_jitter.*from 0 to 1. Received: 1.5"),
+    "a probability in percent": ([*TRAIN, "--random_erasing=50"], 2, "--random_erasing.*from 0 to 1. Received: 50"),
     "crops higher than the image": (
         [*TRAIN, "--crop_augment", "--net_input_height=300"],
         2,

@@ -102,12 +102,24 @@ def test_without_augmentation_nothing_is_flipped_or_cropped():
 
 
 PATHS = [str(HERE / "images" / name) for name in FILES]
+CROPS = images.Augmentation(NET, PRE, random_flip=True)
+PADDED = images.Augmentation(NET, random_flip=True, pad_crop=5)
+ALL = PADDED._replace(color_jitter=0.4, random_erasing=0.9)
 
 
-def training_stream(start, threads=4, pre_crop=PRE):
+def training_stream(start, threads=4, augmentation=CROPS, paths=PATHS, **options):
+    """12 batches of 6 images of all sizes."""
     rows = np.random.default_rng(0).integers(0, len(PATHS), (12, 6))
-    batches = images.training_batches(rows[start:], 6, PATHS, 9, start, NET, pre_crop, True, threads)
+    batches = images.training_batches(rows[start:], 6, paths, 9, start, augmentation, threads, **options)
+    if not options.get("finished", True):
+        batches = batches.map(lambda batch, rows: (images.finish(batch, augmentation), rows))
     return rows[start:], [(pixels.numpy(), row.numpy()) for pixels, row in batches]
+
+
+def equal(got, expected):
+    for (pixels, rows), (expected_pixels, expected_rows) in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(pixels, expected_pixels)
+        np.testing.assert_array_equal(rows, expected_rows)
 
 
 def test_training_batches_are_what_the_plan_says():
@@ -121,14 +133,154 @@ def test_training_batches_are_what_the_plan_says():
             exact(pixel, image[top : top + 64, left : left + 32])
 
 
-@pytest.mark.parametrize("threads", [1, 8])
-def test_a_stream_started_later_is_the_tail_whatever_the_threads(threads):
-    _, whole = training_stream(0)
-    _, tail = training_stream(7, threads)
+@pytest.mark.parametrize("threads, finished", [(1, True), (8, True), (1, False), (8, False)])
+def test_a_stream_started_later_is_the_tail_whatever_the_threads(threads, finished):
+    _, whole = training_stream(0, augmentation=ALL, finished=finished)
+    _, tail = training_stream(7, threads, ALL, finished=finished)
     assert len(tail) == 5
-    for (got, got_rows), (expected, expected_rows) in zip(tail, whole[7:], strict=True):
-        np.testing.assert_array_equal(got, expected)
-        np.testing.assert_array_equal(got_rows, expected_rows)
+    equal(tail, whole[7:])
+
+
+@pytest.mark.parametrize("augmentation", [CROPS, PADDED, images.Augmentation(NET), images.Augmentation((256, 128))])
+def test_the_way_of_an_accelerator_is_within_half_a_grey_level(augmentation):
+    _, expected = training_stream(0, augmentation=augmentation)
+    _, got = training_stream(0, augmentation=augmentation, finished=False)
+    for (pixels, rows), (expected_pixels, expected_rows) in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(rows, expected_rows)
+        np.testing.assert_allclose(pixels, expected_pixels, rtol=0, atol=0.5 + 1e-3)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_shards_are_parts_of_what_one_device_sees(finished):
+    _, whole = training_stream(0, augmentation=ALL, finished=finished)
+    for shards in [(slice(0, 3), slice(3, 6)), (slice(4, 6), slice(0, 2)), (slice(0, 5), slice(5, 6))]:
+        _, parts = training_stream(0, augmentation=ALL, finished=finished, shards=shards)
+        equal(parts, [(pixels[shard], rows) for pixels, rows in whole for shard in shards])
+
+
+def test_images_of_other_shards_are_not_read(tmp_path):
+    paths = [PATHS[0], str(tmp_path / "missing.jpg")]
+    rows = [np.array([0, 0, 1, 1])] * 3
+    batches = images.training_batches(rows, 4, paths, 1, 0, CROPS, 2, shards=[slice(0, 2)])
+    assert [pixels.shape for pixels, _ in batches] == [(2, *NET, 3)] * 3
+
+
+@pytest.mark.parametrize("cache", ["encoded", "decoded"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_cached_images_are_the_same_and_need_no_file(tmp_path, cache, finished):
+    _, expected = training_stream(0, augmentation=ALL, finished=finished)
+    paths = [tmp_path / name for name in FILES]
+    for path in paths:
+        path.write_bytes((HERE / "images" / path.name).read_bytes())
+    rows = np.random.default_rng(0).integers(0, len(PATHS), (12, 6))
+    batches = images.training_batches(
+        rows, 6, [*map(str, paths)], 9, 0, ALL, 3, cache=cache, shards=[slice(None)], finished=finished
+    )
+    for path in paths:
+        path.unlink()
+    if not finished:
+        batches = batches.map(lambda batch, rows: (images.finish(batch, ALL), rows))
+    equal(batches.as_numpy_iterator(), expected)
+
+
+@pytest.mark.parametrize("cache", ["none", "encoded", "decoded"])
+def test_a_bad_image_is_named_whatever_is_cached(tmp_path, cache):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image at all")
+    paths = [*PATHS, str(bad)]
+    named = pytest.raises(common.UserError, match=r"bad\.jpg cannot be read: Unknown image file format")
+    with named, images.naming_bad_images(lambda: paths):
+        list(images.training_batches([np.array([1, 8])], 2, paths, 1, 0, CROPS, 2, cache))
+
+
+def reference_augment(image, flipped, corner, augmentation):
+    """Resize, pad, flip, crop, one after the other in float64."""
+    image = reference_resize(image, augmentation.resized)
+    image = np.pad(image, [(augmentation.pad_crop,) * 2] * 2 + [(0, 0)])
+    image = image[:, ::-1] if flipped else image
+    (top, left), (height, width) = corner, augmentation.net_size
+    return image[top : top + height, left : left + width]
+
+
+@pytest.mark.parametrize("augmentation", [CROPS, PADDED, images.Augmentation((3, 2), (3, 9)), images.Augmentation(NET)])
+def test_images_of_mixed_sizes_are_augmented_as_written_out(augmentation):
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (2, 70), (72, 36), (64, 32), (100, 3), (128, 64), (37, 90), (128, 64)]
+    batch = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+    flips = np.arange(8) % 2 == 0
+    corners = rng.integers(0, augmentation.room, (8, 2), endpoint=True).astype(np.int32)
+    corners[:4] = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * augmentation.room  # the corners of the room
+    expected = [reference_augment(*one, augmentation) for one in zip(batch, flips, corners, strict=True)]
+
+    pixels = np.concatenate([image.reshape(-1, 3) for image in batch])
+    got = images.augment_batch(pixels, tf.constant(sizes), tf.constant(flips), tf.constant(corners), augmentation)
+    np.testing.assert_allclose(got, expected, atol=5e-3)
+    arguments = zip(map(tf.constant, batch), flips, corners, strict=True)
+    got = [images.augment(*one, augmentation) for one in arguments]
+    np.testing.assert_allclose(got, expected, atol=5e-3)
+
+
+def test_what_is_drawn_does_not_depend_on_what_else_is_on():
+    for iteration in range(3):
+        flips, corners = images.augmentations(9, iteration, 50, (10, 10), random_flip=True)
+        everything = images.draws(9, iteration, 50, ALL)
+        assert everything.keys() == {"flips", "corners", "colors", "holes"}
+        for augmentation in (PADDED, PADDED._replace(color_jitter=0.4), PADDED._replace(random_erasing=0.9), ALL):
+            drawn = images.draws(9, iteration, 50, augmentation)
+            np.testing.assert_array_equal(drawn["flips"], flips)
+            np.testing.assert_array_equal(drawn["corners"], corners)
+            for name, values in drawn.items():
+                np.testing.assert_array_equal(values, everything[name])
+
+
+def test_color_factors_are_around_one():
+    factors = images.color_factors(1, 5, 4000, 0.3)
+    assert factors.shape == (4000, 3) and factors.dtype == np.float32
+    assert 0.7 <= factors.min() < 0.71 and 1.29 < factors.max() <= 1.3
+    np.testing.assert_allclose(factors.mean(axis=0), 1, atol=0.01)
+    assert abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.06
+    assert (factors != images.color_factors(1, 6, 4000, 0.3)).all()
+
+
+def test_recolored_images_are_as_written_out():
+    rng = np.random.default_rng(0)
+    batch = rng.uniform(0, 255, (5, 4, 3, 3))
+    factors = np.array([[1, 1, 1], [1.6, 1, 1], [1, 0.4, 1], [1, 1, 0], [1.4, 1.4, 1.4]])
+    expected = []
+    for image, (brightness, contrast, saturation) in zip(batch, factors, strict=True):
+        image = np.clip(image * brightness, 0, 255)
+        image = np.clip((image @ [0.299, 0.587, 0.114]).mean() * (1 - contrast) + image * contrast, 0, 255)
+        grey = (image @ [0.299, 0.587, 0.114])[..., None]
+        expected.append(np.clip(grey * (1 - saturation) + image * saturation, 0, 255))
+    got = images.recolor(tf.constant(batch, tf.float32), tf.constant(factors, tf.float32))
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    np.testing.assert_allclose(got[0], batch[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(256, 128), (64, 64), (20, 60), (2, 2)])
+def test_holes_have_their_sizes_and_lie_within_the_image(size):
+    top, left, bottom, right = images.holes(1, 5, 4000, 0.5, size).T
+    heights, widths = bottom - top, right - left
+    assert top.min() == 0 and left.min() == 0 and bottom.max() == size[0] and right.max() == size[1]
+    erased = heights * widths > 0
+    assert abs(erased.mean() - 0.5) < 0.05
+    assert (heights[~erased] == 0).all() and (widths[~erased] == 0).all()
+    if size[0] >= 64:  # else rounding to pixels says more
+        heights, widths = heights[erased], widths[erased]
+        area = heights * widths / np.prod(size)
+        assert 0.015 < area.min() < 0.03 and 0.36 < area.max() < 0.42
+        assert 0.25 < (heights / widths).min() < 0.4 and 2.8 < (heights / widths).max() < 3.8
+    never = images.holes(1, 5, 100, 0.0, size)
+    np.testing.assert_array_equal(never[:, :2], never[:, 2:])
+
+
+def test_erased_images_are_as_written_out():
+    batch = np.random.default_rng(0).uniform(0, 255, (4, 6, 5, 3)).astype(np.float32)
+    rectangles = np.array([[0, 0, 6, 5], [1, 2, 4, 3], [3, 3, 3, 3], [5, 0, 6, 5]], np.int32)
+    expected = batch.copy()
+    for image, (top, left, bottom, right) in zip(expected, rectangles, strict=True):
+        image[top:bottom, left:right] = 123.68, 116.78, 103.94
+    np.testing.assert_array_equal(images.erase(tf.constant(batch), tf.constant(rectangles)), expected)
 
 
 def test_test_batches_keep_the_order_and_bound_the_batch():

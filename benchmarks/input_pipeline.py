@@ -1,0 +1,100 @@
+"""Images a second of the training's input, beside the original's way: every image on its own, in float.
+
+    python -m benchmarks.input_pipeline
+
+Batches of 18 x 4 JPEGs of 128x64 pixels (of 100x50 to 160x80 with --mixed), drawn as in training, become crops of
+256x128 from 288x144, half of them mirrored. "for an accelerator" is what the host does where a GPU takes the last
+step (images.finish): read and decode whole batches.
+"""
+
+import argparse
+import functools
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import common
+from benchmarks._measure import medians
+from data import pk_sampler
+
+P, K = 18, 4
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = common.make_parser(__doc__)
+    common.add_flag(parser, "loading_threads")
+    parser.add_argument("--batches", type=common.positive_int, default=20, metavar="N", help="Of one measurement.")
+    parser.add_argument("--rounds", type=common.positive_int, default=7, metavar="N", help="Measurements of each way.")
+    parser.add_argument("--mixed", action="store_true", help="Images of many sizes.")
+    return parser.parse_args(argv)
+
+
+def make_images(folder: Path, count: int, mixed: bool) -> list[str]:
+    """Smooth random images with some noise, of about the size that photos of their kind have as files (3.5 KB)."""
+    rng, paths = np.random.default_rng(0), [str(folder / f"{number}.jpg") for number in range(count)]
+    for path in paths:
+        height = int(rng.integers(100, 161)) if mixed else 128
+        image = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8)).resize((height // 2, height), Image.BICUBIC)
+        noisy = np.asarray(image) + rng.integers(-8, 9, (height, height // 2, 3))
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path, quality=90)
+    return paths
+
+
+def original(batches, B: int, paths: list[str], augmentation, loading_threads: int):
+    """The original's pipeline: every image is read, decoded, resized in float, flipped and cropped on its own."""
+    import tensorflow as tf
+
+    from data import images
+
+    def load(path):
+        image = images.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), augmentation.resized)
+        return tf.image.random_crop(tf.image.random_flip_left_right(image), (*augmentation.net_size, 3))
+
+    files = tf.data.Dataset.from_generator(
+        lambda: itertools.chain.from_iterable(batches), output_signature=tf.TensorSpec([], tf.int64)
+    )
+    names = tf.constant(paths)
+    loaded = files.map(lambda row: load(names[row]), num_parallel_calls=loading_threads)
+    return loaded.batch(B, drop_remainder=True).prefetch(1)
+
+
+def main(args: argparse.Namespace) -> None:
+    common.import_tensorflow()
+    from data import images
+
+    augmentation = images.Augmentation((256, 128), (288, 144), random_flip=True)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_images(Path(folder), 1500, args.mixed)
+        groups = np.split(np.arange(len(paths)), 100)
+
+        def batches():
+            return pk_sampler.batches(groups, P, K, seed=0, start=0, end=2**31 - 1)
+
+        ours = functools.partial(
+            images.training_batches, B=P * K, paths=paths, seed=0, start=0, augmentation=augmentation
+        )
+        streams = {"original": original(batches(), P * K, paths, augmentation, args.loading_threads)}
+        for cache, (way, finished) in itertools.product(
+            ("none", "encoded", "decoded"), (("on the CPU", True), ("for an accelerator", False))
+        ):
+            streams[f"{way}, --cache {cache}"] = ours(
+                batches(), loading_threads=args.loading_threads, cache=cache, finished=finished
+            )
+        iterators = {name: iter(stream) for name, stream in streams.items()}
+        seconds = medians(
+            {
+                name: lambda iterator=iterator: [next(iterator) for _ in range(args.batches)]
+                for name, iterator in iterators.items()
+            },
+            args.rounds,
+        )
+    print(f"{'':34}images/s  times the original")
+    for name, time in seconds.items():
+        print(f"{name:34}{args.batches * P * K / time:8,.0f}  {seconds['original'] / time:.2f}")
+
+
+if __name__ == "__main__":
+    common.run(main, parse_args)

@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--roc",
         action="store_true",
         help="Write TPR_at_FPR to the file, too: the share of all true pairs that is accepted where this share of the "
-        "wrong ones is. Takes as long again.",
+        "wrong ones is. Takes two to three times as long.",
     )
     common.add_flag(
         group,
@@ -87,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="AP as in the code that came with Market-1501 (trapezoids), instead of scikit-learn's (steps).",
     )
-    group = parser.add_argument_group("after the network", "Results of these are not those of the embeddings alone.")
+    group = parser.add_argument_group("post-processing, in this order")
     group.add_argument(
         "--multi_query",
         choices=("mean", "max"),

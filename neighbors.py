@@ -33,10 +33,13 @@ def nearest(embs: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarr
         for index, row in zip(range(N)[block], bounds, strict=True):
             emb = embs[index].astype(np.float64)
             furthest[index] = exact.distances(emb, last[index - block.start, None])[0]
-            some = np.flatnonzero(row <= _limit(row, k))  # k images or more, whose last is no nearer than the wanted
-            limit = np.partition(exact.distances(emb, some), k - 1)[k - 1]
-            candidates = np.flatnonzero(row <= limit)
+            limit = _limit(row, k)
+            candidates = np.flatnonzero(row <= limit)  # k or more
             dists = exact.distances(emb, candidates)
+            kth = np.partition(dists, k - 1)[k - 1]
+            if kth > limit:  # then others, whose lower bounds are above the limit, may be as near
+                candidates = np.flatnonzero(row <= kth)
+                dists = exact.distances(emb, candidates)
             dists[candidates == index] = -np.inf  # of copies of an image, too, itself comes first
             order[index] = candidates[np.argsort(dists, kind="stable")[:k]]
 
@@ -99,10 +102,13 @@ def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
     """
     order, _ = nearest(embs, k, "cosine")
     expanded = np.empty(embs.shape, np.float32)
-    for rows in ranking.slices(expanded, 2**18 // k):
-        near = embs[order[rows]].astype(np.float64)  # [rows, k, D]
+
+    def of_block(block: slice) -> None:
+        near = embs[order[block]].astype(np.float64)  # [rows, k, D]
         lengths = np.linalg.norm(near, axis=2)
         lengths[lengths == 0] = 1
         cosines = np.einsum("rd,rkd->rk", near[:, 0], near) / (lengths[:, :1] * lengths)
-        expanded[rows] = np.einsum("rk,rkd->rd", np.maximum(cosines, 0) ** alpha, near) / order.shape[1]
+        expanded[block] = np.einsum("rk,rkd->rd", np.maximum(cosines, 0) ** alpha, near) / order.shape[1]
+
+    ranking.in_blocks(of_block, len(embs), order.shape[1] * embs.shape[1], 64)
     return expanded

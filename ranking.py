@@ -96,11 +96,14 @@ def tpr_at_fpr(
     scale = bins / greatest if greatest > 0 else 1.0
 
     def histogram(dists: np.ndarray) -> np.ndarray:
-        return np.bincount(np.clip(dists * scale, 0, bins).astype(np.intp).ravel(), minlength=bins + 1)
+        numbers = np.empty(dists.shape, np.float32)  # enough for a bin, and much faster
+        with np.errstate(over="ignore"):
+            np.multiply(dists, scale, out=numbers, casting="same_kind")
+        return np.bincount(np.clip(numbers, 0, bins, out=numbers).astype(np.int32).ravel(), minlength=bins + 1)
 
     def count(matches: list[np.ndarray], wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         positives = histogram(np.concatenate(matches))
-        negatives = sum(histogram(wrong[rows]) for rows in slices(wrong, 2**20))
+        negatives = sum(histogram(wrong[rows]) for rows in slices(wrong, 2**18))
         return positives, negatives, np.count_nonzero(wrong < np.inf)
 
     blocks = _compare(count, bounds, query_pids, gallery_pids, ignore, batch_size)
@@ -284,7 +287,7 @@ class _Cosine:
         return self.distances(query, indices) + self._tolerance
 
     def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
-        return 1 - unit_length(self._gallery[indices]) @ unit_length(query[None])[0]
+        return 1 - np.einsum("ij,j->i", unit_length(self._gallery[indices]), unit_length(query[None])[0])
 
 
 METRICS = {

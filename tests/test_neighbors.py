@@ -18,6 +18,16 @@ def test_nearest_are_those_of_a_full_sort(count, k, metric):
     np.testing.assert_allclose(furthest, dists.max(axis=1), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cityblock"])
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_of_equally_far_images_the_first_is_nearer(offset, metric):
+    embs = np.random.default_rng(0).integers(-2, 3, (500, 4)).astype(np.float32) + offset
+    order, _ = neighbors.nearest(embs, 9, metric)
+    dists = brute.distances(embs, embs, metric)
+    np.fill_diagonal(dists, -1)
+    np.testing.assert_array_equal(order, np.argsort(dists, axis=1, kind="stable")[:, :9])
+
+
 def test_an_image_is_the_nearest_of_itself_among_its_copies():
     embs = np.repeat(np.float32([[0, 0], [3, 4]]), 60, axis=0)
     order, furthest = neighbors.nearest(embs, 7, "euclidean")

@@ -27,8 +27,11 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 HERE = Path(__file__).resolve().parent
 
 # The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is told without it.
-METRICS = ("euclidean", "sqeuclidean", "cityblock")
-LOSSES = ("batch_hard",)
+METRICS = ("euclidean", "sqeuclidean", "cityblock", "cosine")
+DISTANCE_LOSSES = ("batch_hard", "batch_all", "batch_sample", "lifted", "triplet")
+EMBEDDING_LOSSES = ("multi_similarity", "circle")
+LOSSES = DISTANCE_LOSSES + EMBEDDING_LOSSES
+LOSSES_WITHOUT_ZEROS = ("batch_hard", "batch_all")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 

@@ -228,7 +228,14 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "--margin",
         type=_margin,
         default="soft",
-        help="A number m: max(0, m + x). soft: log(1 + exp(x)). none: x.",
+        help="A number m: max(0, m + x). soft: log(1 + exp(x)). none: x. Not of "
+        f"{' and '.join(common.EMBEDDING_LOSSES)}, which have constants of their own.",
+    )
+    group.add_argument(
+        "--loss_ignore_zero",
+        action="store_true",
+        help=f"The mean is over the terms that are not 0, of {' and '.join(common.LOSSES_WITHOUT_ZEROS)}, with a "
+        "number as margin.",
     )
     common.add_flag(group, "metric", default="euclidean", help="How distances of embeddings are measured.")
     _add_optimisation_flags(parser)
@@ -361,6 +368,21 @@ def check_together(args: argparse.Namespace) -> None:
     if args.jit_compile and args.strategy not in ("auto", "one"):
         raise UserError(
             f"--jit_compile works on one device. Received: --strategy {args.strategy}. Leave out one of the two"
+        )
+    if args.loss in common.EMBEDDING_LOSSES and args.margin != "soft":
+        raise UserError(
+            f"--loss {args.loss} has no margin to set. Received: --margin {args.margin}. Leave it out, or take one of "
+            f"{', '.join(common.DISTANCE_LOSSES)}"
+        )
+    if args.loss_ignore_zero and args.loss not in common.LOSSES_WITHOUT_ZEROS:
+        raise UserError(
+            f"--loss_ignore_zero is for --loss {' and '.join(common.LOSSES_WITHOUT_ZEROS)}. Received: --loss "
+            f"{args.loss}"
+        )
+    if args.loss_ignore_zero and isinstance(args.margin, str):
+        raise UserError(
+            f"--loss_ignore_zero needs a number as --margin: with {args.margin} no loss is cut off at 0. Received: "
+            f"--margin {args.margin}"
         )
     for side in ("height", "width"):
         net, pre_crop = getattr(args, f"net_input_{side}"), getattr(args, f"pre_crop_{side}")

@@ -38,6 +38,21 @@ CASES = {
     "an unknown metric": ([*TRAIN, "--metric=manhattan"], 2, "--metric.*'manhattan'.*euclidean.*cityblock"),
     "a margin in words": ([*TRAIN, "--margin=big"], 2, '--margin: should be "soft", "none" or .* Received: big'),
     "a margin that is nan": ([*TRAIN, "--margin=nan"], 2, "--margin.*Received: nan"),
+    "a margin for a loss without": (
+        [*TRAIN, "--loss=circle", "--margin=0.2"],
+        2,
+        "--loss circle has no margin.*Received: --margin 0.2.*batch_hard, batch_all",
+    ),
+    "zeros of a loss that has none": (
+        [*TRAIN, "--loss=lifted", "--margin=0.2", "--loss_ignore_zero"],
+        2,
+        "--loss_ignore_zero is for --loss batch_hard and batch_all. Received: --loss lifted",
+    ),
+    "zeros of a soft margin": (
+        [*TRAIN, "--loss=batch_all", "--loss_ignore_zero"],
+        2,
+        "--loss_ignore_zero needs a number as --margin.*Received: --margin soft",
+    ),
     "batch_p 0": ([*TRAIN, "--batch_p=0"], 2, "--batch_p: should be an integer of at least 1. Received: 0"),
     "batch_p 1": ([*TRAIN, "--batch_p=1"], 2, "--batch_p should be at least 2.*Received: 1"),
     "batch_k 1": ([*TRAIN, "--batch_k=1"], 2, "--batch_k should be at least 2"),

@@ -74,7 +74,7 @@ def test_what_args_json_lacks_has_its_default(tmp_path):
         ("model_name", "resnet_v1_51"),
         ("model_name", "../train"),
         ("head_name", "none"),
-        ("metric", "cosine"),
+        ("metric", "manhattan"),
         ("loss", "batch_easy"),
         ("margin", "hard"),
         ("learning_rate", -1),

@@ -9,14 +9,16 @@ import loss
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "loss_golden.npz")
 CASES = ("c0", "c1", "c2", "c3")
+ORIGINAL_METRICS = ("euclidean", "sqeuclidean", "cityblock")
 MARGINS = ("soft", "none", 0.2, 1.0)
+SEED = tf.constant([3, 4])
 
 
 def close(got, expected):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("metric", common.METRICS)
+@pytest.mark.parametrize("metric", ORIGINAL_METRICS)
 @pytest.mark.parametrize("case", CASES)
 def test_distances_are_the_originals(case, metric):
     embs = GOLDEN[f"{case}/embs"]
@@ -24,7 +26,7 @@ def test_distances_are_the_originals(case, metric):
 
 
 @pytest.mark.parametrize("margin", MARGINS)
-@pytest.mark.parametrize("metric", common.METRICS)
+@pytest.mark.parametrize("metric", ORIGINAL_METRICS)
 @pytest.mark.parametrize("case", CASES)
 def test_losses_gradients_and_monitoring_are_the_originals(case, metric, margin):
     embs, pids = tf.constant(GOLDEN[f"{case}/embs"]), tf.constant(GOLDEN[f"{case}/pids"])
@@ -41,38 +43,255 @@ def test_losses_gradients_and_monitoring_are_the_originals(case, metric, margin)
     close(tf.reduce_mean(precision), golden["prec_at_k"])
 
 
-def brute_force_batch_hard(embs, pids, margin):
-    """Every triplet, one by one, in float64."""
-    losses = []
-    for a, (anchor, pid) in enumerate(zip(embs, pids, strict=True)):
-        dist = [np.sqrt(((anchor - other) ** 2).sum() + 1e-12) for other in embs]
-        positives = [dist[i] for i, other in enumerate(pids) if other == pid and i != a]
-        negatives = [dist[i] for i, other in enumerate(pids) if other != pid]
-        x = max(positives, default=0.0) - min(negatives, default=np.inf)
-        losses.append({"soft": np.log1p(np.exp(x)), "none": x}.get(margin, np.maximum(0, x + 0.3)))
-    return np.array(losses)
+def apply_margin(x, margin):
+    if margin == "soft":
+        return np.log1p(np.exp(x))
+    return x if margin == "none" else max(0.0, margin + x)
+
+
+def triplets_of(anchor, pids):
+    """Indices of the positives and of the negatives of an anchor."""
+    others = [i for i in range(len(pids)) if i != anchor]
+    return [i for i in others if pids[i] == pids[anchor]], [i for i in others if pids[i] != pids[anchor]]
+
+
+def batch_hard(dist, positives, negatives, margin):
+    furthest, closest = (
+        max((dist[p] for p in positives), default=0.0),
+        min((dist[n] for n in negatives), default=np.inf),
+    )
+    return apply_margin(furthest - closest, margin)
+
+
+def batch_all(dist, positives, negatives, margin):
+    terms = [apply_margin(dist[p] - dist[n], margin) for p in positives for n in negatives]
+    return np.mean(terms) if terms else 0.0
+
+
+def lifted(dist, positives, negatives, margin):
+    if not positives or not negatives:
+        return 0.0
+    m = 0.0 if isinstance(margin, str) else margin
+    x = np.log(sum(np.exp(dist[p]) for p in positives)) + np.log(sum(np.exp(m - dist[n]) for n in negatives))
+    return apply_margin(x, margin) if isinstance(margin, str) else max(0.0, x)
+
+
+REFERENCES = {"batch_hard": batch_hard, "batch_all": batch_all, "lifted": lifted}
+DRAWING = ("batch_sample", "triplet")
+
+
+def reference(name, dists, pids, margin):
+    """The losses of all anchors, float64, by going through their pairs and triplets one by one."""
+    return np.array([REFERENCES[name](dists[a], *triplets_of(a, pids), margin) for a in range(len(pids))])
+
+
+def numeric_gradient(function, x, step=1e-5):
+    """Of a scalar function of an array, by finite differences."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        moved = np.zeros_like(x)
+        moved[index] = step
+        gradient[index] = (function(x + moved) - function(x - moved)) / (2 * step)
+    return gradient
+
+
+def with_gradient(function, x, weights):
+    """float32: function(x) [B], and the gradient of its sum with these weights."""
+    x = tf.Variable(x, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        losses = function(x)
+        total = tf.reduce_sum(losses * tf.constant(weights, tf.float32))
+    return losses.numpy(), tape.gradient(total, x).numpy()
+
+
+# Anchor 5 has no positive; the pids have one, two and three of them.
+PIDS = np.array([0, 0, 1, 1, 1, 2, 3, 3, 0])
+
+
+def random_dists(size=9):
+    embs = np.random.default_rng(1).normal(size=(size, 4)) / 2
+    return np.sqrt(((embs[:, None] - embs[None]) ** 2).sum(-1) + 1e-12)
+
+
+@pytest.mark.parametrize("margin", ["soft", "none", 0.3, 0.0, -0.1])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_losses_and_gradients_over_every_triplet(name, margin):
+    dists, weights = random_dists(), np.linspace(0.5, 2, len(PIDS))
+    losses, gradient = with_gradient(lambda x: loss.LOSS_CHOICES[name](x, tf.constant(PIDS), margin), dists, weights)
+    np.testing.assert_allclose(losses, reference(name, dists, PIDS, margin), rtol=1e-5, atol=1e-6)
+    numeric = numeric_gradient(lambda x: weights @ reference(name, x, PIDS, margin), dists)
+    np.testing.assert_allclose(gradient, numeric, atol=1e-5)
 
 
 @pytest.mark.parametrize("margin", ["soft", "none", 0.3])
-def test_batch_hard_over_every_triplet(margin):
-    rng = np.random.default_rng(1)
-    embs, pids = rng.normal(size=(9, 4)), np.array([0, 0, 1, 1, 1, 2, 3, 3, 0])
-    got = loss.batch_hard(loss.cdist(embs, embs), tf.constant(pids), margin)
-    np.testing.assert_allclose(got, brute_force_batch_hard(embs, pids, margin), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", DRAWING)
+def test_losses_that_draw_take_one_positive_and_one_negative(name, margin):
+    dists, pids, function = random_dists(), tf.constant(PIDS), loss.LOSS_CHOICES[name]
+    ones = np.ones(len(PIDS))
+    _, drawn = with_gradient(lambda x: function(x, pids, "none", seed=SEED), dists, ones)
+    losses, gradient = with_gradient(lambda x: function(x, pids, margin, seed=SEED), dists, ones)
+    for anchor in range(len(PIDS)):
+        positives, negatives = triplets_of(anchor, PIDS)
+        if not positives:
+            assert losses[anchor] == 0 and not gradient[anchor].any()
+            continue
+        (positive,), (negative,) = np.flatnonzero(drawn[anchor] == 1), np.flatnonzero(drawn[anchor] == -1)
+        assert positive in positives and negative in negatives and np.count_nonzero(drawn[anchor]) == 2
+        x = dists[anchor, positive] - dists[anchor, negative]
+        assert losses[anchor] == pytest.approx(apply_margin(x, margin), abs=1e-6)
+        slope = {"soft": 1 / (1 + np.exp(-x)), "none": 1.0}.get(margin, float(x + 0.3 > 0))
+        np.testing.assert_allclose(gradient[anchor], slope * drawn[anchor], atol=1e-6)
 
 
-def test_gradient_by_finite_differences():
-    rng = np.random.default_rng(2)
-    embs, pids = rng.normal(size=(6, 3)), np.array([0, 0, 1, 1, 2, 2])
-    variable = tf.Variable(embs, dtype=tf.float32)
-    with tf.GradientTape() as tape:
-        mean = tf.reduce_mean(loss.batch_hard(loss.cdist(variable, variable), tf.constant(pids), "soft"))
-    gradient = tape.gradient(mean, variable).numpy()
-    for index in np.ndindex(embs.shape):
-        step = np.zeros_like(embs)
-        step[index] = 1e-5
-        up, down = (brute_force_batch_hard(embs + sign * step, pids, "soft").mean() for sign in (1, -1))
-        assert gradient[index] == pytest.approx((up - down) / 2e-5, abs=1e-5)
+@pytest.mark.parametrize("name", DRAWING)
+def test_draws_have_their_probabilities(name):
+    pids, draws = np.array([0, 0, 0, 0, 1, 1, 2]), 600
+    dists = 2 * random_dists(size=len(pids)).astype(np.float32)
+    function = tf.function(lambda seed: loss.LOSS_CHOICES[name](dists, tf.constant(pids), "none", seed=seed))
+    found = np.array([function(tf.constant([7, number])) for number in range(draws)])
+    for anchor in range(len(pids) - 1):
+        positives, negatives = triplets_of(anchor, pids)
+        scale = 1 if name == "batch_sample" else 0
+        up, down = np.exp(scale * dists[anchor, positives]), np.exp(-scale * dists[anchor, negatives])
+        for p, p_share in zip(positives, up / up.sum(), strict=True):
+            for n, n_share in zip(negatives, down / down.sum(), strict=True):
+                count, share = np.isclose(found[:, anchor], dists[anchor, p] - dists[anchor, n], atol=1e-6).sum(), 0
+                share = p_share * n_share
+                assert abs(count - draws * share) < 5 * np.sqrt(draws * share * (1 - share)) + 1
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_draws_follow_from_the_seed(name):
+    dists, pids = tf.constant(random_dists(size=40), tf.float32), tf.constant(np.arange(40) // 4)
+    draw = [loss.LOSS_CHOICES[name](dists, pids, "none", seed=tf.constant(seed)) for seed in ([1, 2], [1, 2], [1, 3])]
+    np.testing.assert_array_equal(draw[0], draw[1])
+    assert np.mean(np.not_equal(draw[0], draw[2])) > 0.5
+    with pytest.raises(ValueError, match="needs a seed"):
+        loss.LOSS_CHOICES[name](dists, pids, "none")
+
+
+@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
+def test_means_without_zeros(name):
+    dists, margin = random_dists(), 0.2
+    single = {
+        "batch_hard": lambda dist, ps, ns: [batch_hard(dist, ps, ns, margin)],
+        "batch_all": lambda dist, ps, ns: [apply_margin(dist[p] - dist[n], margin) for p in ps for n in ns],
+    }[name]
+
+    def mean(dists):
+        terms = np.concatenate([single(dists[a], *triplets_of(a, PIDS)) for a in range(len(PIDS))])
+        return terms[terms > 0].sum() / max(1, np.count_nonzero(terms))
+
+    def ours(dists):
+        losses, counts = loss.WITHOUT_ZEROS[name](dists, tf.constant(PIDS), margin, seed=SEED)
+        return losses * counts / tf.maximum(tf.reduce_sum(counts), 1)
+
+    parts, gradient = with_gradient(ours, dists, np.ones(len(PIDS)))
+    assert parts.sum() == pytest.approx(mean(dists), rel=1e-5)
+    np.testing.assert_allclose(gradient, numeric_gradient(mean, dists), atol=1e-5)
+    means, counts = loss.WITHOUT_ZEROS[name](tf.constant(dists, tf.float32), tf.constant(PIDS), margin)
+    for anchor, (value, count) in enumerate(zip(means.numpy(), counts.numpy(), strict=True)):
+        terms = np.array(single(dists[anchor], *triplets_of(anchor, PIDS)))
+        assert count == np.count_nonzero(terms)
+        assert value == pytest.approx(terms[terms > 0].mean() if count else 0, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
+def test_where_all_terms_are_zero_so_is_their_mean_and_its_gradient(name):
+    dists = np.where(np.equal.outer(PIDS, PIDS), 0.0, 9.0)
+    terms = loss.WITHOUT_ZEROS[name]
+    means, gradient = with_gradient(lambda x: terms(x, tf.constant(PIDS), 0.2)[0], dists, np.ones(len(PIDS)))
+    np.testing.assert_array_equal(means, 0)
+    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(terms(tf.constant(dists, tf.float32), tf.constant(PIDS), 0.2)[1], 0)
+
+
+def similarities(embs):
+    unit = embs / np.linalg.norm(embs, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def multi_similarity(embs, pids):
+    losses, all_sims = [], similarities(embs)
+    for anchor, sims in enumerate(all_sims):
+        positives, negatives = triplets_of(anchor, pids)
+        hard_positives = [p for p in positives if any(sims[p] < sims[n] + 0.1 for n in negatives)]
+        hard_negatives = [n for n in negatives if any(sims[n] > sims[p] - 0.1 for p in positives)]
+        pull = np.log(1 + sum(np.exp(-2 * (sims[p] - 0.5)) for p in hard_positives)) / 2
+        losses.append(pull + np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50)
+    return np.array(losses)
+
+
+def circle(embs, pids, weighted_by=None):
+    """Weights are those of the embeddings `weighted_by`: they have no gradient."""
+    losses, all_sims = [], similarities(embs)
+    weight_sims = all_sims if weighted_by is None else similarities(weighted_by)
+    for anchor, (sims, frozen) in enumerate(zip(all_sims, weight_sims, strict=True)):
+        total = 0.0
+        positives, negatives = triplets_of(anchor, pids)
+        for p in positives:
+            for n in negatives:
+                x = max(0, frozen[n] + 0.25) * (sims[n] - 0.25) - max(0, 1.25 - frozen[p]) * (sims[p] - 0.75)
+                total += np.exp(64 * x)
+        losses.append(np.log(1 + total))
+    return np.array(losses)
+
+
+EMBEDDING_REFERENCES = {"multi_similarity": multi_similarity, "circle": circle}
+
+
+@pytest.mark.parametrize("spread", [0.3, 1, 30])
+@pytest.mark.parametrize("name", EMBEDDING_REFERENCES)
+def test_losses_over_embeddings_and_their_gradients(name, spread):
+    rng = np.random.default_rng(6)
+    embs = spread * rng.normal(size=(len(PIDS), 5)) + 0.5
+    weights = np.linspace(0.5, 2, len(PIDS))
+    losses, gradient = with_gradient(lambda x: loss.EMBEDDING_LOSSES[name](x, tf.constant(PIDS)), embs, weights)
+    np.testing.assert_allclose(losses, EMBEDDING_REFERENCES[name](embs, PIDS), rtol=1e-5, atol=1e-5)
+    frozen = {"circle": {"weighted_by": embs}}.get(name, {})
+    numeric = numeric_gradient(lambda x: weights @ EMBEDDING_REFERENCES[name](x, PIDS, **frozen), embs)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_over_embeddings_are_finite_far_from_their_optimum():
+    # Cosines of -1 within and 1 between pids: the circle loss has exponents of 312.
+    embs, pids = np.array([[1.0, 0], [-1, 0], [1, 0], [-1, 0]]), np.array([0, 0, 1, 1])
+    expected = {
+        "multi_similarity": np.log1p(np.exp(3)) / 2 + np.log1p(np.exp(25)) / 50,
+        "circle": 64 * (2.25 * 1.75 + 1.25 * 0.75),
+    }
+    for name, function in loss.EMBEDDING_LOSSES.items():
+        losses, gradient = with_gradient(lambda x: function(x, tf.constant(pids)), embs, np.ones(4))  # noqa: B023
+        np.testing.assert_allclose(losses, expected[name], rtol=1e-5)
+        assert np.isfinite(gradient).all()
+
+
+ALL_LOSSES = {
+    name: (lambda embs, pids, margin="soft", f=f, **kw: f(loss.cdist(embs, embs), pids, margin, seed=SEED, **kw))
+    for name, f in loss.LOSS_CHOICES.items()
+} | {name: (lambda embs, pids, margin="soft", f=f: f(embs, pids)) for name, f in loss.EMBEDDING_LOSSES.items()}
+
+
+@pytest.mark.parametrize("margin", ["soft", "none", 0.2])
+@pytest.mark.parametrize("pids", [[0, 1, 2, 3], [5, 5, 5, 5]], ids=["no positive", "no negative"])
+@pytest.mark.parametrize("name", sorted(ALL_LOSSES.keys() - {"batch_hard"}))
+def test_without_triplets_there_is_neither_loss_nor_gradient(name, pids, margin):
+    embs = np.random.default_rng(8).normal(size=(4, 3))
+    losses, gradient = with_gradient(lambda x: ALL_LOSSES[name](x, tf.constant(pids), margin), embs, np.ones(4))
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("point", [0.0, 100.0])
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_equal_embeddings_have_a_finite_loss_and_gradient(name, point):
+    embs = np.full((6, 8), point)
+    losses, gradient = with_gradient(lambda x: ALL_LOSSES[name](x, tf.constant([0, 0, 0, 1, 1, 1])), embs, np.ones(6))
+    expected = {"lifted": np.log1p(2 * 3), "multi_similarity": None, "circle": None}.get(name, np.log(2))
+    assert np.isfinite(losses).all() and np.isfinite(gradient).all()
+    if expected is not None:
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        np.testing.assert_allclose(gradient, 0, atol=1e-3)
 
 
 def test_an_anchor_without_positive_or_without_negative():
@@ -120,19 +339,36 @@ def test_cityblock_gradient_equals_that_of_all_differences():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses():
+@pytest.mark.parametrize("name", common.LOSSES)
+def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses(name):
     rng = np.random.default_rng(5)
     embs, pids = tf.constant(rng.normal(size=(12, 6)), tf.float32), tf.constant(np.arange(12) // 3 % 2)
-    whole = loss.batch_hard(loss.cdist(embs, embs), pids, "soft")
-    top1, precision = loss.retrieval_in_batch(loss.cdist(embs, embs), pids, 2)
-    parts, found = [], []
+
+    def losses(rows, **columns):
+        if name in loss.EMBEDDING_LOSSES:
+            return loss.EMBEDDING_LOSSES[name](embs[rows], pids[rows], column_embs=embs, **columns)
+        return loss.LOSS_CHOICES[name](loss.cdist(embs[rows], embs), pids[rows], "soft", seed=SEED, **columns)
+
+    parts = [losses(slice(start, start + 4), column_pids=pids, offset=tf.constant(start)) for start in (0, 4, 8)]
+    np.testing.assert_allclose(tf.concat(parts, 0), losses(slice(None)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
+def test_a_slice_of_anchors_without_zeros(name):
+    dists, pids = tf.constant(random_dists(), tf.float32), tf.constant(PIDS)
+    whole = loss.WITHOUT_ZEROS[name](dists, pids, 0.2)
+    part = loss.WITHOUT_ZEROS[name](dists[3:7], pids[3:7], 0.2, column_pids=pids, offset=3)
+    np.testing.assert_allclose(part, [values[3:7] for values in whole], rtol=1e-6)
+
+
+def test_monitoring_of_a_slice_of_anchors_is_that_slice_of_the_whole():
+    rng = np.random.default_rng(5)
+    embs, pids = tf.constant(rng.normal(size=(12, 6)), tf.float32), tf.constant(np.arange(12) // 3 % 2)
+    dists, found = loss.cdist(embs, embs), []
     for offset in (0, 6):
         part = slice(offset, offset + 6)
-        dists = loss.cdist(embs[part], embs)
-        parts.append(loss.batch_hard(dists, pids[part], "soft", column_pids=pids, offset=offset))
-        found.append(loss.retrieval_in_batch(dists, pids[part], 2, column_pids=pids, offset=offset))
-    np.testing.assert_allclose(tf.concat(parts, 0), whole, rtol=1e-6)
-    np.testing.assert_allclose(np.concatenate(found, axis=1), [top1, precision], rtol=1e-6)
+        found.append(loss.retrieval_in_batch(dists[part], pids[part], 2, column_pids=pids, offset=offset))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), loss.retrieval_in_batch(dists, pids, 2), rtol=1e-6)
 
 
 def test_monitoring_leaves_out_the_anchor_itself_and_not_its_copies():
@@ -143,24 +379,86 @@ def test_monitoring_leaves_out_the_anchor_itself_and_not_its_copies():
     np.testing.assert_array_equal(precision, [1, 1, 0, 0.5, 0.5, 1])
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
-def test_no_tensor_of_the_loss_and_its_gradient_has_more_than_two_axes(metric):
+@pytest.mark.parametrize("name", common.LOSSES)
+def test_no_tensor_of_the_loss_and_its_gradient_has_more_than_two_axes(name):
     @tf.function
     def step(embs, pids):
         with tf.GradientTape() as tape:
             tape.watch(embs)
-            mean = tf.reduce_mean(loss.batch_hard(loss.cdist(embs, embs, metric), pids, "soft"))
+            mean = tf.reduce_mean(ALL_LOSSES[name](embs, pids))
         return tape.gradient(mean, embs)
 
     graph = step.get_concrete_function(tf.TensorSpec([64, 16]), tf.TensorSpec([64], tf.int32)).graph
-    outputs = [output for operation in graph.get_operations() for output in operation.outputs]
-    assert outputs and all(output.shape.rank <= 2 for output in outputs)
+    graph = graph.as_graph_def(add_shapes=True)
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    shapes = [shape for node in nodes for shape in node.attr["_output_shapes"].list.shape]
+    assert any([dim.size for dim in shape.dim] == [64, 64] for shape in shapes)
+    assert all(len(shape.dim) <= 2 and not shape.unknown_rank for shape in shapes)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+def test_blocks_of_rows_change_nothing(metric, monkeypatch):
+    rng = np.random.default_rng(9)
+    a, b = (tf.constant(rng.normal(size=(n, 5)), tf.float32) for n in (11, 7))
+    weights = tf.constant(rng.normal(size=(11, 7)), tf.float32)
+
+    @tf.function
+    def dists_and_gradients(a, b):
+        with tf.GradientTape() as tape:
+            tape.watch([a, b])
+            dists = loss.cdist(a, b, metric)
+            total = tf.reduce_sum(weights * dists)
+        return dists, *tape.gradient(total, [a, b])
+
+    specs = tf.TensorSpec([None, 5]), tf.TensorSpec([None, 5])
+    of_unknown_shape = dists_and_gradients.get_concrete_function(*specs)(a, b)
+    whole = dists_and_gradients.python_function(a, b)
+    monkeypatch.setattr(loss, "_BLOCK", 4 * 7)  # blocks of 4, 4 and 3 rows
+    blocks = dists_and_gradients(a, b)
+    for one, other, third in zip(whole, blocks, of_unknown_shape, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(one, third, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+def test_gradients_of_distances_by_finite_differences(metric):
+    rng = np.random.default_rng(10)
+    a, b = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+    weights = rng.normal(size=(4, 5))
+
+    def total(a, b):
+        if metric == "cosine":
+            cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
+            return (weights * (1 - cosines)).sum()
+        squared = ((a[:, None] - b[None]) ** 2).sum(-1)
+        return (weights * (squared if metric == "sqeuclidean" else np.sqrt(squared))).sum()
+
+    variables = [tf.Variable(x, dtype=tf.float32) for x in (a, b)]
+    with tf.GradientTape() as tape:
+        ours = tf.reduce_sum(tf.constant(weights, tf.float32) * loss.cdist(*variables, metric))
+    assert float(ours) == pytest.approx(total(a, b), rel=1e-5)
+    gradients = tape.gradient(ours, variables)
+    np.testing.assert_allclose(gradients[0], numeric_gradient(lambda x: total(x, b), a), atol=1e-5)
+    np.testing.assert_allclose(gradients[1], numeric_gradient(lambda x: total(a, x), b), atol=1e-5)
+
+
+def test_cosine_distances():
+    embs = tf.Variable([[3.0, 0.0], [0.5, 0.0], [0.0, 2.0], [-1.0, 0.0], [0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        dists = loss.cdist(embs, embs, "cosine")
+        total = tf.reduce_sum(dists)
+    expected = [[0, 0, 1, 2, 1], [0, 0, 1, 2, 1], [1, 1, 0, 1, 1], [2, 2, 1, 0, 1], [1, 1, 1, 1, 1]]
+    np.testing.assert_allclose(dists, expected, atol=1e-7)
+    assert np.isfinite(tape.gradient(total, embs)).all()
 
 
 def test_unknown_metric_lists_the_known():
     with pytest.raises(ValueError, match="euclidean, sqeuclidean, cityblock"):
-        loss.cdist(tf.zeros([2, 2]), tf.zeros([2, 2]), "cosine")
+        loss.cdist(tf.zeros([2, 2]), tf.zeros([2, 2]), "manhattan")
 
 
 def test_flags_offer_exactly_the_losses_there_are():
-    assert tuple(loss.LOSS_CHOICES) == common.LOSSES
+    assert tuple(loss.LOSS_CHOICES) == common.DISTANCE_LOSSES
+    assert tuple(loss.EMBEDDING_LOSSES) == common.EMBEDDING_LOSSES
+    assert tuple(loss.WITHOUT_ZEROS) == common.LOSSES_WITHOUT_ZEROS
+    assert common.LOSSES == common.DISTANCE_LOSSES + common.EMBEDDING_LOSSES

@@ -9,6 +9,10 @@ out of all figures, named on stderr, and null among the `aps` of the results fil
 
 What changes embeddings or distances composes, in this order: --multi_query pools queries, --query_expansion replaces
 embeddings, --rerank distances. Each needs more of the gallery than its ranking does, and as many queries as there are.
+
+    python evaluate.py ... --report report --image_root images --activations exp
+
+also writes a page, report/report.html, that shows the best and the worst queries and what was found for them.
 """
 
 import argparse
@@ -131,9 +135,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="X",
         help="Weight of the distance itself; the rest is that of the neighbourhoods.",
     )
+    group = parser.add_argument_group("report")
+    group.add_argument(
+        "--report",
+        type=common.writeable_directory,
+        metavar="DIR",
+        help="Write report.html there, a page with charts, and with the images of the worst and the best queries and "
+        "what was found for them; and the charts as PNG. Created if need be.",
+    )
+    common.add_flag(group, "image_root", help="Directory that the file ids of both CSVs are relative to, for --report.")
+    common.add_flag(group, "allow_any_path")
+    group.add_argument(
+        "--activations",
+        type=common.readable_directory,
+        metavar="DIR",
+        help="An experiment: the report also shows where its network looks, which takes TensorFlow.",
+    )
     args = parser.parse_args(argv)
+    if args.report is not None and args.image_root is None:
+        parser.error("argument --image_root: needed with --report. Give the directory of the images")
     needs = {f"rerank_{name}": "rerank" for name in ("k1", "k2", "lambda")}
-    needs["query_expansion_alpha"] = "query_expansion"
+    needs |= {"query_expansion_alpha": "query_expansion"}
+    needs |= dict.fromkeys(("image_root", "allow_any_path", "activations"), "report")
     for name, needed in needs.items():
         if not getattr(args, needed) and getattr(args, name) != parser.get_default(name):
             parser.error(f"argument --{name}: has no effect without --{needed}. Add that, or leave this out")
@@ -176,6 +199,14 @@ def main(args: argparse.Namespace) -> None:
             f"{args.query_embeddings}, {gallery_embs.shape[1]} in {args.gallery_embeddings}. "
             "Embed both sets with the same experiment."
         )
+    activations = None
+    if args.report:
+        for dataset, fids in ((args.query_dataset, query_fids), (args.gallery_dataset, gallery_fids)):
+            common.check_images(dataset, args.image_root, fids, args.allow_any_path)
+        if args.activations:
+            from activations import Activations
+
+            activations = Activations(args.activations)
 
     if args.multi_query:
         count = len(query_fids)
@@ -219,8 +250,8 @@ def main(args: argparse.Namespace) -> None:
         f"mAP: {mean_ap:.2%} | top-1: {top[1]:.2%} top-2: {top[2]:.2%} | top-5: {top[5]:.2%} | top-10: {top[10]:.2%} | "
         f"mINP: {minp:.2%}"
     )
+    results = {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps, "inps": inps}
     if args.filename is not None:
-        results = {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps, "inps": inps}
         results["precision_at_recall"] = dict(zip(RECALLS, ranking.precision_at_recall(ranks, RECALLS), strict=True))
         if args.roc:
             tprs = ranking.tpr_at_fpr(*compared, FPRS, args.batch_size)
@@ -231,6 +262,20 @@ def main(args: argparse.Namespace) -> None:
             common.write_json(args.filename, results)
         except OSError as error:
             raise UserError(f"cannot write {args.filename}: {error.strerror}. Give another --filename.") from None
+    if args.report:
+        import report  # only here, for Matplotlib's sake
+
+        def distances(rows):
+            if args.rerank:
+                dists = np.concatenate([bounds(slice(row, row + 1))[0] for row in rows])
+            else:
+                dists = ranking.distances(query_embs[rows], gallery_embs, args.metric)
+            dists[excluder([query_fids[row] for row in rows])] = np.inf
+            return dists
+
+        query, gallery = (query_pids, query_fids), (gallery_pids, gallery_fids)
+        report.write(args.report, results, query, gallery, args.image_root, distances, vars(args), activations)
+        log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
 
 
 def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:

@@ -20,6 +20,7 @@ RESUME = ["train", "--resume"]
 EMBED = ["embed", "--dataset=good.csv", "--experiment_root=exp"]
 EVALUATE = ["evaluate", "--excluder=diagonal", "--metric=euclidean", "--query_dataset=good.csv"]
 EVALUATE += ["--gallery_dataset=good.csv", "--query_embeddings=good.h5", "--gallery_embeddings=good.h5"]
+REPORT = [*EVALUATE, "--report=new", "--image_root=images"]
 
 # name: (command and flags, exit code, words of the last line on stderr)
 CASES = {
@@ -188,6 +189,17 @@ CASES = {
     "a lambda of nan": ([*EVALUATE, "--rerank", "--rerank_lambda=nan"], 2, "--rerank_lambda: .*Received: nan"),
     "a k1 of no re-ranking": ([*EVALUATE, "--rerank_k1=30"], 2, "--rerank_k1: has no effect without --rerank"),
     "a ROC of no file": ([*EVALUATE, "--roc"], 2, "--roc: has no effect without --filename"),
+    "a report without images": ([*EVALUATE, "--report=new"], 2, "--image_root: needed with --report"),
+    "images without a report": ([*EVALUATE, "--image_root=images"], 2, "--image_root: has no effect without --report"),
+    "activations without a report": ([*EVALUATE, "--activations=exp"], 2, "--activations: has no effect without"),
+    "any path without a report": ([*EVALUATE, "--allow_any_path"], 2, "--allow_any_path: has no effect without"),
+    "a report into nowhere": ([*REPORT, "--report=no/where"], 2, "--report.*does not exist: create it first"),
+    "a report into a file": ([*REPORT, "--report=good.csv"], 2, "--report.*is a file. Received: good.csv"),
+    "a report of missing images": ([*REPORT, "--gallery_dataset=missing.csv"], 1, "4 of the 4 images of missing.csv"),
+    "a report of images outside": ([*REPORT, "--query_dataset=outside.csv"], 1, "not below.*--allow_any_path"),
+    "activations of nothing": ([*REPORT, "--activations=nowhere"], 2, "--activations.*existing directory.*nowhere"),
+    "activations of no experiment": ([*REPORT, "--activations=images"], 1, "images/args.json does not exist"),
+    "activations without a checkpoint": ([*REPORT, "--activations=exp"], 1, "no checkpoint in exp"),
     "results into nowhere": ([*EVALUATE, "--filename=no/where.json"], 2, "--filename.*does not exist"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import common
 import evaluate
@@ -298,6 +299,39 @@ def test_pooled_queries_are_told(crowd, capsys):
     )
 
 
+# ------------------------------------------------------------------------------------------ the report
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"metric": "cosine"}, {"query_expansion": 2}, {"rerank": "", "rerank_k2": 2}, {"multi_query": "mean"}]
+)
+def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
+    rng, rows = np.random.default_rng(3), {}
+    for part, count in (("query", 12), ("gallery", 9)):
+        rows[part] = [(f"000{i % 2 + 1}", f"{part}{i}/000{i % 2 + 1}_c{i % 3 + 1}s1_0_0.png") for i in range(count)]
+        write_set(tmp_path, part, rows[part], rng.normal(size=(count, 3)).astype(np.float32))
+        for _, fid in rows[part]:
+            (tmp_path / "images" / fid).parent.mkdir(parents=True)
+            Image.new("RGB", (4, 8)).save(tmp_path / "images" / fid)
+    flags = {"excluder": "market1501", "metric": "euclidean", "filename": tmp_path / "results.json"}
+    flags |= {f"{part}_dataset": tmp_path / f"{part}.csv" for part in rows}
+    flags |= {f"{part}_embeddings": tmp_path / f"{part}.h5" for part in rows}
+    flags |= {"report": tmp_path / "report", "image_root": tmp_path / "images"} | more
+    run(flags)
+    page = (tmp_path / "report" / "report.html").read_text()
+    queries = results(flags).get("queries", [fid for _, fid in rows["query"]])
+    aps = dict(zip(queries, results(flags)["aps"], strict=True))
+    articles = re.findall(r"<article>.*?</article>", page, re.DOTALL)
+    assert len(articles) == 4  # of two pids the worst and the best
+    for article in articles:
+        query, *found = re.findall(r'<li class="(query|true|wrong)" title="\d+, ([^"]+)"', article)
+        ranks = 1 + np.flatnonzero([kind == "true" for kind, _ in found])
+        assert np.mean(np.arange(1, len(ranks) + 1) / ranks) == pytest.approx(aps[query[1]], abs=1e-12)
+        ignored = re.search(r"/(\d+_c\d)", query[1])[1]
+        assert {fid for _, fid in found} == {fid for _, fid in rows["gallery"] if ignored not in fid}
+    assert f"<dd>{results(flags)['mINP']:.1%}</dd>" in page
+
+
 # ------------------------------------------------------------------------------------------ the process
 
 
@@ -305,10 +339,10 @@ def subprocess_run(*command):
     return subprocess.run([sys.executable, *map(str, command)], cwd=HERE.parent, capture_output=True, text=True)
 
 
-def test_tensorflow_is_not_imported(small):
+def test_what_is_not_needed_is_not_imported(small):
     code = (
         "import sys, evaluate; evaluate.main(evaluate.parse_args()); "
-        "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn'} & set(sys.modules)))"
+        "print(sorted({'tensorflow', 'keras', 'scipy', 'sklearn', 'matplotlib', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess_run("-c", code, *argv(small))
     assert done.returncode == 0, done.stderr

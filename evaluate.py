@@ -60,13 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="HDF5",
             help=f"Embeddings of the {part} set, as embed.py writes them.",
         )
-    common.add_flag(
-        group,
-        "metric",
-        required=True,
-        choices=tuple(ranking.METRICS),
-        help="Distance between embeddings: the one of the training.",
-    )
+    common.add_flag(group, "metric", required=True, help="Distance between embeddings: the one of the training.")
     group = parser.add_argument_group("figures")
     group.add_argument(
         "--filename",

@@ -30,7 +30,8 @@ def bounds(
     """
     Q = len(query_embs)
     embs = np.concatenate([query_embs, gallery_embs])
-    np.ldexp(embs, -np.frexp(np.abs(embs).max())[1], out=embs)  # only ratios of distances matter; squares stay finite
+    # Only ratios of distances matter. This way their squares stay finite in float32.
+    np.ldexp(embs, -np.frexp(max(embs.max(), -embs.min()))[1], out=embs)
     order, furthest = nearest(embs, k1 + 1, metric)
     encoding = _encoding(_neighborhoods(order, round(k1 / 2) + 1), embs, metric, furthest)
     encoding = _among(order[:, :k2]) @ encoding / min(k2, len(embs))

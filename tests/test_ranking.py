@@ -5,6 +5,7 @@ from operator import mul
 import numpy as np
 import pytest
 
+import common
 import ranking
 
 METRICS = ["euclidean", "sqeuclidean", "cityblock"]
@@ -205,6 +206,10 @@ def test_distances_are_those_of_plain_loops(metric, draw):
     assert got.shape == (3, 37) and got.dtype == np.float64
     wanted = np.array([[float(brute_distance(a, b, metric)) for b in embs[3:]] for a in embs[:3]])
     np.testing.assert_allclose(got, np.sqrt(wanted) if metric == "euclidean" else wanted, rtol=1e-12, atol=2e-12)
+
+
+def test_every_metric_of_the_training_is_there():
+    assert ranking.METRICS.keys() == set(common.METRICS)
 
 
 def test_cosine_passes_over_lengths_and_an_embedding_of_zeros_is_1_from_all():

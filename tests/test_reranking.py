@@ -50,3 +50,13 @@ def test_blocks_change_nothing():
     whole, _ = bounds(slice(0, 15))
     parts = np.concatenate([bounds(slice(start, start + 4))[0] for start in range(0, 15, 4)])
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("metric", ranking.METRICS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scale_changes_nothing(scale, metric):
+    query, gallery = persons(6)
+    wanted, _ = all_bounds(reranking.bounds(query, gallery, metric), 15, 90)
+    scaled = (query * np.float32(scale), gallery * np.float32(scale))
+    got, _ = all_bounds(reranking.bounds(*scaled, metric), 15, 90)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)

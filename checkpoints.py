@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +35,11 @@ _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError
 # ---------------------------------------------------------------------------------------------- names
 
 
-def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict:
-    """The state of a model, and of its optimizer when one is given, under its names in checkpoints.
+def named_variables(
+    model: keras.Model | Sequence[keras.layers.Layer], optimizer: keras.optimizers.Optimizer | None = None
+) -> dict:
+    """The state of a model, or of several and of layers, and of their optimizer when one is given, under its names in
+    checkpoints.
 
     The optimizer has to be built (`optimizer.build(model.trainable_variables)`). Its learning rate is left out: that
     follows from the flags and the iteration.
@@ -61,8 +64,8 @@ def named_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer | 
     return variables
 
 
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    for layer in model.layers:
+def _layers(model: keras.Model | Sequence[keras.layers.Layer]) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers if isinstance(model, keras.Model) else model:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)
         else:

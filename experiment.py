@@ -238,8 +238,34 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "number as margin.",
     )
     common.add_flag(group, "metric", default="euclidean", help="How distances of embeddings are measured.")
+    _add_identity_flags(parser)
     _add_optimisation_flags(parser)
     return parser
+
+
+def _add_identity_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("losses of identities", "Added to --loss; what they train is not exported.")
+    group.add_argument(
+        "--id_loss_weight",
+        type=_non_negative_float,
+        default=0.0,
+        metavar="W",
+        help="Of the cross-entropy of a linear classifier of the pids. 0: none. The bag of tricks has 1.",
+    )
+    group.add_argument(
+        "--label_smoothing",
+        type=common.number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+        default=0.1,
+        metavar="E",
+        help="Part of the probability that the classifier should spread over all pids.",
+    )
+    group.add_argument(
+        "--center_loss_weight",
+        type=_non_negative_float,
+        default=0.0,
+        metavar="W",
+        help="Of the squared distance to the center of the pid's embeddings. 0: none. The bag of tricks has 0.0005.",
+    )
 
 
 def _add_optimisation_flags(parser: argparse.ArgumentParser) -> None:

@@ -54,11 +54,9 @@ def original(batches, B: int, paths: list[str], augmentation, loading_threads: i
         image = images.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), augmentation.resized)
         return tf.image.random_crop(tf.image.random_flip_left_right(image), (*augmentation.net_size, 3))
 
-    files = tf.data.Dataset.from_generator(
-        lambda: itertools.chain.from_iterable(batches), output_signature=tf.TensorSpec([], tf.int64)
-    )
+    rows = tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec([B], tf.int64))
     names = tf.constant(paths)
-    loaded = files.map(lambda row: load(names[row]), num_parallel_calls=loading_threads)
+    loaded = rows.unbatch().map(lambda row: load(names[row]), num_parallel_calls=loading_threads)
     return loaded.batch(B, drop_remainder=True).prefetch(1)
 
 

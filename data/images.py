@@ -281,7 +281,7 @@ def training_batches(
       paths: the data set's image files.
       loading_threads: images loaded in parallel; changes nothing in what comes out.
       cache: what is held in memory: "none", "encoded" or "decoded"; see reader.
-      shards: parts of the batch, one for each replica.
+      shards: parts of the batch, one for each replica, equally long.
       finished: False where an accelerator takes the last step, `finish`. It is then given the decoded pixels: images
         that are larger than they are resized to are made that size first, rounded to whole grey levels.
 
@@ -290,44 +290,45 @@ def training_batches(
       not finished, what `finish` takes.
     """
     read = reader(paths, cache, loading_threads)
-    first = draws(seed, start, B, augmentation) | {"rows": np.zeros(B, np.int64)}
-    lengths = {len(range(B)[shard]) for shard in shards}
-    b = lengths.pop() if len(lengths) == 1 else None
+    b = len(range(B)[shards[0]])
 
     def plan():
         for iteration, rows in enumerate(batches, start):
             drawn = draws(seed, iteration, B, augmentation) | {"rows": rows}
             for shard in shards:
-                yield {name: values[shard] for name, values in drawn.items()}, rows
+                # Each image brings its part of the whole batch's rows along.
+                yield {name: values[shard] for name, values in drawn.items()}, rows.reshape(b, -1)
 
-    def load(drawn, rows):
-        part, flips, corners = drawn.pop("rows"), drawn["flips"], drawn["corners"]
-        if not finished:
-            pixels, sizes = load_pixels(part)
-            return drawn | {"pixels": pixels, "sizes": sizes}, rows
-        images = tf.map_fn(
-            lambda one: augment(read(one[0]), one[1], one[2], augmentation),
-            (part, flips, corners),
-            parallel_iterations=loading_threads,
-            fn_output_signature=tf.TensorSpec([*augmentation.net_size, 3], tf.float32),
-        )
-        return finish(drawn | {"images": images}, augmentation), rows
+    def load_one(drawn, rows):
+        drawn["images"] = augment(read(drawn.pop("rows")), drawn["flips"], drawn["corners"], augmentation)
+        return drawn, rows
 
-    def load_pixels(part):
-        count = tf.size(part)
-        pixels = tf.TensorArray(tf.uint8, count, element_shape=[None, 3], infer_shape=False)
-        sizes = tf.TensorArray(tf.int32, count, element_shape=[2])
-        for i in tf.range(count):
+    def load_pixels(drawn, rows):
+        part = drawn.pop("rows")
+        pixels = tf.TensorArray(tf.uint8, b, element_shape=[None, 3], infer_shape=False)
+        shapes = tf.TensorArray(tf.int32, b, element_shape=[3])
+        for i in tf.range(b):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)  # whole batches are, and at less cost
             image = read(part[i])
             if tf.size(image) > 3 * math.prod(augmentation.resized):
                 image = tf.cast(tf.round(resize(image, augmentation.resized)), tf.uint8)
             pixels = pixels.write(i, tf.reshape(image, [-1, 3]))
-            sizes = sizes.write(i, tf.shape(image)[:2])
-        return pixels.concat(), tf.ensure_shape(sizes.stack(), [b, 2])
+            shapes = shapes.write(i, tf.shape(image))
+        return drawn | {"pixels": pixels.concat(), "sizes": shapes.stack()[:, :2]}, tf.reshape(rows, [B])
 
-    signature = {name: tf.TensorSpec([b, *values.shape[1:]], values.dtype) for name, values in first.items()}
-    plans = tf.data.Dataset.from_generator(plan, output_signature=(signature, tf.TensorSpec([B], tf.int64)))
-    loaded = plans.map(load, num_parallel_calls=loading_threads)
+    def finish_batch(drawn, rows):
+        return finish(drawn, augmentation), tf.reshape(rows, [B])
+
+    example = draws(seed, start, b, augmentation) | {"rows": np.zeros(b, np.int64)}
+    signature = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in example.items()}
+    signature = signature, tf.TensorSpec([b, B // b], tf.int64)
+    plans = tf.data.Dataset.from_generator(plan, output_signature=signature)
+    if finished:
+        # Small pieces of memory are soon in use again: large float images are made one by one.
+        loaded = plans.unbatch().map(load_one, num_parallel_calls=loading_threads)
+        loaded = loaded.batch(b, drop_remainder=True).map(finish_batch)
+    else:
+        loaded = plans.map(load_pixels, num_parallel_calls=loading_threads)
     return loaded.with_options(_threads(loading_threads)).prefetch(2 * len(shards))
 
 

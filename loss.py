@@ -241,9 +241,10 @@ def _one_triplet(dists, positive_logits, negative_logits, pids, margin, column_p
     if seed is None:
         raise ValueError("this loss draws its triplets: it needs a seed, int32 [2]. Received: None")
     positives, negatives = pair_masks(pids, column_pids, offset)
-    # Two numbers in 0..1 for each column, of which the anchors are some: whoever has an anchor draws the same. The
-    # generator is named, as another one is the default of some devices.
-    uniform = tf.random.stateless_uniform([tf.shape(dists)[1], 2], seed, alg="philox")
+    # Two numbers in 0..1 for each column, of which the anchors are some: whoever has an anchor draws the same. From
+    # integers of a named generator: XLA, and some devices, would draw other floats.
+    bits = tf.random.stateless_uniform([tf.shape(dists)[1], 2], seed, None, None, tf.int32, alg="philox")
+    uniform = tf.cast(tf.bitwise.bitwise_and(bits, 2**23 - 1), tf.float32) / 2**23
     uniform = uniform[offset : offset + tf.shape(dists)[0]]
     positive = _draw(positive_logits, positives, uniform[:, 0])
     negative = _draw(negative_logits, negatives, uniform[:, 1])

@@ -170,6 +170,20 @@ def test_draws_follow_from_the_seed(name):
         loss.LOSS_CHOICES[name](dists, pids, "none")
 
 
+@pytest.mark.parametrize("name", common.LOSSES)
+def test_losses_are_the_same_when_they_are_compiled(name):
+    embs, pids = tf.constant(np.random.default_rng(7).normal(size=(12, 4)), tf.float32), tf.constant(np.arange(12) // 3)
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(embs)
+            total = tf.reduce_sum(ALL_LOSSES[name](embs, pids))
+        return total, tape.gradient(total, embs)
+
+    for compiled, plain in zip(tf.function(gradient, jit_compile=True)(), gradient(), strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
 def test_means_without_zeros(name):
     dists, margin = random_dists(), 0.2

@@ -96,8 +96,11 @@ def _slurm_cluster():
     port = 20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000
     slurm = resolver.SlurmClusterResolver(port_base=port, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
     addresses = slurm.cluster_spec()
+    kind, index = slurm.get_task_info()
     gpus = {"GPU": len(tf.config.list_physical_devices("GPU"))}
-    return resolver.SimpleClusterResolver(addresses, *slurm.get_task_info(), num_accelerators=gpus, rpc_layer="grpc")
+    return resolver.SimpleClusterResolver(
+        addresses, task_type=kind, task_id=index, num_accelerators=gpus, rpc_layer="grpc"
+    )
 
 
 def shards(strategy, workers: Cluster, B: int) -> list[slice]:
@@ -131,7 +134,8 @@ def gather(x):
         return x
     b = tf.shape(x)[0]
     ahead = tf.pad(tf.reshape(tf.stack([place * b, (R - 1 - place) * b]), [1, 2]), [[0, len(x.shape) - 1], [0, 0]])
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.pad(x, ahead))
+    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.pad(x, ahead))
+    return tf.ensure_shape(gathered, [x.shape[0] and R * x.shape[0], *x.shape[1:]])
 
 
 def from_chief(strategy, workers: Cluster, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ From Python, for files or arrays:
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -93,9 +94,9 @@ class Embedder:
         )
         variables = checkpoints.named_variables(self.network)
         checkpoints.restore(self.checkpoint, variables)
-        # The original built MobileNet's classifier, Logits, too, and never used it.
+        # The original built MobileNet's classifier, Logits, too, and never used it; ours has ended with the training.
         others = [name for name, _ in tf.train.list_variables(str(self.checkpoint)) if name not in variables]
-        others = [name for name in others if name.endswith("/weights") and "/Logits/" not in name]
+        others = [name for name in others if re.search("(?<!^classifier)/weights$", name) and "/Logits/" not in name]
         if others:
             self.warnings.append(
                 f"{self.checkpoint} holds weights that the model has no place for: {', '.join(others[:3])}. Is "

@@ -536,6 +536,8 @@ def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, l
     for name in lacking:
         setattr(resumed, name, getattr(args, name))
         warnings.append(f"args.json lacks {name}: it is {getattr(args, name)} from now on.")
+    if "strategy" in given:  # devices come and go
+        resumed.strategy = given["strategy"]
     for name in sorted(given.keys() - {"experiment_root", "resume"} - set(lacking)):
         if given[name] != getattr(resumed, name):
             warnings.append(

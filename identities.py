@@ -3,6 +3,9 @@
 N pids are labelled 0..N-1. Both losses give float32 [B], one an anchor, to be added to that of loss.py with a weight.
 """
 
+import argparse
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
@@ -74,3 +77,28 @@ class Centers(keras.layers.Layer):
         sums = tf.math.unsorted_segment_sum(differences, labels, self.count)
         counts = tf.math.unsorted_segment_sum(tf.ones_like(differences[:, :1]), labels, self.count)
         self.centers.assign(centers - self.alpha * sums / (1 + counts))
+
+
+class Companions(NamedTuple):
+    """What the flags want beside a network."""
+
+    classifier: keras.layers.Layer | None
+    centers: Centers | None
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        return [layer for layer in self if layer]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        return [variable for layer in self.layers for variable in layer.trainable_variables]
+
+
+def companions(count: int, args: argparse.Namespace) -> Companions:
+    """The layers that --id_loss_weight and --center_loss_weight want, built, for `count` pids."""
+    made = Companions(
+        classifier(count) if args.id_loss_weight else None, Centers(count) if args.center_loss_weight else None
+    )
+    for layer in made.layers:
+        layer.build((None, args.embedding_dim))
+    return made

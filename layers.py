@@ -81,7 +81,7 @@ class BatchNorm(keras.layers.Layer):
         variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), axis=0)
         y = tf.nn.batch_normalization(images, mean, variance, self.beta, self.gamma, self.epsilon)
 
-        n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * len(means), tf.float32)
+        n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * tf.shape(means)[0], tf.float32)
         for running, value in ((self.moving_mean, mean), (self.moving_variance, variance * n / tf.maximum(n - 1, 1))):
             running.assign(self.decay * running + (1 - self.decay) * value)
         return tf.cast(y, x.dtype)

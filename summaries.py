@@ -36,18 +36,19 @@ def write_scalars(
         "secs_per_iter": seconds,
         "secs_waiting_for_images": waited,
     }
+    scalars |= {tag: result[tag] for tag in ("id_loss", "center_loss") if tag in result}
     for tag, value in scalars.items():
         tf.summary.scalar(tag, value, step=iteration)
 
 
-def write_histograms(iteration: int, result: dict, labels: np.ndarray) -> None:
-    """The original's histograms for TensorBoard, into the default writer; labels: int [B], of the batch."""
+def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np.ndarray) -> None:
+    """The original's histograms; dists: float32 [B, B], of the batch; labels: int [B]."""
     positives, negatives = loss.pair_masks(tf.constant(labels))
     histograms = {
         "loss_distribution": result["losses"],
-        "embedding_dists": result["dists"],
-        "embedding_pos_dists": result["dists"][positives.numpy()],
-        "embedding_neg_dists": result["dists"][negatives.numpy()],
+        "embedding_dists": dists,
+        "embedding_pos_dists": dists[positives.numpy()],
+        "embedding_neg_dists": dists[negatives.numpy()],
         "embedding_lengths": result["emb_lengths"],
     }
     for tag, values in histograms.items():

@@ -102,6 +102,7 @@ def train(
     import keras
 
     import checkpoints
+    import identities
     import loss
     import model
     import optimizers
@@ -154,10 +155,12 @@ def train(
         network = model.build(
             args.model_name, args.head_name, args.embedding_dim, (*net_size, 3), precision=args.precision
         )
-        optimizer = optimizers.build(args, network.trainable_variables, model.body(network).trainable_variables)
+        companions = identities.companions(len(groups), args)
+        trainable = [*network.trainable_variables, *companions.trainable_variables]
+        optimizer = optimizers.build(args, trainable, model.body(network).trainable_variables)
     if args.no_sync_batch_norm:
         model.normalise_apart(network)
-    state = checkpoints.named_variables(network, optimizer)
+    state = checkpoints.named_variables([network, *companions.layers], optimizer)
     start = "initial weights drawn at random"
     if chief and resuming and not experiment.stopped_before_it_began(root):
         start, unreadable = checkpoints.restore_newest(root, state)
@@ -171,7 +174,7 @@ def train(
         of_chief = distribution.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
         for name, variable in state.items():
             variable.assign(of_chief[name])
-    iteration = int(optimizer.iterations)
+    iteration = int(optimizer.iterations.numpy())
 
     # From here on the experiment exists.
     if chief:
@@ -242,10 +245,19 @@ def train(
             extra=common.ON_LIVE_LINE,
         )
         bar.set_postfix_str(f"loss {losses.mean():.3f}, batch-p@{args.batch_k - 1} {result['precision']:.0%}", False)
+        first = done.number == 1
+        if first:
+            summaries.write_hparams(done.number, args)
         summaries.write_scalars(done.number, result, args, done.rate, seconds, done.waited)
-        if done.number == 1 or _due(args.histogram_frequency, done.number):
-            result["dists"] = loss.cdist(result["emb"], result["emb"], args.metric).numpy()
-            summaries.write_histograms(done.number, result, labels[done.rows])
+        histograms = first or _due(args.histogram_frequency, done.number)
+        pictures = args.image_frequency and (first or _due(args.image_frequency, done.number))
+        if histograms or pictures:
+            dists = loss.cdist(result["emb"], result["emb"], args.metric).numpy()
+        if histograms:
+            summaries.write_histograms(done.number, result, dists, labels[done.rows])
+        if pictures:
+            files, of = [paths[row] for row in done.rows], [pids[row] for row in done.rows]
+            summaries.write_hardest_triplets(done.number, files, of, dists)
         details.write(done.number - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[done.rows])
         if warning := collapsed(float(result["furthest"]), float(result["loss"])):
             log.warning(warning)
@@ -261,7 +273,7 @@ def train(
     saver = checkpoints.Saver(root, args.keep_checkpoints, before_a_save, log)
     bar = progress.bar(args.train_iterations, "iter", iteration, B, show=chief)
     bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
-    step = train_step.make(strategy, network, optimizer, args)
+    step = train_step.make(strategy, network, companions, optimizer, args)
     collapsed = CollapseWatch(args.margin, every=args.log_frequency)
 
     with Uninterrupt() as u, writer.as_default(), details, saver, bad_images, bar:
@@ -292,6 +304,8 @@ def train(
             )
             if untold and (args.detailed_logs or untold.number == 1 or _due(args.log_frequency, untold.number)):
                 record(untold, until=began)
+            if iteration == 0 and chief and args.image_frequency:
+                summaries.write_network_input(1, strategy.experimental_local_results(images)[0].numpy(), args.batch_k)
             # Several workers have to stop at one iteration: they know of each other from the last one.
             stop = u.interrupted if workers.workers == 1 else bool(untold and untold.result["stop"].numpy())
             iteration += 1

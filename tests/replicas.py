@@ -1,0 +1,48 @@
+"""Runs trainings under one strategy in a process of its own, for test_distribution.py.
+
+python tests/replicas.py STRATEGY '["flag", ...]' ...: one training for each list of flags; "mirrored" has two virtual
+CPUs. Before the flags of a list may stand "plain": then --model_name is taken by a net without batch norm.
+"""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import common
+
+
+def build_plain(input_shape):
+    """Two convolutions and a mean: images -> features [B, 16]."""
+    import keras
+
+    images = keras.Input(input_shape, dtype="float32", name="images")
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(images / 128.0 - 1.0)
+    x = keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="plain.conv2")(x)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x), name="plain")
+
+
+def main(strategy: str, *trainings: str) -> None:
+    tf = common.import_tensorflow()
+    if strategy == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+    import distribution
+    import train
+
+    # A process can have one strategy only, whatever it trains with it.
+    made = distribution.make("multi_worker" if strategy == "multi_worker" else strategy)
+    distribution.make = lambda name: made
+    load_plugin = common.load_plugin
+    for flags in map(json.loads, trainings):
+        plain = flags[0] == "plain"
+        nets = {"nets": SimpleNamespace(build=build_plain)} if plain else {}
+        common.load_plugin = lambda folder, name, nets=nets: nets.get(folder) or load_plugin(folder, name)
+        train.main(train.parse_args([*flags[plain:], f"--strategy={strategy}"]))
+
+
+if __name__ == "__main__":
+    common.run(lambda argv: main(*argv), lambda: sys.argv[1:])

@@ -2,6 +2,7 @@
 
     python embed.py --experiment_root exp --dataset query.csv
     python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five --aggregator mean
+    python embed.py --experiment_root exp --dataset query.csv --projector  # then: tensorboard --logdir exp
 
 The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings [A]; with several
 variants of each image also `emb_aug` float32 [A, N, D]. Several devices or workers share the images (--strategy); the
@@ -19,6 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 import aggregators
@@ -26,6 +28,7 @@ import common
 import distribution
 import experiment
 import progress
+import projector
 from common import UserError
 
 
@@ -249,6 +252,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="HDF5",
         help="Where to write, relative to the experiment_root. <name of the dataset>_embeddings.h5 when not given.",
     )
+    group.add_argument(
+        "--projector",
+        action="store_true",
+        help=f"Also prepare TensorBoard's projector, with the images: the first {projector.MOST_IMAGES} of them, where "
+        "there are more.",
+    )
     group = parser.add_argument_group("devices")
     common.add_flag(
         group,
@@ -286,8 +295,6 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
 
     quiet: without a live line on the terminal.
     """
-    import h5py
-
     N, D, A, done = len(paths), embedder.flags.embedding_dim, len(embedder.variant_names), 0
     with (
         common.complete_file(filename) as partial,
@@ -314,7 +321,7 @@ def main(args: argparse.Namespace) -> None:
     image_root = args.image_root or trained.image_root
     if image_root is None:
         raise UserError(f"{args.experiment_root} has no args.json that names an image_root. Give --image_root.")
-    _, fids = common.load_dataset(args.dataset)
+    pids, fids = common.load_dataset(args.dataset)
     common.check_images(args.dataset, image_root, fids, args.allow_any_path)
     default_name = f"{Path(args.dataset).stem}_embeddings.h5"
     filename = os.path.join(args.experiment_root, args.filename or default_name)
@@ -322,6 +329,8 @@ def main(args: argparse.Namespace) -> None:
         common.writeable_file(filename)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--filename {error}.") from None
+    if args.projector:
+        projector.read_config(args.experiment_root)
 
     strategy = distribution.make(args.strategy)
     with distribution.naming_lost_workers(workers), strategy.scope():
@@ -337,20 +346,27 @@ def main(args: argparse.Namespace) -> None:
             **architecture,
         )
         paths = [os.path.join(image_root, fid) for fid in fids]
-        if workers.index > 0:  # the chief, worker 0, tells and writes
+        if workers.index == 0:  # the chief tells and writes
+            log = common.setup_logging("embed")
+            if args.quiet:
+                log.setLevel("ERROR")
+            for warning in embedder.warnings:
+                log.warning(warning)
+            on = f", on {strategy.num_replicas_in_sync} devices" if strategy.num_replicas_in_sync > 1 else ""
+            log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}{on}.")
+            write(filename, embedder, paths, args.quiet)
+            log.info(f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}.")
+            if args.projector:
+                some, name = slice(projector.MOST_IMAGES), Path(filename).stem
+                if len(fids) > some.stop:
+                    log.warning(f"The projector shows the first {some.stop} of the {len(fids)} images.")
+                with h5py.File(filename) as file:
+                    projector.write(args.experiment_root, name, file["emb"][some], pids[some], fids[some], paths[some])
+                log.info(f"Wrote {name} for the projector: tensorboard --logdir {args.experiment_root}")
+        else:
             for _ in embedder.batches(paths):
                 pass
-            return
-
-        log = common.setup_logging("embed")
-        if args.quiet:
-            log.setLevel("ERROR")
-        for warning in embedder.warnings:
-            log.warning(warning)
-        on = f", on {strategy.num_replicas_in_sync} devices" if strategy.num_replicas_in_sync > 1 else ""
-        log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}{on}.")
-        write(filename, embedder, paths, args.quiet)
-    log.info(f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}.")
+        distribution.from_chief(strategy, workers, {"finished": np.int64(1)})  # until then nobody leaves
 
 
 if __name__ == "__main__":

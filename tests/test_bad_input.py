@@ -175,6 +175,11 @@ CASES = {
     "embedding into nowhere": ([*EMBED, "--filename=no/where.h5"], 1, "--filename.*does not exist"),
     "embedding by an unknown strategy": ([*EMBED, "--strategy=two"], 2, "--strategy.*'two'.*mirrored.*multi_worker"),
     "embedding with workers of no job": ([*EMBED, "--strategy=multi_worker"], 1, "TF_CONFIG.*leave --strategy out"),
+    "a projector's file that is none": (
+        [*EMBED, "--experiment_root=bad_projector", "--projector"],
+        1,
+        "projector_config.pbtxt is no configuration of TensorBoard's projector.*Remove or repair it",
+    ),
     "evaluating nothing": (["evaluate"], 2, "required.*--excluder.*--query_dataset"),
     "an unknown excluder": ([*EVALUATE, "--excluder=all"], 2, "'all' in excluders/. Available: cuhk03, diagonal"),
     "embeddings that are none": ([*EVALUATE, "--query_embeddings=good.csv"], 1, "good.csv"),
@@ -247,10 +252,12 @@ def place(dataset, tmp_path_factory):
         "bad_value": {"batch_p": 0},
         "bad_net": {"model_name": "a"},
         "path_net": {"model_name": "../x"},
+        "bad_projector": {},
     }
     for name, change in changes.items():
         (root / name).mkdir()
         common.write_json(root / name / "args.json", args | change)
+    (root / "bad_projector" / "projector_config.pbtxt").write_text("embeddings {")
     (root / "no_json").mkdir()
     (root / "no_json" / "args.json").write_text("{")
     with experiment.lock(root / "locked"):

@@ -15,6 +15,7 @@ import checkpoints
 import common
 import embed
 import model
+import projector
 import train
 from data import images
 
@@ -105,6 +106,19 @@ def test_crops_unlike_those_of_the_training_are_warned_about(flags, warned, trai
     err = capfd.readouterr().err
     assert ("WARNING" in err) == warned
     assert ("--quiet" in flags) == (err == "")
+
+
+def test_the_projector_is_given_the_first_embeddings(trained, dataset, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(projector, "MOST_IMAGES", 5)
+    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={tmp_path / 'some.h5'}"]
+    embed.main(embed.parse_args([*argv, "--crop_augment=center", "--projector"]))
+    assert "shows the first 5 of the 19 images" in capfd.readouterr().err
+    (entry,) = projector.read_config(trained).embeddings
+    assert entry.tensor_name == "some"
+    shown = np.loadtxt(trained / entry.tensor_path)
+    np.testing.assert_allclose(shown, read(tmp_path / "some.h5")["emb"][:5], rtol=1e-5)
+    rows = (trained / entry.metadata_path).read_text().splitlines()[1:]
+    assert rows == [f"{pid}\t{fid}" for pid, fid in zip(dataset.pids[:5], dataset.fids[:5], strict=True)]
 
 
 BAD_FLAGS = {

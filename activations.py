@@ -23,10 +23,10 @@ class Activations:
     """
 
     def __init__(self, experiment_root: str | os.PathLike):
-        import model
-
         # Of the whole image, resized: so a map fits onto it.
         self._embedder = Embedder(experiment_root)
+        import model  # after TensorFlow, which Embedder imports without its notes
+
         self._maps = last_maps(model.body(self._embedder.network))
         if self._maps is None:
             raise UserError(

@@ -19,10 +19,10 @@ else
         --learning_rate 1e-3 --train_iterations 600 --decay_start_iteration 300 --checkpoint_frequency 200 --seed 1
 fi
 
-evaluate() { # name of the result, query and gallery embeddings
+evaluate() { # name of the result, query and gallery embeddings, more flags
     python evaluate.py --excluder market1501 --metric euclidean \
         --query_dataset "$data/query.csv" --query_embeddings "$2" \
-        --gallery_dataset "$data/gallery.csv" --gallery_embeddings "$3" --filename "demo/$1.json"
+        --gallery_dataset "$data/gallery.csv" --gallery_embeddings "$3" --filename "demo/$1.json" "${@:4}"
 }
 
 for set in query gallery; do
@@ -36,7 +36,8 @@ evaluate histogram demo/query_histogram.h5 demo/gallery_histogram.h5
 echo "Untrained network:"
 evaluate untrained "$experiment/query_untrained.h5" "$experiment/gallery_untrained.h5"
 echo "Trained network:"
-evaluate trained "$experiment/query_embeddings.h5" "$experiment/gallery_embeddings.h5"
+evaluate trained "$experiment/query_embeddings.h5" "$experiment/gallery_embeddings.h5" \
+    --report demo/report --image_root "$data" --activations "$experiment"
 
 python - <<'END'
 import json
@@ -49,3 +50,4 @@ for name, title in (("histogram", "colour histogram"), ("untrained", "untrained 
 END
 echo
 echo "The curves of the training: tensorboard --logdir $experiment"
+echo "What was found for the worst and the best queries, to open in a browser: demo/report/report.html"

@@ -90,7 +90,7 @@ passed over. Of each person only the worst query is shown.</p>
 {_identities(directory, query[0], aps)}
 <h2>How it was made</h2>
 <details><summary>Flags of evaluate.py</summary><div class="table"><table>
-{"".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in flags.items())}
+{_flags(flags)}
 </table></div></details>
 """,
     )
@@ -283,6 +283,15 @@ def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> 
 <th aria-sort="ascending"><button>Mean AP</button></th><th><button>Lowest AP</button></th></tr></thead>
 <tbody>
 {rows}</tbody></table></div></div>"""
+
+
+def _flags(flags: Mapping) -> str:
+    """Rows of a table: those that were given or have a default."""
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    return "\n".join(
+        f'<tr><th>{html.escape(name)}</th><td class="text">{html.escape(str(value))}</td></tr>'
+        for name, value in given.items()
+    )
 
 
 def _percent(value: float, _) -> str:

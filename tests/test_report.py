@@ -82,7 +82,7 @@ def case(tmp_path_factory):
 def written(case, tmp_path_factory):
     """A directory with the report of the case, and its page."""
     directory = tmp_path_factory.mktemp("reports") / "new"
-    return directory, case.write(directory, {"metric": "<euclidean>"})
+    return directory, case.write(directory, {"metric": "<euclidean>", "lambda": 0.0, "roc": False, "rerank": None})
 
 
 def test_ranked_lists_are_those_of_a_loop(case):
@@ -156,7 +156,8 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     for name, share in {"mINP": 0.4321, "mAP": case.results["mAP"], "top-5": case.results["CMC"][4]}.items():
         assert f"{name}{share:.1%}" in page.text
     assert "12 queries, 30 gallery images. Without a true match, and so left out: 1." in page.text
-    assert "metric<euclidean>" in page.text
+    assert "metric<euclidean>\nlambda0.0\n\n" in page.text
+    assert "rerank" not in page.text and "roc" not in page.text
 
     worst = min((ap, row) for row, ap in enumerate(case.aps) if ap is not None)[1]
     items = page.all("li")

@@ -164,8 +164,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="Also write index.html, with the images, and distances.png there. Created if need be.",
     )
-    common.add_flag(parser, "image_root", help="That of the training when not given.")
-    parser.add_argument("--train_set", type=common.readable_file, metavar="CSV", help="As --image_root.")
+    parser.add_argument(
+        "--train_set",
+        type=common.readable_file,
+        metavar="CSV",
+        help="The data set of the training, where it is now. Where args.json says when not given.",
+    )
+    common.add_flag(parser, "image_root", help="Directory that its file ids are relative to, likewise.")
     return parser.parse_args(argv)
 
 

@@ -191,6 +191,7 @@ def test_files_and_arrays_are_embedded(embedder, trained, dataset):
     close(embedder(np.stack(arrays)), wanted)
     close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
     assert embedder([]).shape == (0, 8)
+    assert embedder._embed.experimental_get_tracing_count() == 1  # whatever is left for the last batch
 
 
 def test_arrays_of_different_sizes_are_embedded(embedder):

@@ -19,6 +19,7 @@ import train_step
 from benchmarks import kill_and_resume
 from collapse import CollapseWatch
 from data import detailed_logs
+from data import images as image_data
 
 GOLDEN = Path(__file__).parent / "golden"
 ITERATIONS, P, K, D = 6, 3, 3, 8
@@ -291,6 +292,34 @@ def test_initial_checkpoint_gives_the_body_its_weights(dataset, whole, tmp_path)
     assert body and all(np.array_equal(start[name], given[name]) for name in body)
     assert not np.array_equal(start["emb/weights"], given["emb/weights"])
     assert start["global_step"] == 0
+
+
+@pytest.mark.parametrize("cache", ["none", "decoded"])
+def test_an_accelerator_takes_the_last_step_of_loading_and_trains_alike(dataset, whole, tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(image_data, "on_accelerator", lambda: True)
+    root = tmp_path / "exp"
+    run(*flags(dataset, root, f"--cache={cache}", "--train_iterations=2", "--decay_start_iteration=-1"))
+    for name in ("fids", "embeddings"):
+        got, expected = (detailed_logs.read(folder / name)[0] for folder in (root, whole))
+        if name == "fids":
+            np.testing.assert_array_equal(got, expected)
+        else:  # pixels may be half a grey level off
+            np.testing.assert_allclose(got, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_with_all_augmentation_an_interrupted_run_goes_on_as_the_whole(dataset, tmp_path):
+    every = ["--pad_crop=3", "--color_jitter=0.3", "--random_erasing=0.5", "--cache=encoded"]
+    losses = {}
+    for name, ends in (("whole", [4]), ("parts", [2, 4])):
+        root = tmp_path / name
+        argv = [flag for flag in flags(dataset, root, *every) if flag != "--crop_augment"]
+        run(*argv, f"--train_iterations={ends[0]}", "--decay_start_iteration=-1")
+        for end in ends[1:]:
+            common.write_json(root / "args.json", common.read_args_json(root) | {"train_iterations": end})
+            run(f"--experiment_root={root}", "--resume")
+        losses[name] = detailed_logs.read(root / "losses")
+    np.testing.assert_array_equal(losses["parts"], losses["whole"])
+    assert losses["whole"].shape == (4, P * K)
 
 
 def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_name(dataset, tmp_path):

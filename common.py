@@ -4,6 +4,7 @@ Nothing here imports TensorFlow: --help and every flag error answer at once.
 """
 
 import argparse
+import ast
 import contextlib
 import csv
 import errno
@@ -246,6 +247,13 @@ def import_tensorflow() -> ModuleType:
 def plugin_names(folder: str) -> list[str]:
     """Names of the plug-ins in nets/, heads/ or excluders/: its files that do not begin with an underscore."""
     return sorted(path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("_"))
+
+
+def build_options(folder: str, name: str) -> list[str]:
+    """The parameters of a plug-in's build beyond the first, from its source: importing it would import TensorFlow."""
+    module = ast.parse((HERE / folder / f"{name}.py").read_text(encoding="utf-8"))
+    build = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    return [parameter.arg for parameter in build.args.args[1:]]
 
 
 def load_plugin(folder: str, name: str) -> ModuleType:

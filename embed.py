@@ -93,7 +93,12 @@ class Embedder:
         pre_crop_size = self.flags.pre_crop_height, self.flags.pre_crop_width
         self.size = pre_crop_size if crop_augment == "avgpool" else net_size
         self.network = model.build(
-            self.flags.model_name, self.flags.head_name, self.flags.embedding_dim, (*self.size, 3)
+            self.flags.model_name,
+            self.flags.head_name,
+            self.flags.embedding_dim,
+            (*self.size, 3),
+            self.flags.pooling,
+            self.flags.last_stride,
         )
         variables = checkpoints.named_variables(self.network)
         checkpoints.restore(self.checkpoint, variables)

@@ -28,6 +28,18 @@ ARCHITECTURE = {
         "metavar": "HEAD",
         "help": f"One of: {', '.join(common.plugin_names('heads'))}.",
     },
+    "pooling": {
+        "choices": ("avg", "gem"),
+        "default": "avg",
+        "help": "How the net's last map becomes features: by its mean, or by a generalised mean with a power that is "
+        "learned, from 3 on.",
+    },
+    "last_stride": {
+        "type": int,
+        "choices": (1, 2),
+        "default": 2,
+        "help": "1: the net's last stage keeps the resolution, so that the last map is twice as high and wide.",
+    },
     "embedding_dim": {
         "type": common.positive_int,
         "default": 128,
@@ -421,7 +433,19 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"--pad_crop {args.pad_crop} and --crop_augment are two ways to take random crops. Give one of them"
         )
+    check_architecture(args)
     _check_optimisation(args)
+
+
+def check_architecture(args: argparse.Namespace) -> None:
+    """Raises: UserError for a pooling or a last_stride that the net does not have."""
+    for name in ("pooling", "last_stride"):
+        value = getattr(args, name)
+        if value != ARCHITECTURE[name]["default"] and name not in common.build_options("nets", args.model_name):
+            nets = [net for net in common.plugin_names("nets") if name in common.build_options("nets", net)]
+            raise UserError(
+                f"--{name} {value} is not for --model_name {args.model_name}. Nets that have it: {', '.join(nets)}"
+            )
 
 
 # Flags that mean something only with some values of another.
@@ -500,7 +524,7 @@ def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[
 
     Returns: all flags, and what is to be warned about: given ones that are not used, or those that were assumed.
       Without args.json, flags that are not of ARCHITECTURE are None.
-    Raises: UserError as read does.
+    Raises: UserError as read and check_architecture do.
     """
     path = Path(experiment_root) / "args.json"
     if not path.exists():
@@ -513,8 +537,10 @@ def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[
         unknown = dict.fromkeys(vars(make_parser().parse_args([f"--experiment_root={experiment_root}"])))
         assumed = ", ".join(f"--{name} {value}" for name, value in flags.items() if name not in given) or "nothing"
         args = argparse.Namespace(**(unknown | flags | {"experiment_root": experiment_root}))
+        check_architecture(args)
         return args, [f"{path} does not exist. Assumed: {assumed}."]
     args, _ = read(experiment_root)
+    check_architecture(args)
     return args, [
         f"--{name} {value} is not used: args.json says {getattr(args, name)}."
         for name, value in given.items()

@@ -20,13 +20,14 @@ class BatchNorm(keras.layers.Layer):
     Args:
         decay: part of the running statistics that one training step leaves in place, in [0, 1).
         epsilon: added to the variance, above 0.
+        center: whether there is a beta to be added; else the mean becomes 0.
 
     Attributes:
         synchronised: whether replicas normalise with the statistics of all their images, as one device would, or
             each with those of its own, which saves them two messages a layer. Of no effect on one device.
     """
 
-    def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, **kwargs):
+    def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= decay < 1:
             raise ValueError(f"decay should be in [0, 1). Received: {decay}")
@@ -34,6 +35,7 @@ class BatchNorm(keras.layers.Layer):
             raise ValueError(f"epsilon should be above 0. Received: {epsilon}")
         self.decay = decay
         self.epsilon = epsilon
+        self.center = center
         self.synchronised = True
 
     def build(self, input_shape):
@@ -44,7 +46,7 @@ class BatchNorm(keras.layers.Layer):
         # Replicas that normalise on their own see different batches: their running statistics are averaged.
         running = options | {"trainable": False, "aggregation": "mean"}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
-        self.beta = self.add_weight(name="beta", initializer="zeros", **options)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **options) if self.center else None
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **running)
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **running)
 
@@ -61,7 +63,7 @@ class BatchNorm(keras.layers.Layer):
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
+            offset=tf.convert_to_tensor(self.beta) if self.center else tf.zeros(x.shape[-1]),
             mean=tf.convert_to_tensor(self.moving_mean),
             variance=tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
@@ -91,7 +93,22 @@ class BatchNorm(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
-        return super().get_config() | {"decay": self.decay, "epsilon": self.epsilon}
+        return super().get_config() | {"decay": self.decay, "epsilon": self.epsilon, "center": self.center}
+
+
+class GeM(keras.layers.Layer):
+    """Generalised mean over height and width, (mean of x^p)^(1/p), with a p that is learned (arXiv:1711.02512).
+
+    p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map should not be
+    negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for the powers.
+    """
+
+    def build(self, input_shape):
+        self.p = self.add_weight(name="p", shape=(), initializer=keras.initializers.Constant(3.0))
+
+    def call(self, inputs):
+        p = tf.convert_to_tensor(self.p)
+        return tf.reduce_mean(tf.maximum(inputs, 1e-6) ** p, axis=[1, 2]) ** (1 / p)
 
 
 class L2Normalize(keras.layers.Layer):

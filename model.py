@@ -3,7 +3,7 @@
 import keras
 
 import common
-from layers import BatchNorm
+from layers import BatchNorm, GeM
 
 
 def build(
@@ -11,6 +11,8 @@ def build(
     head_name: str,
     embedding_dim: int,
     input_shape: tuple[int | None, int | None, int],
+    pooling: str = "avg",
+    last_stride: int = 2,
     precision: str = "float32",
 ) -> keras.Model:
     """Make the model of a net and a head, with fresh weights.
@@ -19,6 +21,8 @@ def build(
         model_name: a file of nets/. head_name: a file of heads/.
         embedding_dim: D, at least 1.
         input_shape: (height, width, 3) of the images; height and width may be None where the net allows it.
+        pooling: of the net's last map: "avg" or "gem". last_stride: 2, or 1 for twice its height and width.
+            experiment.check_architecture knows whether the net has other values than the defaults.
         precision: Keras' dtype policy of what lies between pixels and embeddings: "float32", or with 16 bits
             "mixed_bfloat16" or "mixed_float16". Weights and statistics are float32 under all of them.
 
@@ -33,14 +37,21 @@ def build(
     keras.config.set_dtype_policy(precision)
     try:
         images = keras.Input(input_shape, dtype="float32", name="images")
-        emb_raw, emb = head.build(net.build(input_shape)(images), embedding_dim)
+        options = ({"pooling": None} if pooling == "gem" else {}) | ({"last_stride": 1} if last_stride == 1 else {})
+        features = net.build(input_shape, **options)(images)
+        if pooling == "gem":
+            features = GeM(name="gem", dtype="float32")(features)
+        emb_raw, emb = head.build(features, embedding_dim)
     finally:
         keras.config.set_dtype_policy(before)
     return keras.Model(images, {"emb_raw": emb_raw, "emb": emb}, name=f"{model_name}-{head_name}")
 
 
 def body(model: keras.Model) -> keras.Model:
-    """The net inside a model that `build` made: images -> features [B, C]. --initial_checkpoint fills its variables."""
+    """The net inside a model that `build` made: images -> features [B, C], or the map [B, h, w, C] that "gem" pools.
+
+    --initial_checkpoint fills its variables, and --freeze_body_iterations holds them.
+    """
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 

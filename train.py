@@ -153,7 +153,13 @@ def train(
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = model.build(
-            args.model_name, args.head_name, args.embedding_dim, (*net_size, 3), precision=args.precision
+            args.model_name,
+            args.head_name,
+            args.embedding_dim,
+            (*net_size, 3),
+            args.pooling,
+            args.last_stride,
+            args.precision,
         )
         companions = identities.companions(len(groups), args)
         trainable = [*network.trainable_variables, *companions.trainable_variables]

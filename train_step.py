@@ -61,6 +61,8 @@ def make(strategy: tf.distribute.Strategy, network, companions: Companions, opti
             scaled = optimizer.scale_loss(tf.add_n([weight[name] * mean for name, mean in means.items()]))
         trained = [variable for variable in weights if not (frozen and id(variable) in body)]
         gradients = tape.gradient(scaled, trained)
+        # A neck has none where the only loss is taken before it.
+        gradients = [tf.zeros(v.shape) if g is None else g for g, v in zip(gradients, trained, strict=True)]
         if args.precision == "mixed_float16":
             gradients = _agreed(gradients)
         optimizers.apply(optimizer, gradients, trained, args.clip_norm)

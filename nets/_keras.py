@@ -1,6 +1,6 @@
 """Nets of keras.applications under the contract of nets/__init__.py, with the fused batch norm of layers.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -50,6 +50,8 @@ def build(
     application: Callable,
     input_shape: tuple[int | None, int | None, int],
     preprocess: Callable | None = None,
+    pooling: str | None = "avg",
+    strides: Mapping[str, int] | None = None,
 ) -> keras.Model:
     """The net of the contract; features [B, C] are Keras' own without the top, averaged over the map.
 
@@ -57,6 +59,8 @@ def build(
         name: of the net's file, and scope of its variables: what Keras calls conv1_bn is <name>.conv1_bn here.
         application: of keras.applications, such as ResNet50.
         preprocess: what its weights want done to images of 0..255. None: the application does it itself.
+        pooling: of the contract.
+        strides: those of convolutions that have another than in Keras, by name.
 
     Raises: UserError for images of less than 32 pixels in height or width.
     """
@@ -72,6 +76,8 @@ def build(
         options = layer.get_config()
         if not isinstance(layer, keras.layers.Layer):  # a plain operation, without weights
             return type(layer).from_config(options)
+        if layer.name in (strides or {}):
+            options["strides"] = strides[layer.name]
         # ConvNeXt's last layer has no name of its own.
         options["name"] = f"{name}.{_without_number(layer, 'layer_normalization')}"
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -96,7 +102,7 @@ def build(
     def without_mask(layer, *args, mask=None, **kwargs):  # Keras' batch norm takes one, ours does not
         return layer(*args, **kwargs)
 
-    original = application(include_top=False, weights=None, pooling="avg", input_shape=input_shape)
+    original = application(include_top=False, weights=None, pooling=pooling, input_shape=input_shape)
     body = keras.models.clone_model(original, clone_function=ours, call_function=without_mask, recursive=True)
     images = keras.Input(input_shape, dtype="float32", name="images")
     return keras.Model(images, body(preprocess(images) if preprocess else images), name=name)

@@ -10,12 +10,19 @@ _MEAN = np.array([123.68, 116.78, 103.94], np.float32)
 _HE = {"scale": 2.0, "mode": "fan_in", "distribution": "truncated_normal"}
 
 
-def build(input_shape: tuple[int | None, int | None, int], name: str, units: tuple[int, int, int, int]) -> keras.Model:
-    """The net of the contract in nets/__init__.py; features [B, 2048] are the mean of the last map over H and W.
+def build(
+    input_shape: tuple[int | None, int | None, int],
+    name: str,
+    units: tuple[int, int, int, int],
+    pooling: str | None,
+    last_stride: int,
+) -> keras.Model:
+    """The net of the contract in nets/__init__.py; features [B, 2048].
 
     Args:
         name: scope of all variables.
         units: number of units of each of the four blocks.
+        pooling, last_stride: of the contract. The last stride stands at the end of the third block.
     """
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = _conv(images - _MEAN, 64, 7, stride=2, name=f"{name}.conv1")
@@ -23,10 +30,11 @@ def build(input_shape: tuple[int | None, int | None, int], name: str, units: tup
     for block, (depth, count) in enumerate(zip((64, 128, 256, 512), units, strict=True), start=1):
         for unit in range(1, count + 1):
             # The last block keeps its resolution.
-            stride = 2 if unit == count and block < 4 else 1
+            stride = (2, 2, last_stride, 1)[block - 1] if unit == count else 1
             x = _bottleneck(x, depth, stride, name=f"{name}.block{block}.unit_{unit}.bottleneck_v1")
-    features = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
-    return keras.Model(images, features, name=name)
+    if pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
+    return keras.Model(images, x, name=name)
 
 
 def _bottleneck(x, depth, stride, name):

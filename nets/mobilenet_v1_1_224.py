@@ -9,17 +9,21 @@ _NAME = "MobilenetV1"
 _SEPARABLE = [(1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512)] + [(1, 512)] * 5 + [(2, 1024), (1, 1024)]
 
 
-def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
+def build(
+    input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg", last_stride: int = 2
+) -> keras.Model:
     images = keras.Input(input_shape, dtype="float32", name="images")
     # TF-slim's own training scales to -1..1, the original triplet-reid to 0..1: its checkpoints want the latter.
     x = images / 255.0
     x = _conv(keras.layers.Conv2D, x, f"{_NAME}.Conv2d_0", filters=32, kernel_size=3, strides=2)
     for index, (stride, channels) in enumerate(_SEPARABLE, start=1):
         name = f"{_NAME}.Conv2d_{index}"
+        stride = last_stride if index == 12 else stride
         x = _conv(keras.layers.DepthwiseConv2D, x, f"{name}_depthwise", kernel_size=3, strides=stride)
         x = _conv(keras.layers.Conv2D, x, f"{name}_pointwise", filters=channels, kernel_size=1)
-    features = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
-    return keras.Model(images, features, name=_NAME)
+    if pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
+    return keras.Model(images, x, name=_NAME)
 
 
 def _conv(layer, x, name, **options):

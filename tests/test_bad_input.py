@@ -64,6 +64,23 @@ CASES = {
     "cameras of an unknown name": ([*TRAIN, "--cameras=market"], 2, "--cameras: .*market1501, duke.*Received: market"),
     "cameras by no regular expression": ([*TRAIN, "--cameras=c("], 2, r"--cameras: .*expression.*Received: c\("),
     "cameras by two groups": ([*TRAIN, r"--cameras=(c)(\d)"], 2, "--cameras: .*one group, the camera. Received"),
+    "a pooling that there is not": ([*TRAIN, "--pooling=max"], 2, "--pooling.*'max'.*avg.*gem"),
+    "a pooling that the net has not": (
+        [*TRAIN, "--pooling=gem", "--model_name=lunet"],
+        2,
+        "--pooling gem is not for --model_name lunet. Nets that have it: densenet121, .*resnet_v1_50",
+    ),
+    "a last stride of 3": ([*TRAIN, "--last_stride=3"], 2, "--last_stride.*3.*1, 2"),
+    "a last stride that the net has not": (
+        [*TRAIN, "--last_stride=1", "--model_name=convnext_tiny"],
+        2,
+        "--last_stride 1 is not for --model_name convnext_tiny. Nets that have it: .*resnet50, resnet_v1_101",
+    ),
+    "embedding with a pooling that the net has not": (
+        [*EMBED, "--experiment_root=bad_pooling"],
+        1,
+        "--pooling gem is not for --model_name lunet",
+    ),
     "embedding_dim": ([*TRAIN, "--embedding_dim=-3"], 2, "--embedding_dim.*at least 1. Received: -3"),
     "a height of 0": ([*TRAIN, "--net_input_height=0"], 2, "--net_input_height.*Received: 0"),
     "no threads": ([*TRAIN, "--loading_threads=0"], 2, "--loading_threads.*Received: 0"),
@@ -251,6 +268,7 @@ def place(dataset, tmp_path_factory):
         "moved": {"train_set": "moved.csv"},
         "bad_value": {"batch_p": 0},
         "bad_net": {"model_name": "a"},
+        "bad_pooling": {"model_name": "lunet", "pooling": "gem"},
         "path_net": {"model_name": "../x"},
         "bad_projector": {},
     }

@@ -9,7 +9,7 @@ import train
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "experiment" / "args.json").read_text())
 
-# Flags of the original with their defaults, as SPEC tells them.
+# Flags of the original with their defaults, as SPEC tells them, and what it does without a flag for it.
 DEFAULTS = {
     "experiment_root": "exp",
     "train_set": None,
@@ -17,6 +17,8 @@ DEFAULTS = {
     "resume": False,
     "model_name": "resnet_v1_50",
     "head_name": "fc1024",
+    "pooling": "avg",
+    "last_stride": 2,
     "embedding_dim": 128,
     "initial_checkpoint": None,
     "batch_p": 32,
@@ -30,6 +32,12 @@ DEFAULTS = {
     "metric": "euclidean",
     "loss": "batch_hard",
     "learning_rate": 3e-4,
+    "optimizer": "adam",
+    "lr_schedule": "exponential",
+    "warmup_iterations": 0,
+    "adam_beta1_decay": False,
+    "clip_norm": 0.0,
+    "freeze_body_iterations": 0,
     "train_iterations": 25000,
     "decay_start_iteration": 15000,
     "checkpoint_frequency": 1000,

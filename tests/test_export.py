@@ -101,6 +101,26 @@ def test_crops_and_checkpoints_are_chosen_as_in_embed(experiment, photos, tmp_pa
     assert np.abs(emb - embed.Embedder(experiment)(photos)).max() > 1e-3
 
 
+def test_a_generalised_mean_and_a_neck_are_exported(photos, tmp_path):
+    root, names = tmp_path / "exp", ("mobilenet_v1_1_224", "bnneck", 1024)
+    root.mkdir()
+    args = {"net_input_height": 24, "net_input_width": 16, "pooling": "gem", "last_stride": 1}
+    args |= dict(zip(("model_name", "head_name", "embedding_dim"), names, strict=True))
+    common.write_json(root / "args.json", args)
+    state = checkpoints.named_variables(model.build(*names, (*SIZE, 3), "gem", 1))
+    for name, variable in state.items():
+        if name.endswith("moving_variance"):
+            variable.assign(np.full(variable.shape, 0.03))  # maps neither vanish nor explode
+    state["gem/p"].assign(2.0)
+    checkpoints.save(root, 1, state)
+    run(root, tmp_path / "out")
+    encoded = tf.saved_model.load(tmp_path / "out/saved_model").signatures["encoded"]
+    emb = encoded(image_bytes=tf.constant([path.read_bytes() for path in photos]))["emb"].numpy()
+    expected = embed.Embedder(root)(photos)
+    assert emb.shape == (4, 1024) and np.ptp(expected, axis=0).max() > 0.01
+    np.testing.assert_allclose(emb, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
 def inputs_and_embeddings(experiment):
     embedder = embed.Embedder(experiment)
     images = np.random.default_rng(2).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)

@@ -5,7 +5,7 @@ import pytest
 import common
 
 C, D = 96, 16
-HEADS = ["direct", "direct_normalize", "fc1024", "fc1024_normalize"]
+HEADS = ["bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"]
 
 
 def build(name, dim=D, dtype="float32"):
@@ -27,6 +27,8 @@ def test_embeddings_before_and_after_normalisation(name):
     assert emb_raw.shape == emb.shape == (12, D)
     if name.endswith("_normalize"):
         np.testing.assert_allclose(emb, emb_raw / np.linalg.norm(emb_raw, axis=1, keepdims=True), rtol=1e-5)
+    elif name == "bnneck":
+        np.testing.assert_allclose(emb, emb_raw / np.sqrt(1 + 1e-5), rtol=1e-6)
     else:
         np.testing.assert_array_equal(emb, emb_raw)
 
@@ -47,7 +49,33 @@ def test_initial_weights(name):
         assert "fully_connected/bias" not in weights
         assert len(weights) == 7
     else:
-        assert len(weights) == 2
+        assert len(weights) == (5 if name == "bnneck" else 2)
+
+
+def test_the_neck_is_a_batch_norm_without_bias():
+    head = build("bnneck")
+    x, gamma = inputs(), np.random.default_rng(1).uniform(0.5, 2, D)
+    head.get_layer("emb.BatchNorm").gamma.assign(gamma)
+    emb_raw, emb = (output.numpy() for output in head(x, training=True))
+    np.testing.assert_allclose(emb_raw, x @ head.get_layer("emb").kernel, rtol=1e-4, atol=1e-5)
+    normal = (emb_raw - emb_raw.mean(axis=0)) / np.sqrt(emb_raw.var(axis=0) + 1e-5)
+    np.testing.assert_allclose(emb, normal * gamma, rtol=1e-4, atol=1e-5)
+    assert [weight.path for weight in head.weights if "BatchNorm" in weight.path] == [
+        f"emb.BatchNorm/{name}" for name in ("gamma", "moving_mean", "moving_variance")
+    ]
+
+
+def test_the_neck_takes_features_of_its_own_size_as_they_are():
+    head = build("bnneck", dim=C)
+    emb_raw, emb = head(inputs(), training=True)
+    np.testing.assert_array_equal(emb_raw, inputs())
+    np.testing.assert_allclose(np.mean(emb, axis=0), 0, atol=1e-5)
+    assert len(head.weights) == 3
+
+
+def test_what_the_loss_is_taken_of():
+    taken = {name: getattr(common.load_plugin("heads", name), "LOSS_ON", "emb") for name in HEADS}
+    assert taken == dict.fromkeys(HEADS, "emb") | {"bnneck": "emb_raw"}
 
 
 def test_fc1024_is_linear_batch_norm_relu_linear():

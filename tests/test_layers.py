@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from layers import BatchNorm, L2Normalize
+from layers import BatchNorm, GeM, L2Normalize
 
 SHAPES = [(6, 5, 4, 3), (7, 3)]
 
@@ -121,6 +121,72 @@ def test_wrong_options_are_told(options):
 def test_wrong_rank_is_told():
     with pytest.raises(ValueError, match="Received"):
         BatchNorm().build((None, 5, 3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_without_center_it_is_as_with_a_beta_of_0(shape, training):
+    (without, x), (centered, _) = make(shape, center=False), make(shape)
+    assert [weight.name for weight in without.weights] == ["gamma", "moving_mean", "moving_variance"]
+    centered.beta.assign(np.zeros(3))
+    for ours, theirs in ((without.gamma, centered.gamma), (without.moving_mean, centered.moving_mean)):
+        ours.assign(theirs)
+    without.moving_variance.assign(centered.moving_variance)
+    np.testing.assert_array_equal(without(x, training=training), centered(x, training=training))
+    assert BatchNorm.from_config(without.get_config()).center is False
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def pooled(x, p):
+    return np.mean(np.maximum(x, 1e-6).astype(np.float64) ** p, axis=(1, 2)) ** (1 / p)
+
+
+def gem(p=3.0, **options):
+    layer = GeM(dtype="float32", **options)
+    layer.build((None, None, None, 3))
+    layer.p.assign(p)
+    return layer
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 3.0, 6.5])
+def test_generalised_mean_is_that_of_the_formula(p):
+    x = np.random.default_rng(0).normal(1, 2, (4, 5, 6, 3)).astype(np.float32)  # some below 0
+    np.testing.assert_allclose(gem(p)(x), pooled(x, p), rtol=1e-5)
+
+
+def test_generalised_mean_lies_between_mean_and_maximum():
+    x = np.random.default_rng(0).uniform(0, 9, (4, 5, 6, 3)).astype(np.float32)
+    np.testing.assert_allclose(gem(1.0)(x), x.mean(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(gem(40.0)(x), x.max(axis=(1, 2)), rtol=0.1)
+    layer = GeM(dtype="float32")
+    np.testing.assert_allclose(layer(x), pooled(x, 3), rtol=1e-5)
+    assert [(weight.name, weight.trainable, weight.dtype) for weight in layer.weights] == [("p", True, "float32")]
+
+
+def test_gradients_of_the_generalised_mean_are_those_of_finite_differences():
+    x = np.random.default_rng(0).uniform(0.5, 4, (2, 3, 2, 3)).astype(np.float32)
+    layer, inputs = gem(2.5), tf.Variable(x)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(inputs))
+    of_x, of_p = tape.gradient(total, [inputs, layer.p.value])
+    slope = (pooled(x, 2.5 + 1e-4).sum() - pooled(x, 2.5 - 1e-4).sum()) / 2e-4
+    np.testing.assert_allclose(of_p, slope, rtol=1e-4)
+    above, below = x.astype(np.float64), x.astype(np.float64)
+    above[1, 2, 0, 1] += 1e-4
+    below[1, 2, 0, 1] -= 1e-4
+    slope = (pooled(above, 2.5).sum() - pooled(below, 2.5).sum()) / 2e-4
+    np.testing.assert_allclose(of_x[1, 2, 0, 1], slope, rtol=1e-4)
+
+
+def test_an_empty_map_has_finite_gradients():
+    layer, inputs = gem(), tf.Variable(np.zeros((2, 3, 2, 3), np.float32))
+    with tf.GradientTape() as tape:
+        y = layer(inputs)
+    np.testing.assert_allclose(y, 1e-6, rtol=1e-4)
+    for gradient in tape.gradient(y, [inputs, layer.p.value]):
+        assert np.isfinite(gradient).all()
 
 
 def test_rows_get_length_one_and_zero_stays_zero():

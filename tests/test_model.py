@@ -111,3 +111,34 @@ def test_half_precision_keeps_variables_and_embeddings_in_float32():
     for name, variable in ours.items():
         if "moving" in name:
             np.testing.assert_allclose(variable, theirs[name], rtol=0.05, atol=0.01)
+
+
+def test_pooling_by_a_generalised_mean_stands_between_net_and_head(tmp_path):
+    networks = {
+        pooling: model.build("mobilenet_v1_1_224", "direct", 8, (64, 32, 3), pooling, last_stride=1)
+        for pooling in ("avg", "gem")
+    }
+    state = checkpoints.named_variables(networks["avg"])
+    gem = checkpoints.named_variables(networks["gem"])
+    assert gem.keys() - state.keys() == {"gem/p"} and not state.keys() - gem.keys()
+    assert model.body(networks["gem"]).output.shape == (None, 4, 2, 1024)
+
+    # Pretrained weights fit: there is nothing that they lack.
+    checkpoints.save(tmp_path, 0, state)
+    loaded = checkpoints.load_body(tmp_path, checkpoints.named_variables(model.body(networks["gem"])))
+    assert not loaded.missing and "emb/weights" in loaded.passed_over
+    for name, variable in state.items():
+        gem[name].assign(variable)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 32, 3)).astype(np.float32)
+    means, other = (networks[pooling](images, training=True)["emb"].numpy() for pooling in ("avg", "gem"))
+    assert golden.deviation(other, means) > 0.1
+    gem["gem/p"].assign(1.0)
+    assert golden.deviation(networks["gem"](images, training=True)["emb"], means) < 1e-3
+
+
+def test_a_generalised_mean_is_taken_in_float32_of_half_precision_maps():
+    half = model.build("mobilenet_v1_1_224", "bnneck", 1024, (32, 32, 3), "gem", 1, "mixed_float16")
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    for emb in half(images, training=True).values():
+        assert emb.dtype == tf.float32 and np.isfinite(emb).all()
+    assert {variable.dtype for variable in checkpoints.named_variables(half).values()} == {"float32"}

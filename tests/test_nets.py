@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden.nets import deviation
 
 import checkpoints
 import common
@@ -93,6 +94,56 @@ def test_one_net_takes_any_size_and_gives_the_same_as_one_of_that_size(name):
 def test_lunet_without_a_size_is_told(name):
     with pytest.raises(common.UserError, match="fixed input size"):
         build(name, (None, None, 3))
+
+
+POOLING = ["densenet121", "efficientnet_v2_b0", "efficientnet_v2_s", "mobilenet_v1_1_224", "mobilenet_v3_large"]
+POOLING += ["resnet50", "resnet_v1_101", "resnet_v1_50"]
+
+
+def test_which_nets_have_which_options():
+    def having(option):
+        return [name for name in common.plugin_names("nets") if option in common.build_options("nets", name)]
+
+    assert having("pooling") == POOLING
+    assert having("last_stride") == [name for name in POOLING if name not in ("densenet121", "mobilenet_v3_large")]
+
+
+# The first layer behind the last stride, and which of its pixels there are with that: TensorFlow's "same" pads an even
+# size at its end.
+LAST_STRIDE = {
+    "resnet_v1_50": ("resnet_v1_50.block4.unit_1.bottleneck_v1.conv1", 0),
+    "resnet50": ("resnet50.conv5_block1_1_conv", 0),
+    "mobilenet_v1_1_224": ("MobilenetV1.Conv2d_12_depthwise", 1),
+    "efficientnet_v2_b0": ("efficientnet_v2_b0.block6a_dwconv2", 1),
+}
+
+
+@pytest.mark.parametrize("name", LAST_STRIDE)
+def test_without_the_last_stride_the_map_is_twice_as_large_and_holds_the_smaller_one(name):
+    keras.utils.set_random_seed(0)
+    plain, whole = (common.load_plugin("nets", name).build((64, 64, 3), None, stride) for stride in (2, 1))
+    assert plain.output.shape[1:3] == (2, 2) and whole.output.shape == (None, 4, 4, plain.output.shape[3])
+    ours, theirs = checkpoints.named_variables(whole), checkpoints.named_variables(plain)
+    assert [(key, value.shape) for key, value in ours.items()] == [(key, value.shape) for key, value in theirs.items()]
+    for key, variable in ours.items():
+        variable.assign(theirs[key])
+
+    layer, first = LAST_STRIDE[name]
+    images, maps = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32), []
+    for net in (plain, whole):
+        # The nets of Keras are a model in ours.
+        net = next((inner for inner in net.layers if isinstance(inner, keras.Model)), net)
+        maps.append(keras.Model(net.input, net.get_layer(layer).output)(images, training=False))
+    assert deviation(maps[1][:, first::2, first::2], maps[0]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1_1_224", "mobilenet_v3_large"])
+def test_features_are_the_mean_of_the_map(name):
+    features, last_map = (common.load_plugin("nets", name).build((64, 32, 3), pooling) for pooling in ("avg", None))
+    last_map.set_weights(features.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 32, 3)).astype(np.float32)
+    mean = last_map(images, training=True).numpy().mean(axis=(1, 2))
+    assert deviation(features(images, training=True), mean) < 1e-4
 
 
 def test_lunet_narrow_learns():

@@ -394,3 +394,17 @@ def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactl
     name, head = "lunet_narrow/conv1/weights", "emb/weights"
     assert np.array_equal(start[name], frozen[name]) and not np.array_equal(start[head], frozen[head])
     assert not np.array_equal(frozen[name], end[name])
+
+
+def test_a_neck_and_a_learned_pooling_train_and_resume_exactly(dataset, tmp_path):
+    more = ["--model_name=mobilenet_v1_1_224", "--head_name=bnneck", "--pooling=gem", "--last_stride=1"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run(*flags(dataset, whole, *more, "--train_iterations=3", "--clip_norm=1"))
+    shutil.copytree(whole, part, ignore=shutil.ignore_patterns("checkpoint-3.*"))
+    run(f"--experiment_root={part}", "--resume")
+    assert kill_and_resume.differences(whole, part) == []
+    start, end = (tensors(whole / f"checkpoint-{iteration}") for iteration in (0, 3))
+    moved = {name for name in start if not np.array_equal(start[name], end[name])}
+    assert {"gem/p", "emb/weights", "emb/BatchNorm/moving_mean", "MobilenetV1/Conv2d_0/weights"} <= moved
+    # The loss is taken before the neck, and there is no loss of ids.
+    assert "emb/BatchNorm/gamma" not in moved

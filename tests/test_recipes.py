@@ -22,7 +22,7 @@ if sys.argv[1] == "-m":
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 sys.exit(os.path.basename(sys.argv[1]) == os.environ.get("FAILS"))
 """
-TRAINING = {"market1501_trinet": ["ckpt"], "market1501_lunet": []}
+TRAINING = {"market1501_trinet": ["ckpt"], "market1501_lunet": [], "market1501_bag_of_tricks": ["ckpt"]}
 each = pytest.mark.parametrize("recipe", TRAINING)
 
 

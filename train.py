@@ -88,6 +88,18 @@ def naming_exhaustion():
         ) from None
 
 
+class Iteration(NamedTuple):
+    """A finished iteration: its number, from 1; the rows of its batch; its learning rate; when it began and how long it
+    waited for its images, in seconds; what the step returned."""
+
+    number: int
+    rows: np.ndarray
+    rate: float
+    began: float
+    waited: float
+    result: dict
+
+
 def train(
     args: argparse.Namespace,
     workers: distribution.Cluster,
@@ -232,8 +244,12 @@ def train(
             checkpoints.sync(file)
         common.check_room(root)
 
-    def record(done: "Iteration", until: float | None = None) -> None:
-        """Everything that is told of a finished iteration; `until` is when the next began, now by default."""
+    def record(done: Iteration, until: float | None = None) -> None:
+        """Tell of a finished iteration, if it is due. `until` is when the next began; None when it is to be saved."""
+        frequencies = args.log_frequency, args.histogram_frequency, args.image_frequency
+        told = done.number == 1 or args.detailed_logs or any(_due(each, done.number) for each in frequencies)
+        if not told and until:
+            return
         result = {name: value.numpy() for name, value in done.result.items()}
         losses, seconds = result["losses"], (until or time.perf_counter()) - done.began
         if not np.isfinite(losses).all():
@@ -242,7 +258,7 @@ def train(
                 f"{', '.join(fids[row] for row in done.rows)}. Nothing of it was saved. Look at these images, or "
                 "resume with a lower learning_rate in args.json."
             )
-        if not chief:
+        if not (told and chief):
             return
         left = timedelta(seconds=int(seconds * (args.train_iterations - done.number)))
         log.info(
@@ -308,7 +324,7 @@ def train(
                 tf.constant(u.interrupted, tf.int32),
                 body_is_frozen(iteration, args),
             )
-            if untold and (args.detailed_logs or untold.number == 1 or _due(args.log_frequency, untold.number)):
+            if untold:
                 record(untold, until=began)
             if iteration == 0 and chief and args.image_frequency:
                 summaries.write_network_input(1, strategy.experimental_local_results(images)[0].numpy(), args.batch_k)
@@ -334,18 +350,6 @@ def train(
         log.info(f"Interrupted after iteration {iteration}. To go on: train.py --experiment_root {root} --resume")
     else:
         log.info(f"Finished all {iteration} iterations.")
-
-
-class Iteration(NamedTuple):
-    """A finished iteration: its number, from 1; the rows of its batch; its learning rate; when it began and how long it
-    waited for its images, in seconds; what the step returned."""
-
-    number: int
-    rows: np.ndarray
-    rate: float
-    began: float
-    waited: float
-    result: dict
 
 
 def _due(frequency: int, iteration: int) -> bool:

@@ -48,7 +48,9 @@ def make(strategy: tf.distribute.Strategy, network, companions: Companions, opti
             emb, everyone = embs[loss_on], distribution.gather(embs[loss_on])
             dists = loss.cdist(emb, everyone, args.metric)
             columns = (own, 0) if args.mining == "local" else (slice(None), offset)
-            losses, counts = _losses(emb, everyone, dists, labels[own], labels, *columns, iteration, args)
+            place = context.replica_id_in_sync_group if args.mining == "local" else 0
+            seed = tf.stack([args.seed + tf.cast(place, tf.int64), iteration])  # each that mines alone draws its own
+            losses, counts = _losses(emb, everyone, dists, labels[own], labels, *columns, seed, args)
             # The mean over the whole batch, of which this is the replica's part.
             mean = tf.reduce_sum(losses * counts) / tf.maximum(tf.reduce_sum(distribution.gather(counts)), 1)
             means = {"loss": mean}
@@ -96,7 +98,7 @@ def make(strategy: tf.distribute.Strategy, network, companions: Companions, opti
     return train_step
 
 
-def _losses(emb, everyone, dists, pids, all_pids, columns, offset, iteration, args) -> tuple[tf.Tensor, tf.Tensor]:
+def _losses(emb, everyone, dists, pids, all_pids, columns, offset, seed, args) -> tuple[tf.Tensor, tf.Tensor]:
     """Of each anchor, float32 [b], and how many terms each is the mean of: 1, or with --loss_ignore_zero any number.
 
     Those columns count that `columns` has, of which the first anchor is number `offset`.
@@ -105,7 +107,6 @@ def _losses(emb, everyone, dists, pids, all_pids, columns, offset, iteration, ar
     if args.loss in loss.EMBEDDING_LOSSES:
         losses = loss.EMBEDDING_LOSSES[args.loss](emb, pids, everyone, all_pids, offset)
         return losses, tf.ones_like(losses)
-    seed = tf.stack([tf.constant(args.seed, tf.int64), iteration])
     if args.loss_ignore_zero:
         return loss.WITHOUT_ZEROS[args.loss](dists, pids, args.margin, all_pids, offset, seed)
     losses = loss.LOSS_CHOICES[args.loss](dists, pids, args.margin, all_pids, offset, seed)

@@ -21,7 +21,7 @@ def build_plain(input_shape):
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(images / 128.0 - 1.0)
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="plain.conv2")(x)
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x), name="plain")
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x), name="plain")
 
 
 def main(strategy: str, *trainings: str) -> None:

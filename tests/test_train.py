@@ -51,6 +51,7 @@ def flags(dataset, root, *more):
         "--checkpoint_frequency=2",
         "--detailed_logs",
         "--histogram_frequency=2",
+        "--image_frequency=3",
         "--seed=1",
         *more,
     ]
@@ -124,7 +125,8 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
     }
     at_first = {"hardest_triplets", "network_input", "_hparams_/session_start_info"}
     assert set(events.Tags()["tensors"]) == tags | at_first
-    assert all([event.step for event in events.Tensors(tag)] == [1] for tag in at_first)
+    for tag in at_first:
+        assert [event.step for event in events.Tensors(tag)] == ([1, 3, 6] if tag == "hardest_triplets" else [1])
     for tag in tags:
         steps = [1, 2, 4, 6] if "embedding" in tag or "distribution" in tag else list(range(1, ITERATIONS + 1))
         assert [event.step for event in events.Tensors(tag)] == steps
@@ -272,6 +274,15 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     assert detailed_logs.read(moved / "losses").shape == (3, P * K)
     assert np.all(detailed_logs.read(moved / "losses").max(axis=1) > 0)
     assert checkpoints.newest(moved).name == "checkpoint-3"
+
+
+def test_lines_and_scalars_only_as_often_as_asked_for(dataset, tmp_path):
+    root = tmp_path / "exp"
+    argv = [flag for flag in flags(dataset, root) if flag != "--detailed_logs"]
+    run(*argv, "--log_frequency=4", "--histogram_frequency=0", "--image_frequency=0", "--checkpoint_frequency=5")
+    assert [int(line[1]) for line in iteration_lines(root)] == [1, 4]
+    events = EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in events.Tensors("loss")] == [1, 4]
 
 
 def test_a_seed_that_is_drawn_is_recorded(dataset, tmp_path):

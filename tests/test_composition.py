@@ -1,0 +1,95 @@
+"""Every choice goes with the others: two iterations, saved, resumed to the same bits, embedded."""
+
+import shutil
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import replicas
+
+import common
+import embed
+import experiment
+import train
+from benchmarks import kill_and_resume
+
+D = 16  # the features of the plain net, so that the neck has no layer before it
+
+CASES = {
+    **{
+        f"{loss} on {head}": [f"--loss={loss}", f"--head_name={head}"]
+        for loss in common.LOSSES
+        for head in common.plugin_names("heads")
+    },
+    **{
+        f"{loss} without zeros": [f"--loss={loss}", "--loss_ignore_zero", "--margin=0.2"]
+        for loss in ("batch_hard", "batch_all")
+    },
+    **{f"metric {metric}": [f"--metric={metric}"] for metric in common.METRICS},
+    "exponential": ["--decay_start_iteration=1"],
+    "cosine with warm-up": ["--lr_schedule=cosine", "--decay_start_iteration=0", "--warmup_iterations=1"],
+    "multistep": ["--lr_schedule=multistep", "--lr_milestones=1"],
+    "constant": ["--lr_schedule=constant"],
+    "adam with a late beta1": ["--adam_beta1_decay", "--decay_start_iteration=1"],
+    "adamw": ["--optimizer=adamw", "--weight_decay=0.01"],
+    "sgd": ["--optimizer=sgd", "--momentum=0.9", "--nesterov", "--clip_norm=0.1"],
+    "rmsprop": ["--optimizer=rmsprop"],
+    "adadelta": ["--optimizer=adadelta"],
+    "a frozen body": ["--freeze_body_iterations=1"],
+    "bfloat16": ["--precision=mixed_bfloat16"],
+    "float16": ["--precision=mixed_float16"],
+    "float16 on the neck": ["--precision=mixed_float16", "--head_name=bnneck", "--id_loss_weight=1"],
+    "identities": ["--head_name=bnneck", "--id_loss_weight=1", "--center_loss_weight=5e-4"],
+    "identities on a normalised head": [
+        "--head_name=fc1024_normalize",
+        "--id_loss_weight=1",
+        "--center_loss_weight=0.1",
+    ],
+    "augmentation": [
+        "--pad_crop=2",
+        "--color_jitter=0.3",
+        "--random_erasing=0.5",
+        "--flip_augment",
+        "--cameras=market1501",
+    ],
+    "crops and a cache": ["--crop_augment", "--cache=decoded"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_resumes_and_embeds(case, dataset, tmp_path, monkeypatch):
+    load_plugin = common.load_plugin
+    plain = SimpleNamespace(build=replicas.build_plain)
+    monkeypatch.setattr(
+        common, "load_plugin", lambda folder, name: plain if folder == "nets" else load_plugin(folder, name)
+    )
+
+    root = tmp_path / "whole"
+    flags = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
+    flags += " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
+    flags += " --pre_crop_width=18 --learning_rate=1e-2 --train_iterations=2 --checkpoint_frequency=1 --detailed_logs"
+    flags += " --image_frequency=0 --seed=3"
+    train.main(train.parse_args([*flags.split(), *CASES[case]]))
+
+    resumed = tmp_path / "resumed"
+    shutil.copytree(root, resumed)
+    for file in resumed.glob("checkpoint-2.*"):
+        file.unlink()
+    train.main(train.parse_args([f"--experiment_root={resumed}", "--resume"]))
+    assert kill_and_resume.differences(root, resumed) == []
+
+    embed.main(embed.parse_args([f"--experiment_root={root}", f"--dataset={dataset.csv}", "--quiet"]))
+    with h5py.File(root / "all_embeddings.h5") as file:
+        embs = file["emb"][()]
+    assert embs.shape == (len(dataset.fids), D) and np.isfinite(embs).all()
+    assert len(np.unique(embs, axis=0)) == len(embs)
+
+
+def test_the_table_has_every_choice():
+    chosen = {flag for flags in CASES.values() for flag in flags}
+    for action in experiment.make_parser()._actions:
+        if action.dest in ("loss", "head_name", "metric", "optimizer", "lr_schedule"):
+            names = common.plugin_names("heads") if action.dest == "head_name" else action.choices
+            missing = {f"--{action.dest}={name}" for name in names if name != action.default} - chosen
+            assert not missing

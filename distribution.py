@@ -69,8 +69,10 @@ def make(name: str):
 
     Raises: UserError as cluster does, and when the workers cannot get together.
     """
-    tf = common.import_tensorflow()
-    if cluster(name).workers > 1:
+    several = cluster(name).workers > 1
+    # Workers that end one after the other look to it like a crash, of which it prints pages.
+    tf = common.import_tensorflow(log_level=3 if several else 2)
+    if several:
         options = {} if os.environ.get("TF_CONFIG") else {"cluster_resolver": _slurm_cluster()}
         try:
             return tf.distribute.MultiWorkerMirroredStrategy(**options)

@@ -73,7 +73,7 @@ def table(roots: Sequence[Path]) -> list[list[str]]:
     for root, args in zip(roots, flags, strict=True):
         iteration, loss, precision = progress(root)
         cells = [str(root), f"{iteration} of {args.get('train_iterations', '?')}", loss, precision, *_evaluations(root)]
-        rows.append(cells + [_text(args[name]) if name in args else "-" for name in differing])
+        rows.append(cells + ["-" if args.get(name) is None else _text(args[name]) for name in differing])
     used = [column for column in zip(*rows, strict=True) if any(cell != "-" for cell in column[1:])]
     return [list(row) for row in zip(*used, strict=True)]
 

@@ -188,6 +188,11 @@ def train(
         start = f"{args.initial_checkpoint}: {loaded}"
         if loaded.missing:
             warnings.append(f"--initial_checkpoint fits in part only. {start}.")
+    elif not resuming and not getattr(common.load_plugin("nets", args.model_name), "FROM_SCRATCH", False):
+        warnings.append(
+            f"{args.model_name} begins with random weights, with which the loss often stays where it is. Give it "
+            "pretrained ones by --initial_checkpoint, or take a net that is made for this (lunet, lunet_narrow)."
+        )
     if workers.workers > 1:
         of_chief = distribution.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
         for name, variable in state.items():

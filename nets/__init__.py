@@ -3,6 +3,9 @@
 Contract: `build(input_shape: tuple[int | None, int | None, int]) -> keras.Model` takes images, float32 RGB in
 0..255, [B, H, W, 3], and gives features, float32 [B, C]; whatever normalisation the images need is inside.
 
+A net that has `FROM_SCRATCH = True` is made to be trained without pretrained weights; of others train.py says that they
+are wanted.
+
 A net has an option if its build has the parameter, with the default that stands here:
 
     pooling="avg"   features are the mean of the last map over H and W. None: no features but that map,

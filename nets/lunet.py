@@ -14,6 +14,7 @@ _STAGES = [
     [(64, 256), (64, 256), (128, 512)],
     [(128, 512), (128, 512)],
 ]
+FROM_SCRATCH = True
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:

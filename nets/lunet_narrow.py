@@ -9,6 +9,7 @@ import keras
 from nets import _lunet
 
 _STAGES = [[], [(16, 64)], [(16, 64), (32, 128)], [(32, 128), (32, 128)]]
+FROM_SCRATCH = True
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:

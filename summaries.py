@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
@@ -39,11 +40,7 @@ def write_scalars(
         "secs_waiting_for_images": waited,
     }
     scalars |= {tag: result[tag] for tag in ("id_loss", "center_loss") if tag in result}
-    # One event for all: tf.summary.scalar one by one takes longer than a small network does.
-    summary = Summary()
-    for tag, value in scalars.items():
-        summary.MergeFrom(scalar_pb(tag, value))
-    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=iteration)
+    _write([scalar_pb(tag, value) for tag, value in scalars.items()], iteration)
 
 
 def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np.ndarray) -> None:
@@ -56,8 +53,15 @@ def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np
         "embedding_neg_dists": dists[negatives.numpy()],
         "embedding_lengths": result["emb_lengths"],
     }
-    for tag, values in histograms.items():
-        tf.summary.histogram(tag, values, step=iteration)
+    _write([histogram_pb(tag, values) for tag, values in histograms.items()], iteration)
+
+
+def _write(summaries: Sequence[Summary], iteration: int) -> None:
+    """As one event: tf.summary.scalar and tf.summary.histogram, one by one, take longer than a small network does."""
+    event = Summary()
+    for summary in summaries:
+        event.MergeFrom(summary)
+    tf.summary.experimental.write_raw_pb(event.SerializeToString(), step=iteration)
 
 
 def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> None:

@@ -87,7 +87,8 @@ def make(strategy: tf.distribute.Strategy, network, companions: Companions, opti
             "stop": tf.reduce_max(distribution.gather(stop[None])),
         }
 
-    @tf.function(jit_compile=args.jit_compile or None)
+    # Nothing here needs AutoGraph, which would read the source of all this for seconds.
+    @tf.function(autograph=False, jit_compile=args.jit_compile or None)
     def train_step(images, labels, iteration, rate, stop, frozen):
         # Also where float16 made the optimizer leave a step out: its state follows the iteration.
         optimizer.iterations.assign(iteration)

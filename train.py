@@ -123,6 +123,11 @@ def train(
     from data import images as image_data
     from rewind import rewind
 
+    if args.jit_compile and strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            f"--jit_compile works on one device. Received: {strategy.num_replicas_in_sync} of them. Leave it out, or "
+            "give --strategy one."
+        )
     root, chief = Path(args.experiment_root), workers.index == 0
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()

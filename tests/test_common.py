@@ -72,7 +72,7 @@ def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
 
 def test_plugins_are_the_files_of_their_folder():
     assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(common.plugin_names("nets"))
-    assert {"direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(common.plugin_names("heads"))
+    assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(common.plugin_names("heads"))
     excluders = {"cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"}
     assert excluders == set(common.plugin_names("excluders"))
 

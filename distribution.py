@@ -113,8 +113,8 @@ def shards(strategy, workers: Cluster, B: int) -> list[slice]:
     R = strategy.num_replicas_in_sync
     if B % R:
         raise UserError(
-            f"a batch should be shared out equally. Received: {B} images (--batch_p times --batch_k, or --batch_size), "
-            f"{R} replicas. Give a multiple of {R}, or --strategy one."
+            f"a batch should be shared out equally. Received: {B} images (--batch_p times --batch_k), {R} replicas. "
+            f"Give a multiple of {R}, or --strategy one."
         )
     b, local = B // R, R // workers.workers
     return [slice(i * b, (i + 1) * b) for i in range(workers.index * local, (workers.index + 1) * local)]

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import ctypes
 import errno
+import fcntl
 import importlib
 import json
 import logging
@@ -293,16 +294,25 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file that appears under its name, or replaces what is there, only when it is complete.
 
     Yields: the path to write to meanwhile. After an error it is removed, and what was there before stays.
+    Raises: UserError when another process is writing the same file.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        with open(partial, "rb") as file:
+    with open(partial, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{path} is being written by another process. Wait for its end, or give another name."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield partial
             os.fsync(file.fileno())  # else a power cut can leave the new name with nothing in it
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def check_room(directory: str | os.PathLike) -> None:

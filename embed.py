@@ -303,7 +303,7 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
     N, D, A, done = len(paths), embedder.flags.embedding_dim, len(embedder.variant_names), 0
     with (
         common.complete_file(filename) as partial,
-        h5py.File(partial, "w") as file,
+        h5py.File(partial, "w", locking=False) as file,  # complete_file has the lock
         progress.bar(N, "img", show=not quiet) as bar,
     ):
         file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     _, fids = common.load_dataset(args.dataset)
     common.check_images(args.dataset, args.image_root, fids, args.allow_any_path)
     embs = color_histograms([os.path.join(args.image_root, fid) for fid in fids])
-    with common.complete_file(args.filename) as partial, h5py.File(partial, "w") as file:
+    with common.complete_file(args.filename) as partial, h5py.File(partial, "w", locking=False) as file:
         file["emb"] = embs
     print(f"Wrote the colour histograms, {embs.shape[0]} of {embs.shape[1]} numbers, to {args.filename}.")
 

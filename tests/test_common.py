@@ -186,6 +186,15 @@ def test_a_file_is_complete_or_as_it_was(tmp_path):
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
+    path = tmp_path / "result"
+    with common.complete_file(path) as partial:
+        partial.write_text("first")
+        with pytest.raises(common.UserError, match="being written by another process"), common.complete_file(path):
+            raise AssertionError("two at a time")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
     code = (

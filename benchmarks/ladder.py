@@ -21,6 +21,7 @@ CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
 NECK = "--head_name bnneck"
+MOBILENET = "--model_name mobilenet_v1_1_224"
 RUNGS = {
     "the original's recipe": (CROPS, CENTER, EUCLIDEAN),
     "ten crops": (CROPS, TEN_CROPS, EUCLIDEAN),
@@ -40,7 +41,15 @@ RUNGS = {
         CENTER,
         EUCLIDEAN,
     ),
+    "batch sample": (f"{CROPS} --loss batch_sample", CENTER, EUCLIDEAN),
     "lifted": (f"{CROPS} --loss lifted", CENTER, EUCLIDEAN),
+    "multi-similarity, cosine": (f"{CROPS} --loss multi_similarity", CENTER, "--metric cosine"),
+    "circle, cosine": (f"{CROPS} --loss circle", CENTER, "--metric cosine"),
+    "cameras": (f"{CROPS} --cameras market1501", CENTER, EUCLIDEAN),
+    # LuNets have no last stride and no pooling to choose.
+    "MobileNet": (f"{CROPS} {MOBILENET}", CENTER, EUCLIDEAN),
+    "MobileNet, last stride 1": (f"{CROPS} {MOBILENET} --last_stride 1", CENTER, EUCLIDEAN),
+    "MobileNet, GeM": (f"{CROPS} {MOBILENET} --pooling gem", CENTER, EUCLIDEAN),
 }
 
 
@@ -97,7 +106,8 @@ def climb(args: argparse.Namespace, rung: str, seed: int, root: Path) -> dict:
 def main(args: argparse.Namespace) -> None:
     directory = Path(args.directory)
     directory.mkdir(exist_ok=True)
-    rungs = args.rungs or list(RUNGS)
+    # Data that has no cameras cannot be drawn by them.
+    rungs = args.rungs or [rung for rung in RUNGS if rung != "cameras" or args.excluder != "diagonal"]
     for seed in range(1, args.seeds + 1):
         for rung in rungs:
             done = directory / f"{rung.replace(' ', '_')}-{seed}.json"

@@ -105,16 +105,21 @@ def _slurm_cluster():
     )
 
 
-def shards(strategy, workers: Cluster, B: int) -> list[slice]:
-    """The parts of a batch of B that are those of this worker's replicas, in order.
+def shards(strategy, workers: Cluster, P: int, K: int, mining: str = "global") -> list[slice]:
+    """The parts of a batch of P·K that are those of this worker's replicas, in order.
 
-    Raises: UserError when B cannot be shared out equally.
+    Raises: UserError when it cannot be shared out equally, or not so that each replica can mine on its own.
     """
-    R = strategy.num_replicas_in_sync
+    R, B = strategy.num_replicas_in_sync, P * K
     if B % R:
         raise UserError(
             f"a batch should be shared out equally. Received: {B} images (--batch_p times --batch_k), {R} replicas. "
             f"Give a multiple of {R}, or --strategy one."
+        )
+    if mining == "local" and (P % R or P // R < 2):
+        raise UserError(
+            f"--mining local needs whole pids, at least 2, on each of {R} replicas. Received: --batch_p {P}. Give a "
+            f"multiple of {R} of at least {2 * R}, or --mining global."
         )
     b, local = B // R, R // workers.workers
     return [slice(i * b, (i + 1) * b) for i in range(workers.index * local, (workers.index + 1) * local)]

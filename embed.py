@@ -101,7 +101,15 @@ class Embedder:
             self.flags.last_stride,
         )
         variables = checkpoints.named_variables(self.network)
-        checkpoints.restore(self.checkpoint, variables)
+        try:
+            checkpoints.restore(self.checkpoint, variables)
+        except UserError as error:
+            if self.size == net_size:
+                raise
+            raise UserError(
+                f"{error} With --crop_augment avgpool images are {self.size[0]}×{self.size[1]}, not as in training: "
+                "not every net takes them. The others are center and five."
+            ) from None
         # The original built MobileNet's classifier, Logits, too, and never used it; ours has ended with the training.
         others = [name for name, _ in tf.train.list_variables(str(self.checkpoint)) if name not in variables]
         others = [name for name in others if re.search("(?<!^classifier)/weights$", name) and "/Logits/" not in name]

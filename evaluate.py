@@ -208,17 +208,25 @@ def main(args: argparse.Namespace) -> None:
         firsts, query_embs = pool(query_embs, keys, args.multi_query)
         query_pids, query_fids = ([column[first] for first in firsts] for column in (query_pids, query_fids))
         log.info(f"Pooled the {count} queries of the same pid and camera into {len(query_fids)}.")
+        if len(query_fids) == count:
+            log.warning(
+                "--multi_query pooled nothing: no two queries have one pid and camera. It takes a CSV with all images "
+                "of the queries' persons and cameras, such as the multi_query.csv of data.market1501."
+            )
+    same = None
+    if args.query_expansion or args.rerank:
+        same = queries_in_gallery(query_fids, query_embs, gallery_fids, gallery_embs)
     if args.query_expansion:
         import neighbors
 
-        embs = np.concatenate([query_embs, gallery_embs])
+        embs, gallery_rows = neighbors.distinct(query_embs, gallery_embs, same)
         embs = neighbors.expand(embs, args.query_expansion, args.query_expansion_alpha)
-        query_embs, gallery_embs = embs[: len(query_embs)], embs[len(query_embs) :]
+        query_embs, gallery_embs = embs[: len(query_embs)], embs[gallery_rows]
     if args.rerank:
         import reranking  # only here, since SciPy takes a moment
 
         bounds = reranking.bounds(
-            query_embs, gallery_embs, args.metric, args.rerank_k1, args.rerank_k2, args.rerank_lambda
+            query_embs, gallery_embs, args.metric, args.rerank_k1, args.rerank_k2, args.rerank_lambda, same
         )
     else:
         bounds = ranking.bounds(query_embs, gallery_embs, args.metric)
@@ -270,6 +278,21 @@ def main(args: argparse.Namespace) -> None:
         query, gallery = (query_pids, query_fids), (gallery_pids, gallery_fids)
         report.write(args.report, results, query, gallery, args.image_root, distances, vars(args), activations)
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
+
+
+def queries_in_gallery(
+    query_fids: list[str], query_embs: np.ndarray, gallery_fids: list[str], gallery_embs: np.ndarray
+) -> np.ndarray:
+    """The number of the query that each gallery image is, -1 where it is none: int [G].
+
+    The same are those of one fid and one embedding: files of two folders can have one name.
+    """
+    number = {fid: query for query, fid in enumerate(query_fids)}
+    same = np.array([number.get(fid, -1) for fid in gallery_fids])
+    for image in np.flatnonzero(same >= 0):
+        if not np.array_equal(query_embs[same[image]], gallery_embs[image]):
+            same[image] = -1
+    return same
 
 
 def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:

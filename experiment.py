@@ -433,8 +433,38 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"--pad_crop {args.pad_crop} and --crop_augment are two ways to take random crops. Give one of them"
         )
+    if args.pad_crop >= min(args.net_input_height, args.net_input_width):
+        raise UserError(
+            f"--pad_crop should be less than the sides of the input, {args.net_input_height} by {args.net_input_width} "
+            f"pixels: crops would be empty. Received: {args.pad_crop}"
+        )
+    if args.loss in common.EMBEDDING_LOSSES and args.metric not in ("euclidean", "cosine"):
+        raise UserError(
+            f"--loss {args.loss} compares by cosine. Received: --metric {args.metric}. Leave it out, or give cosine"
+        )
+    if args.label_smoothing != make_parser().get_default("label_smoothing") and not args.id_loss_weight:
+        raise UserError(
+            "--label_smoothing is for the ID loss. Add an --id_loss_weight above 0, such as 1, or leave it out"
+        )
     check_architecture(args)
     _check_optimisation(args)
+
+
+def never_comes(args: argparse.Namespace) -> list[str]:
+    """Warnings, one line each: what is planned for an iteration that the training does not reach."""
+    end, plans = args.train_iterations, {}
+    if args.lr_schedule in ("exponential", "cosine") or args.adam_beta1_decay:
+        plans["decay_start_iteration"] = args.decay_start_iteration
+    if args.lr_schedule == "multistep":
+        plans["lr_milestones"] = min(int(milestone) for milestone in args.lr_milestones.split(","))
+    lines = [
+        f"--{name} {at} is not before --train_iterations {end}: nothing of the decay takes place."
+        for name, at in plans.items()
+        if at >= end
+    ]
+    if args.warmup_iterations >= end:
+        lines.append(f"The warm-up never ends: --warmup_iterations {args.warmup_iterations}, --train_iterations {end}.")
+    return lines
 
 
 def check_architecture(args: argparse.Namespace) -> None:

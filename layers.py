@@ -101,6 +101,9 @@ class GeM(keras.layers.Layer):
 
     p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map should not be
     negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for the powers.
+
+    Powers are taken of parts of the greatest: those of 1e-6 itself would be 0 in float32 from p = 6.4 on, and have no
+    gradient in a channel that is empty.
     """
 
     def build(self, input_shape):
@@ -108,7 +111,10 @@ class GeM(keras.layers.Layer):
 
     def call(self, inputs):
         p = tf.convert_to_tensor(self.p)
-        return tf.reduce_mean(tf.maximum(inputs, 1e-6) ** p, axis=[1, 2]) ** (1 / p)
+        inputs = tf.maximum(inputs, 1e-6)
+        greatest = tf.stop_gradient(tf.reduce_max(inputs, axis=[1, 2], keepdims=True))  # it cancels out
+        mean = tf.reduce_mean((inputs / greatest) ** p, axis=[1, 2])
+        return greatest[:, 0, 0] * mean ** (1 / p)
 
 
 class L2Normalize(keras.layers.Layer):

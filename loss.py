@@ -25,7 +25,8 @@ def cdist(a: tf.Tensor, b: tf.Tensor, metric: str = "euclidean") -> tf.Tensor:
       a: float [B, D].
       b: float [C, D].
       metric: "euclidean" (root of the sum of squares + 1e-12, whose gradient is finite at equal points),
-        "sqeuclidean", "cityblock" or "cosine" (1 - cosine, in 0..2; a zero vector is 1 away from all).
+        "sqeuclidean", "cityblock" or "cosine" (1 - cosine, in 0..2; a zero vector is 1 away from all, and vectors
+        shorter than 1e-6 come close to that).
 
     Returns: float32 [B, C], >= 0. Memory is O(B·C), never B·C·D.
     Raises: ValueError for another metric.

@@ -87,6 +87,23 @@ def _limit(row: np.ndarray, k: int) -> float:
     return np.partition(row[: groups * width].reshape(width, groups).min(axis=0), k - 1)[k - 1]
 
 
+def distinct(
+    query_embs: np.ndarray, gallery_embs: np.ndarray, same: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | slice]:
+    """Each image of queries and gallery once: else one that is in both would be its own neighbour.
+
+    Args:
+        same: int [G], the number of the query that a gallery image is, -1 where it is none; None when none is.
+
+    Returns: the embeddings [N, D], the queries first, and the rows that are the gallery's, in its order.
+    """
+    Q = len(query_embs)
+    if same is None or (same < 0).all():
+        return np.concatenate([query_embs, gallery_embs]), slice(Q, None)
+    other = same < 0
+    return np.concatenate([query_embs, gallery_embs[other]]), np.where(other, Q - 1 + other.cumsum(), same)
+
+
 def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
     """Average query expansion: each embedding becomes the mean of its k nearest, weighted by similarity.
 

@@ -10,11 +10,17 @@ import numpy as np
 from scipy import sparse
 
 import ranking
-from neighbors import nearest
+from neighbors import distinct, nearest
 
 
 def bounds(
-    query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str, k1: int = 20, k2: int = 6, weight: float = 0.3
+    query_embs: np.ndarray,
+    gallery_embs: np.ndarray,
+    metric: str,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    same: np.ndarray | None = None,
 ) -> ranking.Bounds:
     """The distances after re-ranking: (1 - weight) · Jaccard distance + weight · distance (eq. 12 of the paper).
 
@@ -27,16 +33,17 @@ def bounds(
         k1: >= 1, how many neighbours of an image are looked at, itself not counted.
         k2: in 1..k1 + 1, over how many nearest images, itself counted, the encodings are averaged.
         weight: in 0..1, the lambda of the paper.
+        same: which gallery images are queries, too; see neighbors.distinct.
     """
     Q = len(query_embs)
-    embs = np.concatenate([query_embs, gallery_embs])
+    embs, gallery_rows = distinct(query_embs, gallery_embs, same)
     # Only ratios of distances matter. This way their squares stay finite in float32.
     np.ldexp(embs, -np.frexp(max(embs.max(), -embs.min()))[1], out=embs)
     order, furthest = nearest(embs, k1 + 1, metric)
     encoding = _encoding(_neighborhoods(order, round(k1 / 2) + 1), embs, metric, furthest)
     encoding = _among(order[:, :k2]) @ encoding / min(k2, len(embs))
-    query_encoding, gallery_encoding = encoding[:Q], encoding[Q:].tocsc()
-    gallery = ranking.METRICS[metric](embs[Q:])
+    query_encoding, gallery_encoding = encoding[:Q], encoding[gallery_rows].tocsc()
+    gallery = ranking.METRICS[metric](embs[gallery_rows])
     tolerance = 1e-12  # more than rounding does to the sum of two terms of at most 1
 
     def of_block(block: slice) -> tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]:

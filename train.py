@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
         args, warnings = experiment.resume(args, given)
         args.seed = drawn_seed if args.seed is None else args.seed
         experiment.check_together(args)
+    warnings += experiment.never_comes(args)
     workers = distribution.cluster(args.strategy)
     if not resuming and workers.index == 0:
         experiment.check_new_root(args.experiment_root)
@@ -154,7 +155,7 @@ def train(
         cameras=cameras.of_fids(fids, args.cameras),
     )
     B = args.batch_p * args.batch_k
-    shards = distribution.shards(strategy, workers, B)
+    shards = distribution.shards(strategy, workers, args.batch_p, args.batch_k, args.mining)
     net_size = args.net_input_height, args.net_input_width
     augmentation = image_data.Augmentation(
         net_size,
@@ -306,7 +307,7 @@ def train(
     bar = progress.bar(args.train_iterations, "iter", iteration, B, show=chief)
     bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
     step = train_step.make(strategy, network, companions, optimizer, args)
-    collapsed = CollapseWatch(args.margin, every=args.log_frequency)
+    collapsed = CollapseWatch(args.loss, args.margin, every=args.log_frequency)
 
     with Uninterrupt() as u, writer.as_default(), details, saver, bad_images, bar:
         if chief and iteration == 0:

@@ -63,6 +63,11 @@ def make(strategy: tf.distribute.Strategy, network, companions: Companions, opti
             scaled = optimizer.scale_loss(tf.add_n([weight[name] * mean for name, mean in means.items()]))
         trained = [variable for variable in weights if not (frozen and id(variable) in body)]
         gradients = tape.gradient(scaled, trained)
+        if all(gradient is None for gradient in gradients):
+            raise common.UserError(
+                f"--freeze_body_iterations leaves nothing to train: no weights of --head_name {args.head_name} come "
+                "before the loss. Leave it out, or add an --id_loss_weight."
+            )
         # A neck has none where the only loss is taken before it.
         gradients = [tf.zeros(v.shape) if g is None else g for g, v in zip(gradients, trained, strict=True)]
         if args.precision == "mixed_float16":

@@ -79,8 +79,8 @@ def main(args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], offi
         found, images_of = count(rows, official), Counter(pid for pid, _ in rows)
         nobody = "".join(f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid])
         print(f"{path}: {found}{nobody}")
-        published = official.figures[name]
-        if found._replace(cameras=published.cameras and found.cameras) != published:
+        published = official.figures.get(name)
+        if published and found._replace(cameras=published.cameras and found.cameras) != published:
             log.warning(f"{path} differs from what was published: {published}. Another version, or not all of it?")
 
 
@@ -155,8 +155,11 @@ def read_list(root: str, name: str, columns: int | None = None) -> list[list[str
     """
     check_there(root, name)
     path = os.path.join(root, name)
-    with open(path, encoding="utf-8-sig") as file:
-        lines = [line.split() for line in file if line.strip()]
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.split() for line in file if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text. Is it the original?") from None
     for words in lines:
         if columns is not None and len(words) != columns:
             raise UserError(

@@ -3,10 +3,13 @@
     python -m data.market1501 --image_root Market-1501-v15.09.15 --directory market1501
 
 Distractors (pid 0000) and junk (pid -1) stay in the gallery: the former count as mistakes, the latter are ignored by
-evaluate.py --excluder market1501.
+evaluate.py --excluder market1501. Where the folder gt_bbox is there, multi_query.csv has its images of the persons and
+cameras that are queries, for evaluate.py --multi_query.
 """
 
-from data import csv_builder
+import os
+
+from data import cameras, csv_builder
 from data.csv_builder import Figures, Official
 
 OFFICIAL = Official(
@@ -17,7 +20,12 @@ OFFICIAL = Official(
 
 
 def build(root: str) -> dict[str, csv_builder.Rows]:
-    return csv_builder.from_folders(root, OFFICIAL)
+    if not os.path.isdir(os.path.join(root, "gt_bbox")):
+        return csv_builder.from_folders(root, OFFICIAL)
+    parts = csv_builder.from_folders(root, OFFICIAL, csv_builder.FOLDERS | {"multi_query": "gt_bbox"})
+    keys = {cameras.pid_and_camera("market1501", fid) for _, fid in parts["query"]}
+    parts["multi_query"] = [row for row in parts["multi_query"] if cameras.pid_and_camera("market1501", row[1]) in keys]
+    return parts
 
 
 if __name__ == "__main__":

@@ -136,6 +136,17 @@ CASES = {
     "a seed beyond 32 bits": ([*TRAIN, "--seed=4294967296"], 2, "--seed.*Received: 4294967296"),
     "an unknown cache": ([*TRAIN, "--cache=disk"], 2, "--cache.*'disk'.*none.*encoded.*decoded"),
     "padding below 0": ([*TRAIN, "--pad_crop=-1"], 2, "--pad_crop.*at least 0. Received: -1"),
+    "padding as wide as the input": (
+        [*TRAIN, "--pad_crop=128"],
+        2,
+        "--pad_crop .*less than .*256 by 128.*Received: 128",
+    ),
+    "circle by blocks": (
+        [*TRAIN, "--loss=circle", "--metric=cityblock"],
+        2,
+        "--loss circle compares by cosine. Received: --metric cityblock",
+    ),
+    "smoothing of nothing": ([*TRAIN, "--label_smoothing=0.3"], 2, "--label_smoothing is for the ID loss.*--id_loss_w"),
     "padding and cropping": ([*TRAIN, "--pad_crop=4", "--crop_augment"], 2, "--pad_crop 4 and --crop_augment.*one of"),
     "jitter beyond 1": ([*TRAIN, "--color_jitter=1.5"], 2, "--color_jitter.*from 0 to 1. Received: 1.5"),
     "a probability in percent": ([*TRAIN, "--random_erasing=50"], 2, "--random_erasing.*from 0 to 1. Received: 50"),

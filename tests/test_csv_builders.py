@@ -247,6 +247,23 @@ def test_the_csvs_of_the_demos_data_are_those_it_came_with(tmp_path):
         assert (tmp_path / "csvs" / name).read_text() == (tmp_path / "made" / name).read_text()
 
 
+def test_images_for_multi_query_are_of_the_queries_persons_and_cameras(tmp_path, capsys):
+    market1501(tmp_path / "set")
+    names = ["0001_c1s1_001051_00.jpg", "0001_c1s2_002000_00.jpg", "0001_c2s1_000301_00.jpg", "0002_c1s1_000451_00.jpg"]
+    touch(tmp_path / "set", *(f"gt_bbox/{name}" for name in names))
+    run(builder_of(market1501), tmp_path / "set", tmp_path)
+    wanted = "".join(f"0001,gt_bbox/{name}\n" for name in names[:2])
+    assert (tmp_path / "multi_query.csv").read_text() == wanted
+    assert "multi_query.csv: 2 images, 1 pids, 1 cameras\n" in capsys.readouterr().out
+
+
+def test_a_list_that_is_no_text_is_told(tmp_path):
+    veri776(tmp_path)
+    (tmp_path / "name_train.txt").write_bytes(b"0001_c001_\xe9.jpg\n")
+    with pytest.raises(common.UserError, match="name_train.txt is not UTF-8 text"):
+        builder_of(veri776).build(str(tmp_path))
+
+
 def test_one_kind_of_boxes_is_enough_for_cuhk03(tmp_path):
     rows = cuhk03_np(tmp_path / "both")
     (tmp_path / "both" / "detected").rename(tmp_path / "detected")

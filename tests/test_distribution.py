@@ -288,12 +288,22 @@ def test_a_batch_is_shared_out_in_order_and_equally():
     class Strategy:
         num_replicas_in_sync = 6
 
-    parts = [distribution.shards(Strategy, distribution.Cluster(3, index), 24) for index in range(3)]
+    parts = [distribution.shards(Strategy, distribution.Cluster(3, index), 6, 4) for index in range(3)]
     rows = [[list(range(24))[part] for part in worker] for worker in parts]
     assert [len(worker) for worker in rows] == [2, 2, 2]
     assert sum((part for worker in rows for part in worker), []) == list(range(24))
     with pytest.raises(common.UserError, match="Received: 26 images.* 6 replicas"):
-        distribution.shards(Strategy, distribution.Cluster(3, 0), 26)
+        distribution.shards(Strategy, distribution.Cluster(3, 0), 13, 2)
+
+
+@pytest.mark.parametrize("P", [6, 8, 15])
+def test_local_mining_needs_pids_to_compare_on_each_replica(P):
+    class Strategy:
+        num_replicas_in_sync = 6
+
+    with pytest.raises(common.UserError, match=f"at least 2, on each of 6 replicas. Received: --batch_p {P}"):
+        distribution.shards(Strategy, distribution.Cluster(6, 0), P, 6, "local")
+    assert distribution.shards(Strategy, distribution.Cluster(6, 1), 12, 4, "local") == [slice(8, 16)]
 
 
 def test_addresses_of_a_slurm_step(monkeypatch):

@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -119,6 +120,14 @@ def test_the_projector_is_given_the_first_embeddings(trained, dataset, tmp_path,
     np.testing.assert_allclose(shown, read(tmp_path / "some.h5")["emb"][:5], rtol=1e-5)
     rows = (trained / entry.metadata_path).read_text().splitlines()[1:]
     assert rows == [f"{pid}\t{fid}" for pid, fid in zip(dataset.pids[:5], dataset.fids[:5], strict=True)]
+
+
+def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(trained, tmp_path):
+    root = tmp_path / "exp"
+    shutil.copytree(trained, root)
+    common.write_json(root / "args.json", common.read_args_json(root) | {"pre_crop_height": 96, "pre_crop_width": 64})
+    with pytest.raises(common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"):
+        embed.Embedder(root, crop_augment="avgpool")
 
 
 BAD_FLAGS = {

@@ -277,6 +277,31 @@ def test_figures_are_those_of_plain_loops(options, metric, crowd):
     np.testing.assert_allclose(got["CMC"], [np.mean(np.array(firsts) <= k) for k in range(1, 161)])
 
 
+@pytest.mark.parametrize("options", [{}, {"query_expansion": 2}, {"rerank": "", "rerank_k1": 6, "rerank_k2": 3}])
+def test_one_set_as_query_and_gallery_has_each_image_once(options, crowd):
+    flags, rows, embs = crowd
+    one_set = {"query_dataset": flags["gallery_dataset"], "query_embeddings": flags["gallery_embeddings"]}
+    run(flags | one_set | options | {"metric": "euclidean", "excluder": "diagonal"})
+    rows = [(pid, number) for number, (pid, _) in enumerate(rows["gallery"])]  # each image has a camera of its own
+    rows = [("junk" if pid == "-1" else pid, number) for pid, number in rows]  # to this excluder a pid like any other
+    everyone = embs["gallery"]
+    if "query_expansion" in options:
+        everyone = brute.expand(everyone, 2, 3)
+    dists = brute.distances(everyone, everyone, "euclidean")
+    if "rerank" in options:
+        for number in range(0, len(everyone), 20):
+            (row,) = brute.rerank(everyone[[number]], np.delete(everyone, number, axis=0), "euclidean", 6, 3, 0.3)
+            dists[number] = np.insert(row, number, 0)
+    step = 20 if "rerank" in options else 1
+    wanted = brute.score(dists[::step], rows[::step], rows)
+    assert results(flags)["aps"][::step] == [w and pytest.approx(w[0]) for w in wanted]
+
+
+def test_images_of_one_name_and_two_embeddings_are_two():
+    same = evaluate.queries_in_gallery(["a", "b"], np.eye(2), ["b", "c", "a"], np.float32([[0, 1], [0, 1], [1, 1]]))
+    assert same.tolist() == [1, -1, -1]
+
+
 def test_roc(crowd):
     flags, rows, embs = crowd
     run(flags | {"metric": "cosine", "roc": ""})
@@ -297,6 +322,15 @@ def test_pooled_queries_are_told(crowd, capsys):
     assert (
         f"Pooled the 40 queries of the same pid and camera into {len(set(rows['query']))}." in capsys.readouterr().err
     )
+
+
+def test_a_pool_of_one_each_is_warned_about(crowd, capsys):
+    flags, rows, embs = crowd
+    firsts = sorted({row: number for number, row in reversed(list(enumerate(rows["query"])))}.values())
+    fids = [(rows["query"][i][0], "{}_c{}s1_{}.jpg".format(*rows["query"][i], i)) for i in firsts]
+    write_set(flags["query_dataset"].parent, "query", fids, embs["query"][firsts])
+    run(flags | {"metric": "euclidean", "multi_query": "mean"})
+    assert "--multi_query pooled nothing" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------ the report

@@ -52,6 +52,24 @@ def write_args(root, **changes):
     return root
 
 
+@pytest.mark.parametrize(
+    "flags, warned",
+    [
+        ([], []),
+        (["--decay_start_iteration=-1"], []),
+        (["--train_iterations=15000"], ["--decay_start_iteration 15000 is not before --train_iterations 15000"]),
+        (["--train_iterations=9", "--lr_schedule=constant"], []),
+        (["--train_iterations=9", "--lr_schedule=constant", "--adam_beta1_decay"], ["--decay_start_iteration 15000"]),
+        (["--train_iterations=9", "--lr_schedule=multistep", "--lr_milestones=8,12"], []),
+        (["--train_iterations=8", "--lr_schedule=multistep", "--lr_milestones=8,12"], ["--lr_milestones 8 is not"]),
+        (["--warmup_iterations=25000"], ["The warm-up never ends"]),
+    ],
+)
+def test_what_the_training_ends_before_is_warned_about(flags, warned):
+    lines = experiment.never_comes(experiment.make_parser().parse_args(["--experiment_root", "exp", *flags]))
+    assert len(lines) == len(warned) and all(part in line for part, line in zip(warned, lines, strict=True))
+
+
 def test_every_flag_of_the_original_has_its_default():
     args = vars(experiment.make_parser().parse_args(["--experiment_root", "exp"]))
     assert {name: args[name] for name in DEFAULTS} == DEFAULTS

@@ -165,26 +165,30 @@ def test_generalised_mean_lies_between_mean_and_maximum():
     assert [(weight.name, weight.trainable, weight.dtype) for weight in layer.weights] == [("p", True, "float32")]
 
 
-def test_gradients_of_the_generalised_mean_are_those_of_finite_differences():
+@pytest.mark.parametrize("p", [2.5, 12.0])
+def test_gradients_of_the_generalised_mean_are_those_of_finite_differences(p):
     x = np.random.default_rng(0).uniform(0.5, 4, (2, 3, 2, 3)).astype(np.float32)
-    layer, inputs = gem(2.5), tf.Variable(x)
+    layer, inputs = gem(p), tf.Variable(x)
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(layer(inputs))
     of_x, of_p = tape.gradient(total, [inputs, layer.p.value])
-    slope = (pooled(x, 2.5 + 1e-4).sum() - pooled(x, 2.5 - 1e-4).sum()) / 2e-4
+    slope = (pooled(x, p + 1e-4).sum() - pooled(x, p - 1e-4).sum()) / 2e-4
     np.testing.assert_allclose(of_p, slope, rtol=1e-4)
     above, below = x.astype(np.float64), x.astype(np.float64)
     above[1, 2, 0, 1] += 1e-4
     below[1, 2, 0, 1] -= 1e-4
-    slope = (pooled(above, 2.5).sum() - pooled(below, 2.5).sum()) / 2e-4
+    slope = (pooled(above, p).sum() - pooled(below, p).sum()) / 2e-4
     np.testing.assert_allclose(of_x[1, 2, 0, 1], slope, rtol=1e-4)
 
 
-def test_an_empty_map_has_finite_gradients():
-    layer, inputs = gem(), tf.Variable(np.zeros((2, 3, 2, 3), np.float32))
+@pytest.mark.parametrize("p", [3.0, 6.5, 40.0])
+def test_an_empty_map_has_finite_gradients(p):
+    x = np.zeros((2, 3, 2, 3), np.float32)
+    x[0, :, :, 1] = 5  # only some channels are empty, as after a ReLU
+    layer, inputs = gem(p), tf.Variable(x)
     with tf.GradientTape() as tape:
         y = layer(inputs)
-    np.testing.assert_allclose(y, 1e-6, rtol=1e-4)
+    np.testing.assert_allclose(y, [[1e-6, 5, 1e-6], [1e-6] * 3], rtol=1e-4)
     for gradient in tape.gradient(y, [inputs, layer.p.value]):
         assert np.isfinite(gradient).all()
 

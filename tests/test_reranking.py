@@ -31,6 +31,20 @@ def test_distances_are_those_of_the_papers_definitions(seed, metric, k1, k2, wei
     assert (lower < upper).all()
 
 
+def test_queries_that_are_in_the_gallery_are_there_once():
+    query, others = persons(7)
+    everyone = np.concatenate([query, others])
+    order = np.random.default_rng(7).permutation(len(everyone))
+    same = np.where(order < len(query), order, -1)
+    got, _ = all_bounds(reranking.bounds(query, everyone[order], "euclidean", 9, 4, 0.3, same), 15, 105)
+    for number, row in enumerate(got):
+        rest = np.delete(everyone, number, axis=0)
+        (wanted,) = brute.rerank(query[[number]], rest, "euclidean", 9, 4, 0.3)
+        np.testing.assert_allclose(
+            row[order != number], np.insert(wanted, number, 0)[order[order != number]], atol=1e-11
+        )
+
+
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_sets_smaller_than_the_neighborhood(count):
     query, gallery = persons(4, 1, count)

@@ -375,7 +375,7 @@ def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
 
 
 def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CollapseWatch", lambda margin, every: CollapseWatch(margin, patience=3))
+    monkeypatch.setattr(train, "CollapseWatch", lambda loss, margin, every: CollapseWatch(loss, margin, patience=3))
     # All images are one: so are their embeddings.
     images = tmp_path / "images"
     images.mkdir()
@@ -405,6 +405,12 @@ def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactl
     name, head = "lunet_narrow/conv1/weights", "emb/weights"
     assert np.array_equal(start[name], frozen[name]) and not np.array_equal(start[head], frozen[head])
     assert not np.array_equal(frozen[name], end[name])
+
+
+def test_a_frozen_body_with_nothing_else_to_train_is_told(dataset, tmp_path):
+    more = ["--freeze_body_iterations=3", "--head_name=bnneck", "--embedding_dim=256"]  # as many as the net's features
+    with pytest.raises(common.UserError, match="leaves nothing to train: no weights of --head_name bnneck"):
+        run(*flags(dataset, tmp_path / "exp", *more))
 
 
 def test_a_neck_and_a_learned_pooling_train_and_resume_exactly(dataset, tmp_path):

@@ -23,6 +23,8 @@ train() { # flags of the recipe. Goes on with a training that was begun
         python "$code/train.py" --experiment_root "$out/experiment" \
             --train_set "$out/csvs/train.csv" --image_root "$market" "$@"
     fi
+    # The trap does not see a signal that went to the training alone, as a scheduler's does.
+    if tail -n 1 "$out/experiment/train.log" | grep -q "Interrupted after"; then exit 130; fi
 }
 
 evaluate_ten_crop() { # as the paper does

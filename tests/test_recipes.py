@@ -153,3 +153,10 @@ def test_without_arguments_the_usage_is_told(recipe, place):
 
 def test_every_recipe_is_tested_here():
     assert {path.stem for path in RECIPES.glob("[!_]*.sh")} == {*TRAINING, "evaluate_ten_crop"}
+
+
+@each
+def test_a_training_that_was_told_to_stop_is_not_evaluated(recipe, place):
+    (place / "out" / "experiment").mkdir(parents=True)
+    (place / "out" / "experiment" / "train.log").write_text("iter: 5\nInterrupted after iteration 5. To go on: \n")
+    assert commands(train_on_market(recipe, code=130)) == ["-m", "train.py"]

@@ -243,6 +243,8 @@ def find(experiment_root: str | os.PathLike, name: str) -> Path:
     Raises: UserError when there is none; it lists those there are.
     """
     root = Path(experiment_root)
+    if Path(name).parent.resolve() in (root.resolve(), Path().resolve()):
+        name = Path(name).name.removesuffix(".index")  # as the shell completes it
     others = {file.stem for file in root.glob("*.index")}
     ours = [f"checkpoint-{iteration}" for iteration in _iterations(root)]
     available = ours + sorted(others.difference(ours))
@@ -283,8 +285,8 @@ def restore(path: str | os.PathLike, variables: Mapping) -> None:
     wrong += [f"{name} is missing" for name in variables if not reader.has_tensor(name)]
     if wrong:
         raise UserError(
-            f"{path} does not fit this model: {_first(wrong, '; ')}. Give the model and sizes that it was trained "
-            "with, or another checkpoint."
+            f"{path} does not fit this model: {_first(wrong, '; ')}. Give the model, sizes and optimizer that it was "
+            "trained with, or another checkpoint."
         )
     _assign(path, reader, variables)
 

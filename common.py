@@ -8,6 +8,7 @@ import ast
 import contextlib
 import csv
 import ctypes
+import difflib
 import errno
 import fcntl
 import importlib
@@ -18,6 +19,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -90,10 +92,22 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if untold else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without all its flags before it."""
+
+    def error(self, message: str) -> None:
+        if message.startswith("unrecognized arguments: "):
+            flags = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
+            close = [difflib.get_close_matches(flag, self._option_string_actions, 1) for flag in flags]
+            meant = " ".join(flag for flags in close for flag in flags)
+            message += f". {f'Meant: {meant}? ' if meant else ''}--help lists all flags"
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """An empty parser; its description is the first line of `doc`, a command's docstring."""
     # No abbreviations: `--exp` would mean another flag as soon as there is a second one that begins so.
-    return argparse.ArgumentParser(description=doc.splitlines()[0], formatter_class=_HelpFormatter, allow_abbrev=False)
+    return _Parser(description=doc.splitlines()[0], formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
 def number(kind: type, allowed: Callable, description: str) -> Callable:
@@ -236,7 +250,8 @@ def import_tensorflow(log_level: int = 2) -> ModuleType:
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)  # the notes come from C++, before any level that could be set holds
     try:
-        tf = importlib.import_module("tensorflow")
+        with _interrupted_afterwards():
+            tf = importlib.import_module("tensorflow")
         # Without a driver it complains of that, too, as soon as it looks for GPUs; with one it may have a reason.
         if not any(os.path.exists(driver) for driver in ("/proc/driver/nvidia", "/dev/dxg")):
             tf.config.list_physical_devices()
@@ -245,6 +260,23 @@ def import_tensorflow(log_level: int = 2) -> ModuleType:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(null)
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Ctrl-C counts at the end. Within the import of TensorFlow it now and then got lost."""
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came = []
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _keep_freed_memory() -> None:
@@ -340,7 +372,9 @@ def read_args_json(experiment_root: str | os.PathLike) -> dict:
         raise UserError(
             f"{path} does not exist, so {experiment_root} is no experiment. Give the --experiment_root of a training."
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). Repair it or restore it from a backup.") from None
     if not isinstance(args, dict):
         raise UserError(f"{path} should hold a JSON object of flags. Received: {type(args).__name__}.")
@@ -361,7 +395,7 @@ def load_dataset(path: str | os.PathLike) -> tuple[list[str], list[str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             for row in reader:
-                if not row:
+                if not "".join(row).strip() and len(row) < 2:
                     continue
                 if len(row) != 2 or not row[0] or not row[1]:
                     raise UserError(
@@ -404,7 +438,9 @@ def check_images(dataset: str, image_root: str, fids: list[str], allow_any_path:
 
 
 def first_few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    """Up to three names for a message; with quotes where a space at their ends would not be seen."""
+    shown = [name if name == name.strip() else repr(name) for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
 # ---------------------------------------------------------------------------------------------- logging

@@ -314,6 +314,7 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
         h5py.File(partial, "w", locking=False) as file,  # complete_file has the lock
         progress.bar(N, "img", show=not quiet) as bar,
     ):
+        file.attrs["checkpoint"] = os.path.abspath(embedder.checkpoint)
         file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
         emb = file.create_dataset("emb", (N, D), np.float32)
         emb_aug = file.create_dataset("emb_aug", (A, N, D), np.float32) if A > 1 else None
@@ -335,13 +336,23 @@ def main(args: argparse.Namespace) -> None:
     if image_root is None:
         raise UserError(f"{args.experiment_root} has no args.json that names an image_root. Give --image_root.")
     pids, fids = common.load_dataset(args.dataset)
-    common.check_images(args.dataset, image_root, fids, args.allow_any_path)
+    try:
+        common.check_images(args.dataset, image_root, fids, args.allow_any_path)
+    except UserError as error:
+        if args.image_root:
+            raise
+        raise UserError(f"{error} (--image_root is that of {args.experiment_root}/args.json; give another.)") from None
     default_name = f"{Path(args.dataset).stem}_embeddings.h5"
     filename = os.path.join(args.experiment_root, args.filename or default_name)
     try:
         common.writeable_file(filename)
     except argparse.ArgumentTypeError as error:
-        raise UserError(f"--filename {error}.") from None
+        raise UserError(f"--filename: {error}.") from None
+    if os.path.exists(filename) and os.path.getsize(filename) and not h5py.is_hdf5(filename):
+        raise UserError(
+            f"--filename: should not be a file of another kind, which it would replace. Received: {filename}. Give "
+            "another name, or take the file away."
+        )
     if args.projector:
         projector.read_config(args.experiment_root)
 

@@ -16,6 +16,7 @@ also writes a page, report/report.html, that shows the best and the worst querie
 """
 
 import argparse
+import json
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -168,7 +169,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                     f"argument --filename: should not be the file of --{flag}, which it would replace. "
                     f"Received: {args.filename}"
                 )
+        if not is_result(args.filename):
+            parser.error(
+                "argument --filename: should not be a file of another kind, which it would replace. Received: "
+                f"{args.filename}. Give another name, or take the file away"
+            )
     return args
+
+
+def is_result(path: str) -> bool:
+    """Whether a file is empty or what an evaluation wrote."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        return not text or "mAP" in json.loads(text)
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def main(args: argparse.Namespace) -> None:
@@ -193,6 +209,13 @@ def main(args: argparse.Namespace) -> None:
             f"{args.query_embeddings}, {gallery_embs.shape[1]} in {args.gallery_embeddings}. "
             "Embed both sets with the same experiment."
         )
+    for what, query, gallery in differences(args.query_embeddings, args.gallery_embeddings):
+        log.warning(f"The {what} of {args.query_embeddings} is {query}, that of {args.gallery_embeddings} {gallery}.")
+    for path, embs in ((args.query_embeddings, query_embs), (args.gallery_embeddings, gallery_embs)):
+        if len(embs) > 1 and (embs[:100] == embs[0]).all() and (embs[-100:] == embs[0]).all():
+            log.warning(
+                f"All embeddings of {path} seem to be one point: ranks mean nothing. See docs/troubleshooting.md."
+            )
     activations = None
     if args.report:
         for dataset, fids in ((args.query_dataset, query_fids), (args.gallery_dataset, gallery_fids)):
@@ -278,6 +301,18 @@ def main(args: argparse.Namespace) -> None:
         query, gallery = (query_pids, query_fids), (gallery_pids, gallery_fids)
         report.write(args.report, results, query, gallery, args.image_root, distances, vars(args), activations)
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
+
+
+def differences(query_path: str, gallery_path: str) -> list[tuple[str, str, str]]:
+    """What differs in how two HDF5 files were made, as far as they tell: what, and of which value in each."""
+    made = []
+    for path in (query_path, gallery_path):
+        with h5py.File(path) as file:
+            views = file.get("augmentation_types")
+            views = {} if views is None else {"augmentation_types": b", ".join(views[()].tolist()).decode()}
+            made.append({name: str(value) for name, value in file.attrs.items() if name == "checkpoint"} | views)
+    query, gallery = made
+    return [(what, query[what], gallery[what]) for what in query.keys() & gallery if query[what] != gallery[what]]
 
 
 def queries_in_gallery(

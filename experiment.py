@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import fcntl
 import json
 import math
@@ -535,6 +536,11 @@ def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[s
             argv += [f"--{name}"] if value else []
         elif value is not None:
             argv.append(f"--{name}={value}")
+        elif defaults[name] is not None:
+            raise UserError(
+                f"{experiment_root}/args.json: {name} should have a value. Received: null. Give one, or "
+                "take the line away for the default."
+            )
     try:
         args = parser.parse_args(argv)
     except argparse.ArgumentError as error:
@@ -589,6 +595,9 @@ def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, l
         if getattr(resumed, name) is None and name not in lacking or getattr(args, name) is None and name in lacking:
             raise UserError(f"{args.experiment_root}/args.json names no {name}. Add it there.")
     warnings = []
+    for name in sorted(common.read_args_json(args.experiment_root).keys() - vars(resumed).keys()):
+        meant = difflib.get_close_matches(name, vars(resumed), 1)
+        warnings.append(f"args.json has {name}, which is no flag{f'. Meant: {meant[0]}?' if meant else '.'}")
     for name in lacking:
         setattr(resumed, name, getattr(args, name))
         warnings.append(f"args.json lacks {name}: it is {getattr(args, name)} from now on.")
@@ -627,6 +636,12 @@ def check_new_root(experiment_root: str) -> None:
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it.")
+
+
+def check_writeable(experiment_root: str) -> None:
+    """Raises: UserError unless the directory, if it is there, can be written to."""
+    if os.path.isdir(experiment_root) and not os.access(experiment_root, os.W_OK | os.X_OK):
+        raise UserError(f"--experiment_root {experiment_root} cannot be written: its permissions do not allow it.")
 
 
 def stopped_before_it_began(experiment_root: str | os.PathLike) -> bool:

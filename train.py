@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import secrets
+import shlex
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -54,11 +55,14 @@ def main(args: argparse.Namespace) -> None:
     if resuming:
         args, warnings = experiment.resume(args, given)
         args.seed = drawn_seed if args.seed is None else args.seed
-        experiment.check_together(args)
+        try:
+            experiment.check_together(args)
+        except UserError as error:
+            raise UserError(f"in {args.experiment_root}/args.json: {error}") from None
     warnings += experiment.never_comes(args)
     workers = distribution.cluster(args.strategy)
-    if not resuming and workers.index == 0:
-        experiment.check_new_root(args.experiment_root)
+    if workers.index == 0:
+        (experiment.check_writeable if resuming else experiment.check_new_root)(args.experiment_root)
     try:
         pids, fids = common.load_dataset(args.train_set)
         pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
@@ -358,7 +362,10 @@ def train(
         # No worker leaves before the chief has saved: the others would take it for dead.
         distribution.from_chief(strategy, workers, {"saved": np.int64(iteration)})
     if iteration < args.train_iterations:
-        log.info(f"Interrupted after iteration {iteration}. To go on: train.py --experiment_root {root} --resume")
+        log.info(
+            f"Interrupted after iteration {iteration}. To go on: python train.py "
+            f"--experiment_root {shlex.quote(str(root))} --resume"
+        )
     else:
         log.info(f"Finished all {iteration} iterations.")
 

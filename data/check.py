@@ -2,8 +2,8 @@
 
     python -m data.check train.csv --image_root images
 
-Prints a summary. Ends with exit code 1 if something would end a training or mislead it: images that are missing or
-cannot be decoded, one image under two pids, rows that stand there twice.
+Prints a summary, and all images and rows that are not as they should be. Ends with exit code 1 if there are such:
+images that are missing or cannot be decoded, one image under two pids, rows that stand there twice.
 """
 
 import argparse
@@ -80,6 +80,8 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
         common_sizes = ", ".join(f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3))
         summary.append(f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels")
         summary.append(f"most frequent sizes (height x width): {common_sizes}")
+    if len(images_of) == 1 or counts.max() == 1:
+        summary.append("no two pids with two images: not for a training set")
     for pid, what in (("-1", "junk"), ("0000", "distractors"), ("0", "distractors")):
         if pid in images_of:
             summary.append(f"{images_of[pid]} images of pid {pid}, {what} in Market-1501: not for a training set")
@@ -104,7 +106,7 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
         "images with more than one pid": contradictory,
         "copies of an image under another pid": [" = ".join(group) for group in across],
     }
-    return summary, [f"{what}: {len(items)}{_names(items)}" for what, items in problems.items() if items]
+    return summary, ["\n    ".join([f"{what}: {len(items)}", *items]) for what, items in problems.items() if items]
 
 
 def _names(items: Iterable[str]) -> str:

@@ -25,7 +25,12 @@ REPORT = [*EVALUATE, "--report=new", "--image_root=images"]
 # name: (command and flags, exit code, words of the last line on stderr)
 CASES = {
     "no flags": (["train"], 2, "required.*--experiment_root"),
-    "an unknown flag": ([*TRAIN, "--batchsize=3"], 2, "unrecognized arguments: --batchsize=3"),
+    "an unknown flag": (
+        [*TRAIN, "--batchsize=3"],
+        2,
+        "unrecognized arguments: --batchsize=3. .*--help lists all flags",
+    ),
+    "a flag with a typo": ([*TRAIN, "--learningrate", "3"], 2, "--learningrate 3. Meant: --learning_rate?"),
     "no train_set": (["train", "--experiment_root=new", "--image_root=images"], 2, "--train_set: needed"),
     "no image_root": (["train", "--experiment_root=new", "--train_set=good.csv"], 2, "--image_root: needed"),
     "a train_set that is missing": ([*TRAIN, "--train_set=nowhere.csv"], 2, "--train_set.*existing file.*nowhere.csv"),
@@ -189,6 +194,27 @@ CASES = {
     "too many iterations": ([*TRAIN, "--train_iterations=100000000000"], 2, "--train_iterations.*2147483647"),
     "a name that is too long": ([*TRAIN, f"--experiment_root={'x' * 300}"], 1, "cannot use .*x: File name too long"),
     "results into a device": ([*EVALUATE, "--filename=/dev/null"], 2, "--filename.*regular file"),
+    "results into an experiment's flags": (
+        [*EVALUATE, "--filename=exp/args.json"],
+        2,
+        "file of another kind.*args.json",
+    ),
+    "embeddings into an experiment's flags": (
+        ["embed", "--experiment_root=exp", "--dataset=good.csv", "--filename=args.json"],
+        1,
+        "file of another kind.*args.json",
+    ),
+    "images of an experiment that was moved": (
+        ["embed", "--experiment_root=moved_images", "--dataset=good.csv"],
+        1,
+        "4 of the 4 .*--image_root is that of moved_images/args.json",
+    ),
+    "resuming with sizes that do not fit": (
+        [*RESUME, "--experiment_root=sizes"],
+        1,
+        "in sizes/args.json: --net_input_w",
+    ),
+    "resuming with a null": ([*RESUME, "--experiment_root=null"], 1, "batch_p should have a value. Received: null"),
     "resuming without a checkpoint": ([*RESUME, "--experiment_root=exp"], 1, "no checkpoint in exp"),
     "embedding nothing": (["embed", "--experiment_root=exp"], 2, "required.*--dataset"),
     "embedding without an experiment": ([*EMBED, "--experiment_root=images"], 1, "args.json"),
@@ -278,6 +304,9 @@ def place(dataset, tmp_path_factory):
         "list_set": {"train_set": [1]},
         "moved": {"train_set": "moved.csv"},
         "bad_value": {"batch_p": 0},
+        "null": {"batch_p": None},
+        "sizes": {"crop_augment": True, "net_input_width": 999},
+        "moved_images": {"image_root": "exp"},
         "bad_net": {"model_name": "a"},
         "bad_pooling": {"model_name": "lunet", "pooling": "gem"},
         "path_net": {"model_name": "../x"},

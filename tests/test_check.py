@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 from PIL import Image
@@ -44,6 +45,14 @@ def test_pids_with_few_images_are_named(images, capsys):
     assert "1 images of pid -1, junk" in out and "1 images of pid 0000, distractors" in out
 
 
+@pytest.mark.parametrize(
+    "rows, told", [(["1,a1.png", "1,a2.png"], True), (["1,a1.png", "2,b1.png"], True), (GOOD, False)]
+)
+def test_a_set_without_triplets_is_told(rows, told, images, capsys):
+    _, out = run(images, rows, capsys)
+    assert ("not for a training set" in out) == told
+
+
 def test_every_problem_is_found_with_its_names(images, capsys):
     (images / "empty.jpg").touch()
     (images / "text.jpg").write_text("hello")
@@ -52,11 +61,11 @@ def test_every_problem_is_found_with_its_names(images, capsys):
     rows = ["3,empty.jpg", "3,text.jpg", "3,cut.png", "3,gone.png", "1,copy.png", "1,a1.png"]
     code, out = run(images, GOOD + rows, capsys)
     assert code == 1
-    assert "images that are missing: 1 (gone.png)" in out
-    assert "images that cannot be decoded: 3 (empty.jpg (" in out
-    assert "rows that stand there more than once: 1 (1,a1.png)" in out
-    assert "images with more than one pid: 1 (a2.png)" in out
-    assert "copies of an image under another pid: 1 (b1.png = copy.png)" in out
+    assert "images that are missing: 1\n    gone.png\n" in out
+    assert re.search(r"images that cannot be decoded: 3\n    empty.jpg \(.*\n    text.jpg \(.*\n    cut.png \(", out)
+    assert "rows that stand there more than once: 1\n    1,a1.png\n" in out
+    assert "images with more than one pid: 1\n    a2.png\n" in out
+    assert "copies of an image under another pid: 1\n    b1.png = copy.png\n" in out
     assert "images that are copies of another: 1\n" in out
 
 

@@ -2,6 +2,7 @@ import os
 import re
 import resource
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -95,6 +96,16 @@ def body(made):
 
 
 # ---------------------------------------------------------------------------------------------- names
+
+
+def test_a_checkpoint_is_found_as_the_shell_completes_it(tmp_path, monkeypatch):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "checkpoint-3.index").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint-3", "checkpoint-3.index", "exp/checkpoint-3", "exp/checkpoint-3.index"):
+        assert checkpoints.find("exp", name) == Path("exp/checkpoint-3")
+    with pytest.raises(UserError, match="Available: checkpoint-3"):
+        checkpoints.find("exp", "other/checkpoint-3")
 
 
 def test_names_are_those_of_tensorflow_1(state):
@@ -291,7 +302,7 @@ def test_find_takes_any_name_and_lists_those_there_are(tmp_path):
         (tmp_path / f"{name}.index").touch()
     assert checkpoints.find(tmp_path, "checkpoint-9") == tmp_path / "checkpoint-9"
     assert checkpoints.find(tmp_path, "released") == tmp_path / "released"
-    for name in ("checkpoint-8", "../checkpoint-9", "checkpoint-9.index", ""):
+    for name in ("checkpoint-8", "../checkpoint-9", ""):
         with pytest.raises(UserError, match="Available: checkpoint-9, checkpoint-10, released"):
             checkpoints.find(tmp_path, name)
 

@@ -70,6 +70,22 @@ def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
         common.check_images("a.csv", tmp_path, fids)
 
 
+def test_a_space_that_would_not_be_seen_is_quoted():
+    assert common.first_few(["a b", " c", "d "]) == "a b, ' c', 'd '"
+
+
+def test_ctrl_c_within_an_import_counts_after_it():
+    with pytest.raises(KeyboardInterrupt), common._interrupted_afterwards():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AssertionError("too early") from None
+        through = True
+    assert through and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with common._interrupted_afterwards():
+        pass
+
+
 def test_plugins_are_the_files_of_their_folder():
     assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(common.plugin_names("nets"))
     assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(common.plugin_names("heads"))
@@ -94,7 +110,7 @@ def test_json_is_sorted_and_replaced_in_one_step(tmp_path):
     assert json.loads(path.read_text()) == {"b": 1, "a": [None]}
 
 
-@pytest.mark.parametrize("text, message", [(None, "no experiment"), ("{", "cannot be read"), ("[1]", "list")])
+@pytest.mark.parametrize("text, message", [(None, "no experiment"), ("{", "cannot be read as JSON"), ("[1]", "list")])
 def test_args_json_that_is_none(tmp_path, text, message):
     if text is not None:
         (tmp_path / "args.json").write_text(text)

@@ -163,7 +163,9 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
     broken.write_text("1,a.png\n1,bad.png\n")
     (tmp_path / "a.png").write_bytes((dataset.root / dataset.fids[0]).read_bytes())
     (tmp_path / "bad.png").write_bytes(b"GIF89a or so")
-    (tmp_path / "old.h5").write_bytes(b"the result of before")
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file["emb"] = [b"the result of before"]
+    old = (tmp_path / "old.h5").read_bytes()
     before = sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())
     cases = {
         "1 of the 1 images of .*missing.csv.*nowhere.png": [f"--dataset={missing}"],
@@ -177,7 +179,7 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
         with pytest.raises(common.UserError, match=message):
             run(trained, dataset, *flags)
     assert (sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())) == before
-    assert (tmp_path / "old.h5").read_bytes() == b"the result of before"
+    assert (tmp_path / "old.h5").read_bytes() == old
 
 
 # ---------------------------------------------------------------------------------------------- from Python

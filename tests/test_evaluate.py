@@ -49,7 +49,7 @@ def small(tmp_path):
     """Flags for a small pair of sets, with file names that a test may change, and a result from before."""
     write_set(tmp_path, "query", QUERY, np.float32([[0, 0], [10, 0], [20, 0]]))
     write_set(tmp_path, "gallery", GALLERY, np.float32([[1, 0], [9, 0], [0, 0], [-30, 0], [35, 0], [0, 0]]))
-    (tmp_path / "results.json").write_text("from before")
+    (tmp_path / "results.json").write_text('{"mAP": 0.5}')
     return {
         "excluder": "market1501",
         "query_dataset": tmp_path / "query.csv",
@@ -123,7 +123,7 @@ def test_market_ap(small):
 def test_without_a_filename_nothing_is_written(small, capsys):
     run(small | {"filename": None})
     assert capsys.readouterr().out.startswith("mAP: 73.33%")
-    assert small["filename"].read_text() == "from before"
+    assert small["filename"].read_text() == '{"mAP": 0.5}'
 
 
 def test_batch_size_changes_nothing(small):
@@ -300,6 +300,26 @@ def test_one_set_as_query_and_gallery_has_each_image_once(options, crowd):
 def test_images_of_one_name_and_two_embeddings_are_two():
     same = evaluate.queries_in_gallery(["a", "b"], np.eye(2), ["b", "c", "a"], np.float32([[0, 1], [0, 1], [1, 1]]))
     assert same.tolist() == [1, -1, -1]
+
+
+def test_embeddings_that_were_made_differently_are_warned_about(crowd, capsys):
+    flags, _, _ = crowd
+    for part in ("query", "gallery"):
+        with h5py.File(flags[f"{part}_embeddings"], "a") as file:
+            file.attrs["checkpoint"] = f"exp/checkpoint-{len(part)}"
+            file["augmentation_types"] = np.array(["original_center"], "S")
+    run(flags | {"metric": "euclidean"})
+    err = capsys.readouterr().err
+    assert "The checkpoint of " in err and "is exp/checkpoint-5" in err and " exp/checkpoint-7." in err
+    assert "augmentation_types" not in err
+
+
+def test_embeddings_of_one_point_are_warned_about(crowd, capsys):
+    flags, rows, embs = crowd
+    with h5py.File(flags["query_embeddings"], "a") as file:
+        file["emb"][:] = 1
+    run(flags | {"metric": "euclidean"})
+    assert f"All embeddings of {flags['query_embeddings']} seem to be one point" in capsys.readouterr().err
 
 
 def test_roc(crowd):
@@ -537,4 +557,4 @@ def test_a_file_that_cannot_be_written_is_told_after_the_figures(small, monkeypa
     with pytest.raises(common.UserError, match="results.json: No space left on device"):
         run(small)
     assert capsys.readouterr().out.startswith("mAP: 73.33%")
-    assert small["filename"].read_text() == "from before"
+    assert small["filename"].read_text() == '{"mAP": 0.5}'

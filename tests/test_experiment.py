@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,21 @@ def test_resuming_takes_args_json_and_warns(tmp_path):
     unused = [warning for warning in warnings if "not used" in warning]
     assert len(unused) == 1  # batch_p is as it was
     assert "--train_iterations 99 is not used" in unused[0] and "edit args.json" in unused[0]
+
+
+def test_a_key_of_args_json_that_is_no_flag_is_warned_about(tmp_path):
+    write_args(tmp_path, lerning_rate=5)
+    args = train.parse_args([f"--experiment_root={tmp_path}", "--resume"])
+    _, warnings = experiment.resume(args, vars(args).pop("given"))
+    assert any(line == "args.json has lerning_rate, which is no flag. Meant: learning_rate?" for line in warnings)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    experiment.check_writeable(tmp_path / "new")
+    experiment.check_writeable(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root's rights would hide it
+    with pytest.raises(common.UserError, match="cannot be written"):
+        experiment.check_writeable(tmp_path)
 
 
 def test_stored_args_are_read_back(tmp_path):

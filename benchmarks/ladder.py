@@ -7,7 +7,7 @@ r"""What each trick is worth: trainings on real images, beside the original's re
 The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose.
 
 FOLDER holds train.csv, query.csv and gallery.csv. What is finished stands in --directory and is not done again, so the
-ladder can be interrupted. Prints the mean and the spread (highest minus lowest) of mAP and top-1 over the seeds.
+ladder can be interrupted. Prints mAP and top-1 in percent: the mean over the seeds (lowest-highest).
 """
 
 import argparse
@@ -48,6 +48,10 @@ RUNGS = {
     "multi-similarity, cosine": (f"{CROPS} --loss multi_similarity", CENTER, "--metric cosine"),
     "circle, cosine": (f"{CROPS} --loss circle", CENTER, "--metric cosine"),
     "cameras": (f"{CROPS} --cameras market1501", CENTER, EUCLIDEAN),
+    # Whether what makes images harder helps a loss that does not look at the hardest only.
+    "lifted, random erasing": (f"{CROPS} --loss lifted --random_erasing 0.5", CENTER, EUCLIDEAN),
+    "lifted, colour jitter": (f"{CROPS} --loss lifted --color_jitter 0.2", CENTER, EUCLIDEAN),
+    "lifted, pad and crop": ("--flip_augment --loss lifted --pad_crop 4", "", EUCLIDEAN),
     "all that helped in training": (TOGETHER, CENTER, "--metric cosine"),
     "all that helped": (TOGETHER, TEN_CROPS, "--metric cosine --query_expansion --rerank"),
 }
@@ -116,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
             if not done.exists():
                 result = climb(args, rung, seed, directory / "experiment")
                 common.write_json(done, {"mAP": result["mAP"], "top-1": result["CMC"][0]})
-    print(f"{'':38}{'mAP':>14}{'top-1':>14}")
+    print(f"{'':38}{'mAP':>20}{'top-1':>20}")
     for rung in rungs:
         results = [
             json.loads((directory / f"{rung.replace(' ', '_')}-{seed}.json").read_text())
@@ -125,7 +129,7 @@ def main(args: argparse.Namespace) -> None:
         cells = ""
         for name in ("mAP", "top-1"):
             values = [100 * result[name] for result in results]
-            cells += f"{statistics.mean(values):8.1f} ±{max(values) - min(values):4.1f}"
+            cells += f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
         print(f"{rung:38}{cells}")
 
 

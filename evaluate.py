@@ -303,16 +303,20 @@ def main(args: argparse.Namespace) -> None:
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
 
 
-def differences(query_path: str, gallery_path: str) -> list[tuple[str, str, str]]:
+def differences(query_path: str, gallery_path: str) -> list[tuple[str, object, object]]:
     """What differs in how two HDF5 files were made, as far as they tell: what, and of which value in each."""
     made = []
     for path in (query_path, gallery_path):
         with h5py.File(path) as file:
             views = file.get("augmentation_types")
-            views = {} if views is None else {"augmentation_types": b", ".join(views[()].tolist()).decode()}
-            made.append({name: str(value) for name, value in file.attrs.items() if name == "checkpoint"} | views)
+            views = np.ravel(views[()]).tolist() if isinstance(views, h5py.Dataset) else None
+            made.append({"checkpoint": file.attrs.get("checkpoint"), "augmentation_types": views})
     query, gallery = made
-    return [(what, query[what], gallery[what]) for what in query.keys() & gallery if query[what] != gallery[what]]
+    return [
+        (what, of, gallery[what])
+        for what, of in query.items()
+        if None not in (of, gallery[what]) and of != gallery[what]
+    ]
 
 
 def queries_in_gallery(

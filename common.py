@@ -321,6 +321,22 @@ def load_plugin(folder: str, name: str) -> ModuleType:
 # ---------------------------------------------------------------------------------------------- files
 
 
+def lock(descriptor: int, message: str) -> None:
+    """Have a file or a directory to oneself until it is closed, however the process ends.
+
+    Where a file system knows no locks there is none.
+
+    Raises: UserError with the message when another has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(message) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
 @contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file that appears under its name, or replaces what is there, only when it is complete.
@@ -331,14 +347,7 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(path.name + ".partial")
     with open(partial, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path} is being written by another process. Wait for its end, or give another name."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        lock(file.fileno(), f"{path} is being written by another process. Wait for its end, or give another name.")
         try:
             yield partial
             os.fsync(file.fileno())  # else a power cut can leave the new name with nothing in it

@@ -210,7 +210,10 @@ def main(args: argparse.Namespace) -> None:
             "Embed both sets with the same experiment."
         )
     for what, query, gallery in differences(args.query_embeddings, args.gallery_embeddings):
-        log.warning(f"The {what} of {args.query_embeddings} is {query}, that of {args.gallery_embeddings} {gallery}.")
+        log.warning(
+            f"The {what} of {args.query_embeddings} is {query}, that of {args.gallery_embeddings} {gallery}. Embed "
+            "both alike, unless this is meant."
+        )
     for path, embs in ((args.query_embeddings, query_embs), (args.gallery_embeddings, gallery_embs)):
         if len(embs) > 1 and (embs[:100] == embs[0]).all() and (embs[-100:] == embs[0]).all():
             log.warning(
@@ -324,7 +327,8 @@ def queries_in_gallery(
 ) -> np.ndarray:
     """The number of the query that each gallery image is, -1 where it is none: int [G].
 
-    The same are those of one fid and one embedding: files of two folders can have one name.
+    The same are those of one fid, [Q] and [G], and one embedding, [Q, D] and [G, D]: files of two folders can have one
+    name.
     """
     number = {fid: query for query, fid in enumerate(query_fids)}
     same = np.array([number.get(fid, -1) for fid in gallery_fids])

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import fcntl
 import json
 import math
 import os
@@ -443,10 +442,6 @@ def check_together(args: argparse.Namespace) -> None:
         raise UserError(
             f"--loss {args.loss} compares by cosine. Received: --metric {args.metric}. Leave it out, or give cosine"
         )
-    if args.label_smoothing != make_parser().get_default("label_smoothing") and not args.id_loss_weight:
-        raise UserError(
-            "--label_smoothing is for the ID loss. Add an --id_loss_weight above 0, such as 1, or leave it out"
-        )
     check_architecture(args)
     _check_optimisation(args)
 
@@ -459,12 +454,13 @@ def never_comes(args: argparse.Namespace) -> list[str]:
     if args.lr_schedule == "multistep":
         plans["lr_milestones"] = min(int(milestone) for milestone in args.lr_milestones.split(","))
     lines = [
-        f"--{name} {at} is not before --train_iterations {end}: nothing of the decay takes place."
+        f"--{name} {at} is not before --train_iterations {end}: nothing of the decay takes place. Give one below "
+        f"{end}, or --lr_schedule constant if that is meant."
         for name, at in plans.items()
         if at >= end
     ]
     if args.warmup_iterations >= end:
-        lines.append(f"The warm-up never ends: --warmup_iterations {args.warmup_iterations}, --train_iterations {end}.")
+        lines.append(f"The warm-up never ends: --warmup_iterations {args.warmup_iterations} should be below {end}.")
     return lines
 
 
@@ -502,6 +498,10 @@ def _check_optimisation(args: argparse.Namespace) -> None:
         raise UserError("--lr_schedule multistep needs --lr_milestones, such as 4000,7000")
     if args.optimizer == "adamw" and not args.weight_decay:
         raise UserError("--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam")
+    if args.label_smoothing != parser.get_default("label_smoothing") and not args.id_loss_weight:
+        raise UserError(
+            "--label_smoothing is for the ID loss. Add an --id_loss_weight above 0, such as 1, or leave it out"
+        )
     if args.nesterov and not args.momentum:
         raise UserError("--nesterov needs a --momentum above 0, such as 0.9")
     if args.adam_beta1_decay and args.decay_start_iteration < 0:
@@ -597,7 +597,9 @@ def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, l
     warnings = []
     for name in sorted(common.read_args_json(args.experiment_root).keys() - vars(resumed).keys()):
         meant = difflib.get_close_matches(name, vars(resumed), 1)
-        warnings.append(f"args.json has {name}, which is no flag{f'. Meant: {meant[0]}?' if meant else '.'}")
+        warnings.append(
+            f"args.json has {name}, which is no flag and does nothing{f'. Meant: {meant[0]}?' if meant else '.'}"
+        )
     for name in lacking:
         setattr(resumed, name, getattr(args, name))
         warnings.append(f"args.json lacks {name}: it is {getattr(args, name)} from now on.")
@@ -641,7 +643,10 @@ def check_new_root(experiment_root: str) -> None:
 def check_writeable(experiment_root: str) -> None:
     """Raises: UserError unless the directory, if it is there, can be written to."""
     if os.path.isdir(experiment_root) and not os.access(experiment_root, os.W_OK | os.X_OK):
-        raise UserError(f"--experiment_root {experiment_root} cannot be written: its permissions do not allow it.")
+        raise UserError(
+            f"--experiment_root {experiment_root} cannot be written: its permissions do not allow it. Change "
+            "them, or copy the experiment and resume there."
+        )
 
 
 def stopped_before_it_began(experiment_root: str | os.PathLike) -> bool:
@@ -665,12 +670,10 @@ def lock(experiment_root: str | os.PathLike) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(root, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another training is running in {experiment_root}. Wait for its end, or give another directory."
-            ) from None
+        common.lock(
+            descriptor,
+            f"another training is running in {experiment_root}. Wait for its end, or give another directory.",
+        )
         yield
     finally:
         os.close(descriptor)

@@ -93,6 +93,7 @@ def distinct(
     """Each image of queries and gallery once: else one that is in both would be its own neighbour.
 
     Args:
+        query_embs, gallery_embs: [Q, D], [G, D].
         same: int [G], the number of the query that a gallery image is, -1 where it is none; None when none is.
 
     Returns: the embeddings [N, D], the queries first, and the rows that are the gallery's, in its order.

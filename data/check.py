@@ -81,7 +81,7 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
         summary.append(f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels")
         summary.append(f"most frequent sizes (height x width): {common_sizes}")
     if len(images_of) == 1 or counts.max() == 1:
-        summary.append("no two pids with two images: not for a training set")
+        summary.append("one pid, or one image of each: not for a training set")
     for pid, what in (("-1", "junk"), ("0000", "distractors"), ("0", "distractors")):
         if pid in images_of:
             summary.append(f"{images_of[pid]} images of pid {pid}, {what} in Market-1501: not for a training set")

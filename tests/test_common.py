@@ -211,6 +211,15 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(common.fcntl, "flock", no_locks)
+    common.write_json(tmp_path / "a.json", 1)
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
     code = (

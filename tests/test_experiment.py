@@ -132,7 +132,10 @@ def test_a_key_of_args_json_that_is_no_flag_is_warned_about(tmp_path):
     write_args(tmp_path, lerning_rate=5)
     args = train.parse_args([f"--experiment_root={tmp_path}", "--resume"])
     _, warnings = experiment.resume(args, vars(args).pop("given"))
-    assert any(line == "args.json has lerning_rate, which is no flag. Meant: learning_rate?" for line in warnings)
+    assert any(
+        line == "args.json has lerning_rate, which is no flag and does nothing. Meant: learning_rate?"
+        for line in warnings
+    )
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ for set in query gallery; do
     python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center
     python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center \
         --checkpoint checkpoint-0 --filename "${set}_untrained.h5"
-    python -m data.color_histogram --dataset "$data/$set.csv" --image_root "$data" --filename "demo/${set}_histogram.h5"
+    python -m benchmarks.color_histogram --dataset "$data/$set.csv" --image_root "$data" --filename "demo/${set}_histogram.h5"
 done
 echo "Colour histogram:"
 evaluate histogram demo/query_histogram.h5 demo/gallery_histogram.h5

@@ -23,13 +23,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import aggregators
 import common
-import distribution
 import experiment
-import progress
-import projector
 from common import UserError
+from data import dataset
+from evaluation import pooling
+from reports import projector
+from runtime import devices, files, terminal
+from runtime.tensorflow import import_tensorflow
 
 
 class Embedder:
@@ -68,7 +69,7 @@ class Embedder:
         aggregator: str | None = None,
         batch_size: int = 256,
         loading_threads: int = 8,
-        workers: distribution.Cluster = distribution.Cluster(),  # noqa: B008, it is a tuple
+        workers: devices.Cluster = devices.Cluster(),  # noqa: B008, it is a tuple
         **architecture,
     ):
         _check_aggregator(flip_augment, crop_augment, aggregator)
@@ -79,12 +80,11 @@ class Embedder:
                 f"{'with' if self.flags.crop_augment else 'without'} random crops: sizes of persons in the images "
                 "differ."
             )
-        self.aggregate = aggregators.AGGREGATORS[aggregator or "mean"]
+        self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
 
-        tf = common.import_tensorflow()
-        import checkpoints
-        import model
+        tf = import_tensorflow()
         from data import images as image_data
+        from network import checkpoints, model
 
         self.checkpoint = (
             checkpoints.find(experiment_root, checkpoint) if checkpoint else checkpoints.newest(experiment_root)
@@ -140,7 +140,7 @@ class Embedder:
                 # Made here and not while loading, A times fewer numbers go to the device.
                 variants = image_data.variants(images, *self._variants)
                 embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
-                return distribution.gather(tf.reshape(embs, [-1, A, D]))
+                return devices.gather(tf.reshape(embs, [-1, A, D]))
 
             embs = strategy.experimental_local_results(strategy.run(replica, args=(images,)))[0]
             # Replica r has the images r, r + R, r + 2 R and so on.
@@ -218,7 +218,7 @@ def _check_aggregator(flip_augment: bool, crop_augment: str | None, aggregator: 
     if several and aggregator is None:
         raise UserError(
             "argument --aggregator: needed with --flip_augment or --crop_augment five. Give "
-            f"{' or '.join(aggregators.AGGREGATORS)}"
+            f"{' or '.join(pooling.AGGREGATORS)}"
         )
     if aggregator is not None and not several:
         raise UserError(
@@ -290,7 +290,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         "--aggregator",
-        choices=tuple(aggregators.AGGREGATORS),
+        choices=tuple(pooling.AGGREGATORS),
         help="How the embeddings of the variants of an image become one. Needed with --flip_augment and with "
         "--crop_augment five, and only then.",
     )
@@ -310,9 +310,9 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
     """
     N, D, A, done = len(paths), embedder.flags.embedding_dim, len(embedder.variant_names), 0
     with (
-        common.complete_file(filename) as partial,
+        files.complete_file(filename) as partial,
         h5py.File(partial, "w", locking=False) as file,  # complete_file has the lock
-        progress.bar(N, "img", show=not quiet) as bar,
+        terminal.bar(N, "img", show=not quiet) as bar,
     ):
         file.attrs["checkpoint"] = os.path.abspath(embedder.checkpoint)
         file["augmentation_types"] = np.array(embedder.variant_names, dtype="S")
@@ -329,15 +329,15 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
 
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything is written.
-    workers = distribution.cluster(args.strategy)
+    workers = devices.cluster(args.strategy)
     architecture = architecture_flags(args)
     trained, _ = experiment.read_architecture(args.experiment_root, architecture)
     image_root = args.image_root or trained.image_root
     if image_root is None:
         raise UserError(f"{args.experiment_root} has no args.json that names an image_root. Give --image_root.")
-    pids, fids = common.load_dataset(args.dataset)
+    pids, fids = dataset.load(args.dataset)
     try:
-        common.check_images(args.dataset, image_root, fids, args.allow_any_path)
+        dataset.check_images(args.dataset, image_root, fids, args.allow_any_path)
     except UserError as error:
         if args.image_root:
             raise
@@ -356,8 +356,8 @@ def main(args: argparse.Namespace) -> None:
     if args.projector:
         projector.read_config(args.experiment_root)
 
-    strategy = distribution.make(args.strategy)
-    with distribution.naming_lost_workers(workers), strategy.scope():
+    strategy = devices.make(args.strategy)
+    with devices.naming_lost_workers(workers), strategy.scope():
         embedder = Embedder(
             args.experiment_root,
             args.checkpoint,
@@ -371,7 +371,7 @@ def main(args: argparse.Namespace) -> None:
         )
         paths = [os.path.join(image_root, fid) for fid in fids]
         if workers.index == 0:  # the chief tells and writes
-            log = common.setup_logging("embed")
+            log = terminal.setup_logging("embed")
             if args.quiet:
                 log.setLevel("ERROR")
             for warning in embedder.warnings:
@@ -390,7 +390,7 @@ def main(args: argparse.Namespace) -> None:
         else:
             for _ in embedder.batches(paths):
                 pass
-        distribution.from_chief(strategy, workers, {"finished": np.int64(1)})  # until then nobody leaves
+        devices.from_chief(strategy, workers, {"finished": np.int64(1)})  # until then nobody leaves
 
 
 if __name__ == "__main__":

@@ -29,8 +29,11 @@ import h5py
 import numpy as np
 
 import common
-import ranking
 from common import UserError
+from data.dataset import check_images
+from data.dataset import load as load_dataset
+from evaluation import ranking
+from runtime import files, terminal
 
 RECALLS = tuple(tenth / 10 for tenth in range(1, 11))
 FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -188,10 +191,10 @@ def is_result(path: str) -> bool:
 
 
 def main(args: argparse.Namespace) -> None:
-    log = common.setup_logging("evaluate")
+    log = terminal.setup_logging("evaluate")
 
-    query_pids, query_fids = common.load_dataset(args.query_dataset)
-    gallery_pids, gallery_fids = common.load_dataset(args.gallery_dataset)
+    query_pids, query_fids = load_dataset(args.query_dataset)
+    gallery_pids, gallery_fids = load_dataset(args.gallery_dataset)
     excluder_class = common.load_plugin("excluders", args.excluder).Excluder
     excluder_class(query_fids)  # to hear at once of a query that it cannot parse
     excluder = excluder_class(gallery_fids)
@@ -222,9 +225,9 @@ def main(args: argparse.Namespace) -> None:
     activations = None
     if args.report:
         for dataset, fids in ((args.query_dataset, query_fids), (args.gallery_dataset, gallery_fids)):
-            common.check_images(dataset, args.image_root, fids, args.allow_any_path)
+            check_images(dataset, args.image_root, fids, args.allow_any_path)
         if args.activations:
-            from activations import Activations
+            from reports.activations import Activations
 
             activations = Activations(args.activations)
 
@@ -243,13 +246,13 @@ def main(args: argparse.Namespace) -> None:
     if args.query_expansion or args.rerank:
         same = queries_in_gallery(query_fids, query_embs, gallery_fids, gallery_embs)
     if args.query_expansion:
-        import neighbors
+        from evaluation import neighbors
 
         embs, gallery_rows = neighbors.distinct(query_embs, gallery_embs, same)
         embs = neighbors.expand(embs, args.query_expansion, args.query_expansion_alpha)
         query_embs, gallery_embs = embs[: len(query_embs)], embs[gallery_rows]
     if args.rerank:
-        import reranking  # only here, since SciPy takes a moment
+        from evaluation import reranking  # only here, since SciPy takes a moment
 
         bounds = reranking.bounds(
             query_embs, gallery_embs, args.metric, args.rerank_k1, args.rerank_k2, args.rerank_lambda, same
@@ -287,11 +290,11 @@ def main(args: argparse.Namespace) -> None:
         if args.multi_query:
             results["queries"] = query_fids
         try:
-            common.write_json(args.filename, results)
+            files.write_json(args.filename, results)
         except OSError as error:
             raise UserError(f"cannot write {args.filename}: {error.strerror}. Give another --filename.") from None
     if args.report:
-        import report  # only here, for Matplotlib's sake
+        from reports import evaluation as report  # only here, for Matplotlib's sake
 
         def distances(rows):
             if args.rerank:

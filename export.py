@@ -25,6 +25,7 @@ from pathlib import Path
 import common
 import embed
 from common import UserError
+from runtime import terminal
 
 FORMATS = ("saved_model", "onnx", "litert")
 
@@ -71,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
     embedder = embed.Embedder(
         args.experiment_root, args.checkpoint, crop_augment=args.crop_augment, **embed.architecture_flags(args)
     )
-    log = common.setup_logging("export")
+    log = terminal.setup_logging("export")
     for warning in embedder.warnings:
         log.warning(warning)
     log.info(f"Exporting {embedder.checkpoint} as {', '.join(args.formats)}.")

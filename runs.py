@@ -19,6 +19,7 @@ from pathlib import Path
 
 import common
 from common import UserError
+from experiment import args_json
 
 # Different in each experiment, or without a part in what it learns.
 _NOT_COMPARED = {"experiment_root", "resume"}
@@ -66,7 +67,7 @@ def experiments(directory: str) -> list[Path]:
 
 def table(roots: Sequence[Path]) -> list[list[str]]:
     """The header and a row for each experiment, all of the same length."""
-    flags = [common.read_args_json(root) for root in roots]
+    flags = [args_json.read(root) for root in roots]
     names = sorted(set().union(*flags) - _NOT_COMPARED)
     differing = [name for name in names if len({json.dumps(args.get(name)) for args in flags}) > 1]
     rows = [["experiment", "iteration", "loss", "batch-p", "best mAP", "top-1", "file", "newest mAP", *differing]]

@@ -18,14 +18,14 @@ from typing import NamedTuple
 import numpy as np
 
 import common
-import distribution
 import experiment
-import progress
-from collapse import CollapseWatch
 from common import UserError
-from data import cameras, pk_sampler
-from data.detailed_logs import DetailedLogs
-from schedule import body_is_frozen, learning_rate
+from data import cameras, dataset, pk_sampler
+from experiment.detailed_logs import DetailedLogs
+from runtime import devices, files, terminal
+from runtime.tensorflow import import_tensorflow
+from training.collapse import CollapseWatch
+from training.schedule import body_is_frozen, learning_rate
 from uninterrupt import Uninterrupt
 
 
@@ -60,13 +60,13 @@ def main(args: argparse.Namespace) -> None:
         except UserError as error:
             raise UserError(f"in {args.experiment_root}/args.json: {error}") from None
     warnings += experiment.never_comes(args)
-    workers = distribution.cluster(args.strategy)
+    workers = devices.cluster(args.strategy)
     if workers.index == 0:
         (experiment.check_writeable if resuming else experiment.check_new_root)(args.experiment_root)
     try:
-        pids, fids = common.load_dataset(args.train_set)
+        pids, fids = dataset.load(args.train_set)
         pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
-        common.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
+        dataset.check_images(args.train_set, args.image_root, fids, args.allow_any_path)
         cameras.of_fids(fids, args.cameras)
     except UserError as error:
         if not resuming:
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{error} (When resuming, train_set, image_root and batch_p are those of {where}.)") from None
     # The chief alone writes.
     locked = experiment.lock(args.experiment_root) if workers.index == 0 else contextlib.nullcontext()
-    with locked, distribution.naming_lost_workers(workers), naming_exhaustion():
+    with locked, devices.naming_lost_workers(workers), naming_exhaustion():
         train(args, workers, pids, fids, resuming, warnings)
 
 
@@ -107,26 +107,24 @@ class Iteration(NamedTuple):
 
 def train(
     args: argparse.Namespace,
-    workers: distribution.Cluster,
+    workers: devices.Cluster,
     pids: list[str],
     fids: list[str],
     resuming: bool,
     warnings: list[str],
 ) -> None:
     """Train in args.experiment_root, which is empty or, when resuming, holds the experiment; log the warnings there."""
-    strategy = distribution.make(args.strategy)
-    tf = common.import_tensorflow()
+    strategy = devices.make(args.strategy)
+    tf = import_tensorflow()
     import keras
 
-    import checkpoints
-    import identities
     import loss
-    import model
-    import optimizers
-    import summaries
-    import train_step
     from data import images as image_data
-    from rewind import rewind
+    from experiment.rewind import rewind
+    from network import checkpoints, model
+    from training import companions as companions_of
+    from training import optimizers, summaries
+    from training import step as train_step
 
     if args.jit_compile and strategy.num_replicas_in_sync > 1:
         raise UserError(
@@ -136,7 +134,7 @@ def train(
     root, chief = Path(args.experiment_root), workers.index == 0
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()
-    args.seed = int(distribution.from_chief(strategy, workers, {"seed": np.int64(args.seed)})["seed"])
+    args.seed = int(devices.from_chief(strategy, workers, {"seed": np.int64(args.seed)})["seed"])
 
     # Data.
     paths = [os.path.join(args.image_root, fid) for fid in fids]
@@ -159,7 +157,7 @@ def train(
         cameras=cameras.of_fids(fids, args.cameras),
     )
     B = args.batch_p * args.batch_k
-    shards = distribution.shards(strategy, workers, args.batch_p, args.batch_k, args.mining)
+    shards = devices.shards(strategy, workers, args.batch_p, args.batch_k, args.mining)
     net_size = args.net_input_height, args.net_input_width
     augmentation = image_data.Augmentation(
         net_size,
@@ -183,7 +181,7 @@ def train(
             args.last_stride,
             args.precision,
         )
-        companions = identities.companions(len(groups), args)
+        companions = companions_of.companions(len(groups), args)
         trainable = [*network.trainable_variables, *companions.trainable_variables]
         optimizer = optimizers.build(args, trainable, model.body(network).trainable_variables)
     if args.no_sync_batch_norm:
@@ -204,7 +202,7 @@ def train(
             "pretrained ones by --initial_checkpoint, or take a net that is made for this (lunet, lunet_narrow)."
         )
     if workers.workers > 1:
-        of_chief = distribution.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
+        of_chief = devices.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
         for name, variable in state.items():
             variable.assign(of_chief[name])
     iteration = int(optimizer.iterations.numpy())
@@ -212,7 +210,7 @@ def train(
     # From here on the experiment exists.
     if chief:
         rewind(root, iteration)
-    log = common.setup_logging("train", root / "train.log" if chief else None)
+    log = terminal.setup_logging("train", root / "train.log" if chief else None)
     if chief:
         experiment.store(args)
     else:
@@ -257,7 +255,7 @@ def train(
         details.sync()
         for file in (root / "train.log", *root.glob("events.out.tfevents.*")):
             checkpoints.sync(file)
-        common.check_room(root)
+        files.check_room(root)
 
     def record(done: Iteration, until: float | None = None) -> None:
         """Tell of a finished iteration, if it is due. `until` is when the next began; None when it is to be saved."""
@@ -279,7 +277,7 @@ def train(
         log.info(
             f"iter:{done.number:6d}, loss min|avg|max: {losses.min():.3f}|{losses.mean():.3f}|{losses.max():6.3f}, "
             f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, ETA: {left} ({seconds:.2f}s/it)",
-            extra=common.ON_LIVE_LINE,
+            extra=terminal.ON_LIVE_LINE,
         )
         bar.set_postfix_str(f"loss {losses.mean():.3f}, batch-p@{args.batch_k - 1} {result['precision']:.0%}", False)
         first = done.number == 1
@@ -308,7 +306,7 @@ def train(
     details = DetailedLogs(root, details if args.detailed_logs and chief else {})
     writer = tf.summary.create_file_writer(str(root)) if chief else tf.summary.create_noop_writer()
     saver = checkpoints.Saver(root, args.keep_checkpoints, before_a_save, log)
-    bar = progress.bar(args.train_iterations, "iter", iteration, B, show=chief)
+    bar = terminal.bar(args.train_iterations, "iter", iteration, B, show=chief)
     bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
     step = train_step.make(strategy, network, companions, optimizer, args)
     collapsed = CollapseWatch(args.loss, args.margin, every=args.log_frequency)
@@ -360,7 +358,7 @@ def train(
             saver.check()
         saver.wait()
         # No worker leaves before the chief has saved: the others would take it for dead.
-        distribution.from_chief(strategy, workers, {"saved": np.int64(iteration)})
+        devices.from_chief(strategy, workers, {"saved": np.int64(iteration)})
     if iteration < args.train_iterations:
         log.info(
             f"Interrupted after iteration {iteration}. To go on: python train.py "

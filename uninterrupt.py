@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Iterable
 
-import progress
+from runtime import terminal
 
 
 class Uninterrupt:
@@ -60,4 +60,4 @@ class Uninterrupt:
             self.interrupted = True
             if self._verbose:
                 name = signal.Signals(number).name
-                progress.say(f"{name} received: finishing the current iteration. Once more ends at once.")
+                terminal.say(f"{name} received: finishing the current iteration. Once more ends at once.")

@@ -20,6 +20,7 @@ from PIL import Image
 import common
 import embed
 from benchmarks import _measure
+from runtime import files
 
 SMALL = {"model_name": "lunet_narrow", "head_name": "direct", "embedding_dim": 32}
 SMALL |= {"net_input_height": 32, "net_input_width": 16, "pre_crop_height": 36, "pre_crop_width": 18}
@@ -47,11 +48,10 @@ def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
 
 def make_experiment(root: Path, architecture: dict) -> None:
     """An experiment that has not been trained: args.json, and a checkpoint with the weights drawn at random."""
-    import checkpoints
-    import model
+    from network import checkpoints, model
 
     root.mkdir()
-    common.write_json(root / "args.json", architecture | {"crop_augment": True})
+    files.write_json(root / "args.json", architecture | {"crop_augment": True})
     size = architecture["net_input_height"], architecture["net_input_width"]
     names = (architecture[name] for name in ("model_name", "head_name", "embedding_dim"))
     checkpoints.save(root, 0, checkpoints.named_variables(model.build(*names, (*size, 3))))

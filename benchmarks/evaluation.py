@@ -25,7 +25,9 @@ import h5py
 import numpy as np
 
 import common
+from data import dataset
 from excluders import market1501
+from runtime import files
 
 MARKET = (3368, 19732, 128)
 LARGE = {
@@ -70,8 +72,8 @@ def original(folder: Path) -> None:
     """Writes mAP to original.json."""
     from sklearn.metrics import average_precision_score
 
-    query_pids, query_fids = common.load_dataset(folder / "query.csv")
-    gallery_pids, gallery_fids = common.load_dataset(folder / "gallery.csv")
+    query_pids, query_fids = dataset.load(folder / "query.csv")
+    gallery_pids, gallery_fids = dataset.load(folder / "gallery.csv")
     with h5py.File(folder / "query.h5") as query, h5py.File(folder / "gallery.h5") as gallery:
         query_embs, gallery_embs = query["emb"][()], gallery["emb"][()]
     query_pids, gallery_pids = np.array(query_pids), np.array(gallery_pids)
@@ -91,7 +93,7 @@ def original(folder: Path) -> None:
             if row_matches.any():
                 aps.append(average_precision_score(row_matches, row))
                 np.flatnonzero(row_matches[np.argsort(-row)])  # what it makes the CMC of
-    common.write_json(folder / "original.json", {"mAP": np.mean(aps)})
+    files.write_json(folder / "original.json", {"mAP": np.mean(aps)})
 
 
 @dataclass

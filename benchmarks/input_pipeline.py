@@ -19,6 +19,7 @@ from PIL import Image
 import common
 from benchmarks._measure import medians
 from data import pk_sampler
+from runtime.tensorflow import import_tensorflow
 
 P, K = 18, 4
 
@@ -68,7 +69,7 @@ def take(stream, count: int):
 
 
 def main(args: argparse.Namespace) -> None:
-    common.import_tensorflow()
+    import_tensorflow()
     from data import images
 
     augmentation = images.Augmentation((256, 128), (288, 144), random_flip=True)

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 import common
-from data import detailed_logs
+from experiment import detailed_logs
+from runtime import files
 
 NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images"}
 
@@ -72,7 +73,7 @@ def train_and_kill(root: Path, flags: list[str], pace: float, seed: int, most: i
     while True:
         if (root / "args.json").exists():
             args = json.loads((root / "args.json").read_text())
-            common.write_json(root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))})
+            files.write_json(root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))})
             process = start(f"--experiment_root={root}", "--resume")
         else:
             process = start(f"--experiment_root={root}", *flags)
@@ -102,7 +103,7 @@ def differences(a: Path, b: Path) -> list[str]:
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    import checkpoints
+    from network import checkpoints
 
     found = []
     readers = [tf.train.load_checkpoint(str(checkpoints.newest(root))) for root in (a, b)]

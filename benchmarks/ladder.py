@@ -17,6 +17,8 @@ import statistics
 from pathlib import Path
 
 import common
+from runtime import files
+from runtime.tensorflow import import_tensorflow
 
 # name: flags of train.py, of embed.py, of evaluate.py
 CROPS = "--crop_augment --flip_augment"
@@ -74,7 +76,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def climb(args: argparse.Namespace, rung: str, seed: int, root: Path) -> dict:
     """Train, embed and evaluate. Returns: what evaluate.py wrote."""
-    common.import_tensorflow()
+    import_tensorflow()
     import keras
 
     import embed
@@ -119,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
             done = directory / f"{rung.replace(' ', '_')}-{seed}.json"
             if not done.exists():
                 result = climb(args, rung, seed, directory / "experiment")
-                common.write_json(done, {"mAP": result["mAP"], "top-1": result["CMC"][0]})
+                files.write_json(done, {"mAP": result["mAP"], "top-1": result["CMC"][0]})
     print(f"{'':38}{'mAP':>20}{'top-1':>20}")
     for rung in rungs:
         results = [

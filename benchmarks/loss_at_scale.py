@@ -13,6 +13,7 @@ import sys
 
 import common
 from benchmarks import _measure
+from runtime.tensorflow import import_tensorflow
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +33,7 @@ def peak_mb() -> float:
 
 
 def main(args: argparse.Namespace) -> None:
-    tf = common.import_tensorflow()
+    tf = import_tensorflow()
 
     import loss
 

@@ -18,6 +18,7 @@ import numpy as np
 import common
 import experiment
 from benchmarks._measure import medians
+from runtime.tensorflow import import_tensorflow
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -34,10 +35,10 @@ def iteration(args: argparse.Namespace, precision: str = "float32", keras_norm: 
     import keras
     import tensorflow as tf
 
-    import identities
-    import model
-    import optimizers
-    import train_step
+    from network import model
+    from training import companions as companions_of
+    from training import optimizers
+    from training import step as train_step
 
     flags = vars(experiment.make_parser().parse_args(["--experiment_root=none", f"--precision={precision}"]))
     names = set(experiment.ARCHITECTURE) | {"batch_p", "batch_k"}
@@ -55,7 +56,7 @@ def iteration(args: argparse.Namespace, precision: str = "float32", keras_norm: 
         optimizer.build(network.trainable_variables)
     else:
         optimizer = optimizers.build(flags, network.trainable_variables)
-    companions = identities.companions(args.batch_p, flags)
+    companions = companions_of.companions(args.batch_p, flags)
     step = train_step.make(tf.distribute.get_strategy(), network, companions, optimizer, flags)
     B = args.batch_p * args.batch_k
     images = tf.random.uniform([B, args.net_input_height, args.net_input_width, 3], maxval=255.0)
@@ -112,7 +113,7 @@ def convolution(dtype: str):
 
 
 def main(args: argparse.Namespace) -> None:
-    common.import_tensorflow()
+    import_tensorflow()
     step = functools.partial(iteration, args)
     ways = {
         "float32": step(),

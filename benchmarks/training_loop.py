@@ -21,6 +21,7 @@ import numpy as np
 
 import common
 from benchmarks.input_pipeline import make_images
+from runtime.tensorflow import import_tensorflow
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -55,7 +56,7 @@ def trivial_net():
 def train_seconds(flags: list[str]) -> np.ndarray:
     """Train with train.py. Returns: when each iteration began, seconds."""
     import train
-    import train_step
+    from training import step as train_step
 
     make, times = train_step.make, []
 
@@ -95,7 +96,7 @@ def pipeline_seconds(folder: Path, rows: list[tuple[str, str]], iterations: int)
 
 
 def main(args: argparse.Namespace) -> None:
-    common.import_tensorflow()
+    import_tensorflow()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         paths = make_images(folder, 1500, mixed=False)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 import common
+from data import dataset
+from runtime.tensorflow import import_tensorflow
 
 
 class Image(NamedTuple):
@@ -114,11 +116,11 @@ def _names(items: Iterable[str]) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    pids, fids = common.load_dataset(args.dataset)
-    common.check_paths(args.dataset, args.image_root, fids, args.allow_any_path)
+    pids, fids = dataset.load(args.dataset)
+    dataset.check_paths(args.dataset, args.image_root, fids, args.allow_any_path)
     paths = {fid: os.path.join(args.image_root, fid) for fid in fids}
     paths = {fid: path for fid, path in paths.items() if os.path.isfile(path)}
-    common.import_tensorflow()
+    import_tensorflow()
     found, watched = {}, sys.stderr.isatty()
     with ThreadPoolExecutor(args.loading_threads) as pool:
         for fid, image in zip(paths, pool.map(examine, paths.values()), strict=True):

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import common
 from common import UserError
-from data import cameras
+from data import cameras, dataset
+from runtime import files, terminal
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}  # Market-1501's
@@ -69,12 +70,12 @@ def run(doc: str, build: Callable[[str], dict[str, Rows]], official: Official) -
 
 
 def main(args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], official: Official) -> None:
-    log = common.setup_logging("data")
+    log = terminal.setup_logging("data")
     parts = build(args.image_root)
     os.makedirs(args.directory, exist_ok=True)
     for name, rows in parts.items():
         path = Path(args.directory, f"{name}.csv")
-        with common.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        with files.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
         found, images_of = count(rows, official), Counter(pid for pid, _ in rows)
         nobody = "".join(f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid])
@@ -176,7 +177,7 @@ def listed(root: str, source: str, rows: Iterable[tuple[str, str]]) -> Rows:
     rows = list(rows)
     if not rows:
         raise UserError(f"{os.path.join(root, source)} lists no image for one of the parts. Is it the original file?")
-    common.check_images(source, root, [fid for _, fid in rows])
+    dataset.check_images(source, root, [fid for _, fid in rows])
     return rows
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from layers import BatchNorm, L2Normalize
+from network.layers import BatchNorm, L2Normalize
 
 
 def hidden(features):

@@ -6,7 +6,7 @@ The triplet loss takes the features, the loss of ids what follows the neck; that
 """
 
 from heads import _layers
-from layers import BatchNorm
+from network.layers import BatchNorm
 
 LOSS_ON = "emb_raw"
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import UserError
-from layers import BatchNorm
+from network.layers import BatchNorm
 
 _SMALLEST = 32  # pixels; with less, maps would be left without any
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 
 from common import UserError
-from layers import BatchNorm
+from network.layers import BatchNorm
 
 
 def build(

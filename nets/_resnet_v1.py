@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from layers import BatchNorm
+from network.layers import BatchNorm
 
 # RGB mean of ImageNet, which the pretrained weights expect to be subtracted.
 _MEAN = np.array([123.68, 116.78, 103.94], np.float32)

@@ -2,7 +2,7 @@
 
 import keras
 
-from layers import BatchNorm
+from network.layers import BatchNorm
 
 _NAME = "MobilenetV1"
 # (stride, channels) of the separable convolutions Conv2d_1 to Conv2d_13

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import common
+from runtime.tensorflow import import_tensorflow
 
 
 def build_plain(input_shape):
@@ -25,17 +26,17 @@ def build_plain(input_shape):
 
 
 def main(strategy: str, *trainings: str) -> None:
-    tf = common.import_tensorflow()
+    tf = import_tensorflow()
     if strategy == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
-    import distribution
     import train
+    from runtime import devices
 
     # A process can have one strategy only, whatever it trains with it.
-    made = distribution.make("multi_worker" if strategy == "multi_worker" else strategy)
-    distribution.make = lambda name: made
+    made = devices.make("multi_worker" if strategy == "multi_worker" else strategy)
+    devices.make = lambda name: made
     load_plugin = common.load_plugin
     for flags in map(json.loads, trainings):
         plain = flags[0] == "plain"

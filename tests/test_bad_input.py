@@ -13,6 +13,7 @@ import embed
 import evaluate
 import experiment
 import train
+from runtime import files
 
 MAINS = {"train": train, "embed": embed, "evaluate": evaluate}
 TRAIN = ["train", "--experiment_root=new", "--train_set=good.csv", "--image_root=images", "--batch_p=2", "--batch_k=2"]
@@ -314,7 +315,7 @@ def place(dataset, tmp_path_factory):
     }
     for name, change in changes.items():
         (root / name).mkdir()
-        common.write_json(root / name / "args.json", args | change)
+        files.write_json(root / name / "args.json", args | change)
     (root / "bad_projector" / "projector_config.pbtxt").write_text("embeddings {")
     (root / "no_json").mkdir()
     (root / "no_json" / "args.json").write_text("{")

@@ -11,6 +11,9 @@ import pytest
 
 import common
 from common import UserError
+from data import dataset
+from experiment import args_json
+from runtime import files, tensorflow, terminal
 
 
 def write(path, text, encoding="utf-8"):
@@ -20,7 +23,7 @@ def write(path, text, encoding="utf-8"):
 
 def test_dataset_keeps_both_columns_as_they_are_written(tmp_path):
     path = write(tmp_path / "a.csv", "0001,a b.jpg\n1,x#y.jpg\n-1,ü/é.png\nNA,null\n")
-    assert common.load_dataset(path) == (["0001", "1", "-1", "NA"], ["a b.jpg", "x#y.jpg", "ü/é.png", "null"])
+    assert dataset.load(path) == (["0001", "1", "-1", "NA"], ["a b.jpg", "x#y.jpg", "ü/é.png", "null"])
 
 
 @pytest.mark.parametrize(
@@ -29,11 +32,11 @@ def test_dataset_keeps_both_columns_as_they_are_written(tmp_path):
     ids=["one line", "newline", "CRLF", "byte-order mark", "quotes", "blank lines"],
 )
 def test_dataset_in_the_shapes_that_programs_write(tmp_path, text):
-    assert common.load_dataset(write(tmp_path / "a.csv", text)) == (["0001"], ["a.jpg"])
+    assert dataset.load(write(tmp_path / "a.csv", text)) == (["0001"], ["a.jpg"])
 
 
 def test_a_comma_in_a_quoted_field(tmp_path):
-    assert common.load_dataset(write(tmp_path / "a.csv", '7,"a,b.jpg"\n'))[1] == ["a,b.jpg"]
+    assert dataset.load(write(tmp_path / "a.csv", '7,"a,b.jpg"\n'))[1] == ["a,b.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -50,24 +53,24 @@ def test_a_comma_in_a_quoted_field(tmp_path):
 )
 def test_a_bad_dataset_is_told_with_its_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
-        common.load_dataset(write(tmp_path / "bad.csv", text))
+        dataset.load(write(tmp_path / "bad.csv", text))
     assert "bad.csv" in str(error.value)
 
 
 def test_a_dataset_that_is_missing_or_no_text(tmp_path):
     with pytest.raises(UserError, match="nowhere.csv"):
-        common.load_dataset(tmp_path / "nowhere.csv")
+        dataset.load(tmp_path / "nowhere.csv")
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(UserError, match="no CSV in UTF-8"):
-        common.load_dataset(tmp_path / "image.csv")
+        dataset.load(tmp_path / "image.csv")
 
 
 def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
     (tmp_path / "here.jpg").touch()
-    common.check_images("a.csv", tmp_path, ["here.jpg"])
+    dataset.check_images("a.csv", tmp_path, ["here.jpg"])
     fids = ["here.jpg", "m1", "m2", "m3", "m4"]
     with pytest.raises(UserError, match=r"4 of the 5 images of a.csv .*: m1, m2, m3, \.\.\."):
-        common.check_images("a.csv", tmp_path, fids)
+        dataset.check_images("a.csv", tmp_path, fids)
 
 
 def test_a_space_that_would_not_be_seen_is_quoted():
@@ -75,14 +78,14 @@ def test_a_space_that_would_not_be_seen_is_quoted():
 
 
 def test_ctrl_c_within_an_import_counts_after_it():
-    with pytest.raises(KeyboardInterrupt), common._interrupted_afterwards():
+    with pytest.raises(KeyboardInterrupt), tensorflow._interrupted_afterwards():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise AssertionError("too early") from None
         through = True
     assert through and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with common._interrupted_afterwards():
+    with tensorflow._interrupted_afterwards():
         pass
 
 
@@ -103,10 +106,10 @@ def test_another_name_imports_nothing_and_lists_what_there_is(name):
 
 def test_json_is_sorted_and_replaced_in_one_step(tmp_path):
     path = tmp_path / "a.json"
-    common.write_json(path, {"b": 1, "a": [None]})
+    files.write_json(path, {"b": 1, "a": [None]})
     assert path.read_text() == '{\n  "a": [\n    null\n  ],\n  "b": 1\n}\n'
     with pytest.raises(ValueError):
-        common.write_json(path, {"b": float("nan")})
+        files.write_json(path, {"b": float("nan")})
     assert json.loads(path.read_text()) == {"b": 1, "a": [None]}
 
 
@@ -115,16 +118,16 @@ def test_args_json_that_is_none(tmp_path, text, message):
     if text is not None:
         (tmp_path / "args.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        common.read_args_json(tmp_path)
+        args_json.read(tmp_path)
 
 
 def test_log_lines_go_to_the_screen_and_to_the_end_of_the_file(tmp_path, capfd):
     for message in ("first", "second"):
-        common.setup_logging("test", tmp_path / "a.log").warning(message)
+        terminal.setup_logging("test", tmp_path / "a.log").warning(message)
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == ["[WARNING] test: first", "[WARNING] test: second"]
     assert capfd.readouterr().err.count("\n") == 2
-    common.setup_logging("test")  # closes the file
+    terminal.setup_logging("test")  # closes the file
 
 
 def test_help_tells_the_defaults_that_there_are():
@@ -192,11 +195,11 @@ def test_directories_that_cannot_be_written(tmp_path, monkeypatch):
 def test_a_file_is_complete_or_as_it_was(tmp_path):
     path = tmp_path / "result"
     path.write_text("before")
-    with pytest.raises(KeyError), common.complete_file(path) as partial:
+    with pytest.raises(KeyError), files.complete_file(path) as partial:
         partial.write_text("half")
         raise KeyError
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    with common.complete_file(path) as partial:
+    with files.complete_file(path) as partial:
         partial.write_text("after")
         assert path.read_text() == "before"
     assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
@@ -204,9 +207,9 @@ def test_a_file_is_complete_or_as_it_was(tmp_path):
 
 def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
     path = tmp_path / "result"
-    with common.complete_file(path) as partial:
+    with files.complete_file(path) as partial:
         partial.write_text("first")
-        with pytest.raises(common.UserError, match="being written by another process"), common.complete_file(path):
+        with pytest.raises(common.UserError, match="being written by another process"), files.complete_file(path):
             raise AssertionError("two at a time")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
@@ -215,8 +218,8 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkey
     def no_locks(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(common.fcntl, "flock", no_locks)
-    common.write_json(tmp_path / "a.json", 1)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    files.write_json(tmp_path / "a.json", 1)
     assert (tmp_path / "a.json").read_text() == "1\n"
 
 
@@ -224,8 +227,9 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkey
 def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
     code = (
         "import common, time\n"
+        "from runtime import files\n"
         "def main(args):\n"
-        "    with common.complete_file('result') as partial:\n"
+        "    with files.complete_file('result') as partial:\n"
         "        partial.write_text('half')\n"
         "        print('writing', flush=True)\n"
         "        time.sleep(60)\n"
@@ -279,11 +283,11 @@ def test_a_full_disk_ends_a_command_with_one_line(monkeypatch):
 
 def test_what_cannot_be_logged_is_raised(tmp_path):
     (tmp_path / "full.log").symlink_to("/dev/full")
-    logger = common.setup_logging("test", tmp_path / "full.log")
+    logger = terminal.setup_logging("test", tmp_path / "full.log")
     with pytest.raises(OSError, match="No space left"):
         logger.info("a line")
     file = logger.handlers[-1]
     with pytest.raises(OSError, match="No space left"):
         file.stream.close()
     file.stream = None
-    common.setup_logging("test")
+    terminal.setup_logging("test")

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import common
 import embed
-import model
-import projector
 import train
 from data import images
+from experiment import args_json
+from network import checkpoints, model
+from reports import projector
+from runtime import files
 
 SIZE = (24, 16)
 
@@ -125,7 +126,7 @@ def test_the_projector_is_given_the_first_embeddings(trained, dataset, tmp_path,
 def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(trained, tmp_path):
     root = tmp_path / "exp"
     shutil.copytree(trained, root)
-    common.write_json(root / "args.json", common.read_args_json(root) | {"pre_crop_height": 96, "pre_crop_width": 64})
+    files.write_json(root / "args.json", args_json.read(root) | {"pre_crop_height": 96, "pre_crop_width": 64})
     with pytest.raises(common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"):
         embed.Embedder(root, crop_augment="avgpool")
 

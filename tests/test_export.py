@@ -9,11 +9,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-import checkpoints
 import common
 import embed
 import export
-import model
+from network import checkpoints, model
+from runtime import files
 
 SIZE = (24, 16)
 # Reloads with nothing of ours.
@@ -33,7 +33,7 @@ def experiment(tmp_path_factory):
     root.mkdir()
     args = {"model_name": "lunet_narrow", "head_name": "fc1024_normalize", "embedding_dim": 8, "crop_augment": False}
     args |= {"net_input_height": 24, "net_input_width": 16, "pre_crop_height": 28, "pre_crop_width": 18}
-    common.write_json(root / "args.json", args)
+    files.write_json(root / "args.json", args)
     for iteration in (0, 3):
         network = model.build("lunet_narrow", "fc1024_normalize", 8, (*SIZE, 3))
         rng = np.random.default_rng(iteration)
@@ -106,7 +106,7 @@ def test_a_generalised_mean_and_a_neck_are_exported(photos, tmp_path):
     root.mkdir()
     args = {"net_input_height": 24, "net_input_width": 16, "pooling": "gem", "last_stride": 1}
     args |= dict(zip(("model_name", "head_name", "embedding_dim"), names, strict=True))
-    common.write_json(root / "args.json", args)
+    files.write_json(root / "args.json", args)
     state = checkpoints.named_variables(model.build(*names, (*SIZE, 3), "gem", 1))
     for name, variable in state.items():
         if name.endswith("moving_variance"):

@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from paths import GOLDEN
 
 import common
 import loss
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "loss_golden.npz")
+NUMBERS = np.load(GOLDEN / "loss_golden.npz")
 CASES = ("c0", "c1", "c2", "c3")
 ORIGINAL_METRICS = ("euclidean", "sqeuclidean", "cityblock")
 MARGINS = ("soft", "none", 0.2, 1.0)
@@ -21,16 +20,16 @@ def close(got, expected):
 @pytest.mark.parametrize("metric", ORIGINAL_METRICS)
 @pytest.mark.parametrize("case", CASES)
 def test_distances_are_the_originals(case, metric):
-    embs = GOLDEN[f"{case}/embs"]
-    close(loss.cdist(embs, embs, metric), GOLDEN[f"{case}/{metric}/dists"])
+    embs = NUMBERS[f"{case}/embs"]
+    close(loss.cdist(embs, embs, metric), NUMBERS[f"{case}/{metric}/dists"])
 
 
 @pytest.mark.parametrize("margin", MARGINS)
 @pytest.mark.parametrize("metric", ORIGINAL_METRICS)
 @pytest.mark.parametrize("case", CASES)
 def test_losses_gradients_and_monitoring_are_the_originals(case, metric, margin):
-    embs, pids = tf.constant(GOLDEN[f"{case}/embs"]), tf.constant(GOLDEN[f"{case}/pids"])
-    golden = {name: GOLDEN[f"{case}/{metric}/{margin}/{name}"] for name in ("losses", "grad", "top1", "prec_at_k")}
+    embs, pids = tf.constant(NUMBERS[f"{case}/embs"]), tf.constant(NUMBERS[f"{case}/pids"])
+    golden = {name: NUMBERS[f"{case}/{metric}/{margin}/{name}"] for name in ("losses", "grad", "top1", "prec_at_k")}
     with tf.GradientTape() as tape:
         tape.watch(embs)
         dists = loss.cdist(embs, embs, metric)
@@ -38,7 +37,7 @@ def test_losses_gradients_and_monitoring_are_the_originals(case, metric, margin)
         mean = tf.reduce_mean(losses)
     close(losses, golden["losses"])
     close(tape.gradient(mean, embs), golden["grad"])
-    top1, precision = loss.retrieval_in_batch(dists, pids, int(GOLDEN[f"{case}/K"]) - 1)
+    top1, precision = loss.retrieval_in_batch(dists, pids, int(NUMBERS[f"{case}/K"]) - 1)
     close(tf.reduce_mean(top1), golden["top1"])
     close(tf.reduce_mean(precision), golden["prec_at_k"])
 

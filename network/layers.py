@@ -1,0 +1,124 @@
+"""Layers that nets and heads share."""
+
+import keras
+import tensorflow as tf
+
+from runtime import devices
+
+
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation in one fused operation, over all axes but the last.
+
+    In training it normalises with the statistics of the batch and moves the running ones towards them by
+    (1 - decay) of the way, the variance Bessel-corrected, n / (n - 1), as TensorFlow 1's fused op did for every
+    input. Keras' own layer does neither: it takes several passes over the batch and keeps the biased variance.
+    In inference it normalises with the running statistics.
+
+    Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and dtype; parameters
+    and statistics are float32 under every policy.
+
+    Args:
+        decay: part of the running statistics that one training step leaves in place, in [0, 1).
+        epsilon: added to the variance, above 0.
+        center: whether there is a beta to be added; else the mean becomes 0.
+
+    Attributes:
+        synchronised: whether replicas normalise with the statistics of all their images, as one device would, or
+            each with those of its own, which saves them two messages a layer. Of no effect on one device.
+    """
+
+    def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay should be in [0, 1). Received: {decay}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon should be above 0. Received: {epsilon}")
+        self.decay = decay
+        self.epsilon = epsilon
+        self.center = center
+        self.synchronised = True
+
+    def build(self, input_shape):
+        if len(input_shape) not in (2, 4):
+            raise ValueError(f"BatchNorm takes inputs of shape [B, C] or [B, H, W, C]. Received: {input_shape}")
+        # Not cast to the compute dtype: the fused op takes half-precision images with float32 parameters.
+        options = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
+        # Replicas that normalise on their own see different batches: their running statistics are averaged.
+        running = options | {"trainable": False, "aggregation": "mean"}
+        self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **options) if self.center else None
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **running)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **running)
+
+    def call(self, inputs, training=False):
+        x = inputs
+        if len(inputs.shape) == 2:  # the fused op knows images only
+            x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        normalise = self._across_replicas if training and self.synchronised and replicas > 1 else self._fused
+        y = normalise(x, bool(training))
+        return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
+
+    def _fused(self, x, training: bool):
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta) if self.center else tf.zeros(x.shape[-1]),
+            mean=tf.convert_to_tensor(self.moving_mean),
+            variance=tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.decay,
+            is_training=training,
+        )
+        if training:  # mean and variance are the running ones, already moved
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
+        return y
+
+    def _across_replicas(self, x, training: bool):
+        images = tf.cast(x, tf.float32)
+        own = tf.nn.moments(images, axes=[0, 1, 2])
+        means, variances = tf.unstack(devices.gather(tf.stack(own)[None]), axis=1)
+        mean = tf.reduce_mean(means, axis=0)
+        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), axis=0)
+        y = tf.nn.batch_normalization(images, mean, variance, self.beta, self.gamma, self.epsilon)
+
+        n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * tf.shape(means)[0], tf.float32)
+        for running, value in ((self.moving_mean, mean), (self.moving_variance, variance * n / tf.maximum(n - 1, 1))):
+            running.assign(self.decay * running + (1 - self.decay) * value)
+        return tf.cast(y, x.dtype)
+
+    def compute_output_spec(self, inputs, training=False):
+        # Stated, not found by tracing call: a deep net is built in half the time.
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return super().get_config() | {"decay": self.decay, "epsilon": self.epsilon, "center": self.center}
+
+
+class GeM(keras.layers.Layer):
+    """Generalised mean over height and width, (mean of x^p)^(1/p), with a p that is learned (arXiv:1711.02512).
+
+    p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map should not be
+    negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for the powers.
+
+    Powers are taken of parts of the greatest: those of 1e-6 itself would be 0 in float32 from p = 6.4 on, and have no
+    gradient in a channel that is empty.
+    """
+
+    def build(self, input_shape):
+        self.p = self.add_weight(name="p", shape=(), initializer=keras.initializers.Constant(3.0))
+
+    def call(self, inputs):
+        p = tf.convert_to_tensor(self.p)
+        inputs = tf.maximum(inputs, 1e-6)
+        greatest = tf.stop_gradient(tf.reduce_max(inputs, axis=[1, 2], keepdims=True))  # it cancels out
+        mean = tf.reduce_mean((inputs / greatest) ** p, axis=[1, 2])
+        return greatest[:, 0, 0] * mean ** (1 / p)
+
+
+class L2Normalize(keras.layers.Layer):
+    """Scale each row of [B, D] to length 1 (Σ x² is taken as at least 1e-12, so a zero row stays zero)."""
+
+    def call(self, inputs):
+        return tf.nn.l2_normalize(inputs, axis=-1, epsilon=1e-12)

@@ -1,0 +1,91 @@
+"""Web pages that hold all they show: style, charts, pictures. One file to keep or to mail; it asks for no other.
+
+A page is page.html with a title and a body, HTML that the caller has escaped. Charts are drawn with Matplotlib,
+once for a PNG and for the page; in the page their colours are those of its style, which follow light and dark.
+"""
+
+import base64
+import html
+import io
+import os
+import re
+from string import Template
+
+from PIL import Image
+
+import common
+from common import UserError
+from runtime import files
+
+THUMBNAIL = 128  # pixels, the longer side
+
+# Names of the colours in page.html, and what they are in PNG files.
+COLORS = {"ink": "#1f2328", "muted": "#59636e", "line": "#d1d9e0", "true": "#1a7f37", "wrong": "#cf222e"}
+
+
+def write(path: str | os.PathLike, title: str, body: str) -> None:
+    """Write the page. The file appears under its name only when complete."""
+    template = Template((common.HERE / "reports" / "page.html").read_text(encoding="utf-8"))
+    with files.complete_file(path) as partial:
+        partial.write_text(template.substitute(title=html.escape(title), body=body), encoding="utf-8")
+
+
+def thumbnail(path: str | os.PathLike) -> Image.Image:
+    """The image in RGB, its longer side THUMBNAIL pixels or less. Raises: UserError for a file that is no image."""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((THUMBNAIL, THUMBNAIL))
+            return small
+    except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
+        raise UserError(f"{path} cannot be read as an image ({error}). Replace it or leave it out.") from None
+
+
+def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
+    """An <img> with the image in it, as JPEG."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    width, height = image.size
+    return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" height="{height}" {attributes}>'
+
+
+def axes(x_label: str, y_label: str):
+    """A Matplotlib figure and its axes, in COLORS, as wide as half of a page."""
+    from matplotlib.figure import Figure  # not pyplot: that would choose a backend and keep every figure
+
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    plot = figure.subplots()
+    plot.set_xlabel(x_label, color=COLORS["ink"])
+    plot.set_ylabel(y_label, color=COLORS["ink"])
+    plot.tick_params(color=COLORS["line"], labelcolor=COLORS["muted"])
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.spines[["left", "bottom"]].set_color(COLORS["line"])
+    plot.grid(axis="y", color=COLORS["line"], linewidth=0.6)
+    plot.set_axisbelow(True)
+    return figure, plot
+
+
+def legend(plot) -> None:
+    plot.legend(frameon=False, labelcolor=COLORS["ink"])
+
+
+def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
+    """Write the figure to directory/name.png. Returns: the same as <svg> for a page."""
+    import matplotlib
+
+    with files.complete_file(os.path.join(directory, f"{name}.png")) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+    data = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # The salt makes equal calls write equal bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(data, format="svg", transparent=True, metadata=no_metadata)
+    svg = data.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)  # a page holds several charts
+    for color, code in COLORS.items():
+        svg = svg.replace(code, f"var(--{color})")
+    head, rest = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)[0]
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {view_box}>{rest}'

@@ -1,0 +1,466 @@
+import os
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from golden import nets as golden
+from golden.fill import fill
+
+from common import UserError
+from network import checkpoints, model
+from training.adam import Adam
+
+SHAPE = (16, 16, 3)
+
+
+def make(head="fc1024", dim=8, net="lunet_narrow", optimizer=None):
+    network = model.build(net, head, dim, SHAPE)
+    optimizer = optimizer or keras.optimizers.Adam(1e-3, epsilon=1e-8)
+    optimizer.build(network.trainable_variables)
+    return network, optimizer, checkpoints.named_variables(network, optimizer)
+
+
+def scramble(variables, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in variables.values():
+        integer = variable.dtype.startswith("int")
+        variable.assign(rng.integers(1, 1000) if integer else rng.normal(size=variable.shape))
+
+
+def values(variables):
+    return {name: variable.numpy().copy() for name, variable in variables.items()}
+
+
+def assert_same(variables, expected):
+    assert set(variables) == set(expected)
+    for name, variable in variables.items():
+        np.testing.assert_array_equal(variable.numpy(), expected[name], err_msg=name)
+
+
+def write_v2(prefix, arrays):
+    names = sorted(arrays)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.convert_to_tensor(arrays[name]) for name in names],
+    )
+    return prefix
+
+
+def write_v1(path, arrays):
+    """The single file that TF-slim's checkpoints are, by the saver of TensorFlow 1."""
+    tf1 = tf.compat.v1
+    with tf.Graph().as_default(), tf1.Session() as session:
+        for name, array in arrays.items():
+            tf1.get_variable(name, initializer=np.asarray(array), use_resource=False)
+        session.run(tf1.global_variables_initializer())
+        tf1.train.Saver(write_version=tf1.train.SaverDef.V1).save(session, str(path), write_meta_graph=False)
+    return path
+
+
+def slim(body, without=()):
+    """What a public TF-slim checkpoint holds: the body, a classifier and things of the training."""
+    arrays = {name: fill(name, variable.shape) for name, variable in body.items() if name not in without}
+    return arrays | {
+        "lunet_narrow/logits/weights": np.zeros((1, 1, 4, 5), np.float32),
+        "lunet_narrow/logits/biases": np.zeros(5, np.float32),
+        "lunet_narrow/mean_rgb": np.zeros(3, np.float32),
+        "global_step": np.int64(7),
+    }
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make()
+
+
+@pytest.fixture
+def state(made):
+    """Variables of a model and its Adam, all with values of their own."""
+    scramble(made[2])
+    return made[2]
+
+
+@pytest.fixture
+def body(made):
+    variables = checkpoints.named_variables(model.body(made[0]))
+    scramble(variables)
+    return variables
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def test_a_checkpoint_is_found_as_the_shell_completes_it(tmp_path, monkeypatch):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "checkpoint-3.index").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint-3", "checkpoint-3.index", "exp/checkpoint-3", "exp/checkpoint-3.index"):
+        assert checkpoints.find("exp", name) == Path("exp/checkpoint-3")
+    with pytest.raises(UserError, match="Available: checkpoint-3"):
+        checkpoints.find("exp", "other/checkpoint-3")
+
+
+def test_names_are_those_of_tensorflow_1(state):
+    for name in (
+        "global_step",
+        "lunet_narrow/conv1/weights",
+        "lunet_narrow/conv1/weights/Adam",
+        "lunet_narrow/last/conv1/BatchNorm/gamma/Adam_1",
+        "fully_connected/BatchNorm/moving_variance",
+        "emb/biases/Adam_1",
+    ):
+        assert name in state
+    assert not [name for name in state if "learning_rate" in name or "moving" in name and "Adam" in name]
+
+
+def test_slots_of_other_optimizers_keep_their_own_names(made):
+    sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+    sgd.build(made[0].trainable_variables)
+    names = checkpoints.named_variables(made[0], sgd)
+    assert "emb/weights/momentum" in names
+    assert not [name for name in names if "Adam" in name]
+    rms = keras.optimizers.RMSprop(0.1)
+    rms.build(made[0].trainable_variables)
+    assert "emb/weights/velocity" in checkpoints.named_variables(made[0], rms)
+
+
+def test_state_of_a_loss_scale_is_there_too(made):
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    optimizer.build(made[0].trainable_variables)
+    names = checkpoints.named_variables(made[0], optimizer)
+    assert {"dynamic_scale", "step_counter", "emb/weights/Adam"} <= set(names)
+    assert names["global_step"] is optimizer.inner_optimizer.iterations
+
+
+def test_two_variables_of_one_name_are_refused():
+    x = keras.Input((4,))
+    y = keras.layers.Dense(4, name="a.b")(x)
+    inner = keras.Model(x, y, name="inner")
+    z = keras.Input((4,))
+    network = keras.Model(z, keras.layers.Dense(4, name="a.b")(inner(z)))
+    with pytest.raises(ValueError, match="a/b/weights"):
+        checkpoints.named_variables(network)
+
+
+# ---------------------------------------------------------------------------------------------- an experiment's own
+
+
+def test_what_is_saved_is_restored_to_the_bit(tmp_path, state):
+    saved = values(state)
+    path = checkpoints.save(tmp_path, 12, state)
+    assert path == tmp_path / "checkpoint-12"
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "checkpoint-12.data-00000-of-00001", "checkpoint-12.index"]
+    _, _, others = make()
+    checkpoints.restore(path, others)
+    assert_same(others, saved)
+
+
+def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (4, *SHAPE)).astype(np.float32)
+
+    def train(network, optimizer, steps):
+        for _ in range(steps):
+            with tf.GradientTape() as tape:
+                total = tf.reduce_sum(network(images, training=True)["emb"] ** 2)
+            optimizer.apply(tape.gradient(total, network.trainable_variables), network.trainable_variables)
+
+    network, optimizer, state = make("direct")
+    train(network, optimizer, 2)
+    path = checkpoints.save(tmp_path, 2, state)
+    train(network, optimizer, 2)
+    again = make("direct")
+    checkpoints.restore(path, again[2])
+    train(*again[:2], 2)
+    assert_same(again[2], values(state))
+    assert int(again[1].iterations) == 4
+
+
+def test_the_state_file_names_the_newest_for_tensorflows_tools(tmp_path, state):
+    for iteration in (0, 1000, 500):
+        checkpoints.save(tmp_path, iteration, state)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1000")
+    assert tf.train.get_checkpoint_state(str(tmp_path)).all_model_checkpoint_paths == [
+        str(tmp_path / f"checkpoint-{iteration}") for iteration in (0, 500, 1000)
+    ]
+
+
+def test_a_complete_checkpoint_is_never_written_again(tmp_path, state):
+    path = checkpoints.save(tmp_path, 3, state)
+    before = {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.glob("checkpoint-3.*")}
+    saved = values(state)
+    scramble(state, seed=1)
+    assert checkpoints.save(tmp_path, 3, state) == path
+    after = {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.glob("checkpoint-3.*")}
+    assert before == after
+    checkpoints.restore(path, state)
+    assert_same(state, saved)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["write", "data", "index", "state"])
+def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(tmp_path, state, monkeypatch, moment):
+    checkpoints.save(tmp_path, 1, state)
+    saved = values(state)
+    scramble(state, seed=1)
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    def replace(source, target, replace=os.replace):
+        if str(target).endswith({"data": "-of-00001", "index": ".index", "state": "/checkpoint"}[moment]):
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        if moment == "write":
+            patch.setattr(checkpoints, "sync", killed)
+        else:
+            patch.setattr(os, "replace", replace)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process does not clear up
+        with pytest.raises(Killed):
+            checkpoints.save(tmp_path, 2, state)
+    assert (tmp_path / "checkpoint.partial").exists()
+    if moment == "state":
+        saved = values(state)
+    assert checkpoints.newest(tmp_path).name == ("checkpoint-2" if moment == "state" else "checkpoint-1")
+    _, _, others = make()
+    checkpoints.restore(checkpoints.newest(tmp_path), others)
+    assert_same(others, saved)
+    # The next run writes it, and what was left is gone.
+    checkpoints.restore(checkpoints.save(tmp_path, 2, state), others)
+    assert_same(others, values(state))
+    assert not [file for file in os.listdir(tmp_path) if "partial" in file]
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000])
+def test_a_full_disk_is_told_and_spoils_nothing(tmp_path, state, limit):
+    path = checkpoints.save(tmp_path, 1, state)
+    saved, files = values(state), sorted(os.listdir(tmp_path))
+    scramble(state, seed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*checkpoint-2: .*too large.*--resume") as error:
+            checkpoints.save(tmp_path, 2, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == files
+    assert checkpoints.newest(tmp_path) == path
+    checkpoints.restore(path, state)
+    assert_same(state, saved)
+
+
+def test_an_error_of_the_disk_is_told(tmp_path, state, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="checkpoint-2: No space left on device"):
+        checkpoints.save(tmp_path, 2, state)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UserError, match="No such file or directory"):
+        checkpoints.save(tmp_path / "gone", 2, state)
+
+
+def test_newest_is_the_highest_complete_one_wherever_the_state_file_points(tmp_path):
+    for name in (
+        "checkpoint-5.index",
+        "checkpoint-10.index",
+        "checkpoint-9.index",
+        "checkpoint-11.data-00000-of-00001",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/old/place/checkpoint-9"\n')
+    assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_an_experiment_without_checkpoint_is_told(tmp_path):
+    (tmp_path / "checkpoint-x.index").touch()
+    for root in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=re.escape(f"no checkpoint in {root}.")):
+            checkpoints.newest(root)
+    with pytest.raises(UserError, match="Available: none"):
+        checkpoints.find(tmp_path / "none", "checkpoint-1")
+
+
+def test_find_takes_any_name_and_lists_those_there_are(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-9", "released"):
+        (tmp_path / f"{name}.index").touch()
+    assert checkpoints.find(tmp_path, "checkpoint-9") == tmp_path / "checkpoint-9"
+    assert checkpoints.find(tmp_path, "released") == tmp_path / "released"
+    for name in ("checkpoint-8", "../checkpoint-9", ""):
+        with pytest.raises(UserError, match="Available: checkpoint-9, checkpoint-10, released"):
+            checkpoints.find(tmp_path, name)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def refuse(call, *patterns):
+    with pytest.raises(UserError) as error:
+        call()
+    for pattern in patterns:
+        assert re.search(pattern, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_architecture_is_told_by_names_and_shapes_and_assigns_nothing(tmp_path, state):
+    path = checkpoints.save(tmp_path, 1, state)
+    _, _, wider = make(dim=9)
+    before = values(wider)
+    refuse(
+        lambda: checkpoints.restore(path, wider),
+        r"emb/weights is \[1024, 8\] there and \[1024, 9\] here",
+        r"and \[9\] here",
+        "3 more",
+    )
+    assert_same(wider, before)
+    _, _, other = make(net="mobilenet_v1_1_224", head="direct")
+    refuse(lambda: checkpoints.restore(path, other), "MobilenetV1/Conv2d_0/weights is missing", r"\d+ more")
+
+
+def test_a_number_of_another_kind_is_told(tmp_path, body):
+    arrays = values(body)
+    arrays["lunet_narrow/conv1/weights"] = arrays["lunet_narrow/conv1/weights"].astype(np.int32)
+    path = write_v2(tmp_path / "a", arrays)
+    refuse(lambda: checkpoints.restore(path, body), "lunet_narrow/conv1/weights is int32 there and float32 here")
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("keep", [None, 0, 0.3, 0.95])
+def test_truncated_files_are_told_and_assign_nothing(tmp_path, state, suffix, keep):
+    path = checkpoints.save(tmp_path, 1, state)
+    file = tmp_path / f"checkpoint-1{suffix}"
+    if keep is None:
+        file.unlink()
+    else:
+        os.truncate(file, int(keep * file.stat().st_size))
+    before = values(state)
+    refuse(lambda: checkpoints.restore(path, state), "cannot read the checkpoint .*checkpoint-1: ")
+    assert_same(state, before)
+
+
+def test_a_flipped_bit_is_told(tmp_path, state):
+    path = checkpoints.save(tmp_path, 1, state)
+    with open(tmp_path / "checkpoint-1.data-00000-of-00001", "r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)[0]
+        file.seek(5000)
+        file.write(bytes([byte ^ 1]))
+    refuse(lambda: checkpoints.restore(path, state), "[Cc]hecksum")
+
+
+@pytest.mark.parametrize(
+    "case, count, tolerance",
+    [
+        ("mobilenet_v1_1_224/fc1024", 8, 1e-3),
+        ("resnet_v1_50/fc1024", 3, 5e-3),
+        ("resnet_v1_101/fc1024", 3, 5e-3),
+    ],
+)
+def test_an_experiment_of_the_original_is_continued(case, count, tolerance, tmp_path):
+    """Every variable, Adam's slots, the powers of beta and the step, in TensorFlow 1's format and names."""
+    shapes = golden.VARIABLES[f"{case}/train_state"]
+    path = write_v2(tmp_path / "checkpoint-5", {name: fill(name, shape) for name, shape in shapes.items()})
+    network = model.build(*case.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
+    optimizer = Adam(epsilon=1e-8)
+    optimizer.build(network.trainable_variables)
+    checkpoints.restore(path, checkpoints.named_variables(network, optimizer))
+    assert int(optimizer.iterations) == 5
+    _, losses = golden.adam_steps(network, optimizer, case, count)
+    for ours, theirs in zip(losses, golden.ARRAYS[f"{case}/train/losses"], strict=False):
+        assert golden.deviation(ours, theirs) < tolerance
+
+
+# ---------------------------------------------------------------------------------------------- pretrained bodies
+
+
+@pytest.mark.parametrize("format", ["V1", "V2", "V2 by its index", "V2 by its data"])
+def test_a_slim_checkpoint_fills_the_body(tmp_path, body, format):
+    path = tmp_path / "net.ckpt"
+    if format == "V1":
+        write_v1(path, slim(body))
+    else:
+        write_v2(path, slim(body))
+        suffix = {"V2": "", "V2 by its index": ".index", "V2 by its data": ".data-00000-of-00001"}[format]
+        path = f"{path}{suffix}"
+    loaded = checkpoints.load_body(path, body)
+    assert_same(body, {name: fill(name, variable.shape) for name, variable in body.items()})
+    assert loaded.taken == list(body)
+    assert loaded.passed_over == [
+        "global_step",
+        "lunet_narrow/logits/biases",
+        "lunet_narrow/logits/weights",
+        "lunet_narrow/mean_rgb",
+    ]
+    assert loaded.missing == []
+    assert str(loaded) == (
+        f"{len(body)} variables taken, 4 passed over (global_step, lunet_narrow/logits/biases, "
+        "lunet_narrow/logits/weights, 1 more), 0 missing"
+    )
+
+
+def test_a_body_of_an_experiment_is_taken_without_head_and_optimizer(tmp_path, state, made):
+    checkpoints.save(tmp_path, 1, state)
+    scramble(state, seed=1)
+    checkpoints.save(tmp_path, 10, state)
+    saved = values(state)
+    network, _, others = make(head="direct")
+    before = values(others)
+    body = checkpoints.named_variables(model.body(network))
+    for path in (tmp_path, tmp_path / "checkpoint-10", tmp_path / "checkpoint-10.index"):
+        scramble(body)
+        loaded = checkpoints.load_body(path, body)
+        assert (len(loaded.taken), loaded.missing) == (len(body), [])
+        assert {"emb/weights", "global_step", "lunet_narrow/conv1/weights/Adam"} <= set(loaded.passed_over)
+        assert_same(body, {name: saved[name] for name in body})
+        rest = {name: variable for name, variable in others.items() if name not in body}
+        assert_same(rest, {name: before[name] for name in rest})
+
+
+def test_what_the_file_lacks_stays_and_is_named(tmp_path, body):
+    name = "lunet_narrow/last/conv1/weights"
+    before = body[name].numpy().copy()
+    loaded = checkpoints.load_body(write_v2(tmp_path / "a", slim(body, without=[name])), body)
+    assert loaded.missing == [name]
+    assert str(loaded).endswith(f"1 missing and left at their initial value ({name})")
+    np.testing.assert_array_equal(body[name], before)
+
+
+def test_a_body_that_does_not_fit_is_told_and_assigns_nothing(tmp_path, body):
+    before = values(body)
+    arrays = slim(body) | {"lunet_narrow/conv1/weights": np.zeros((7, 7, 3, 99), np.float32)}
+    path = write_v2(tmp_path / "wide", arrays)
+    refuse(
+        lambda: checkpoints.load_body(path, body),
+        r"wide does not fit this net: lunet_narrow/conv1/weights is \[7, 7, 3, 99\] there and \[7, 7, 3, 32\] here",
+    )
+    path = write_v2(tmp_path / "other", {"vgg_16/conv1/weights": np.zeros(3, np.float32)})
+    refuse(lambda: checkpoints.load_body(path, body), "nothing in .*other fits: it holds vgg_16/conv1/weights")
+    assert_same(body, before)
+
+
+def test_bodies_that_cannot_be_read_are_told(tmp_path, body):
+    before = values(body)
+    refuse(lambda: checkpoints.load_body(tmp_path / "none.ckpt", body), "none.ckpt does not exist", r"\.index")
+    refuse(lambda: checkpoints.load_body(tmp_path, body), "no checkpoint in")
+    (tmp_path / "text").write_text("no checkpoint " * 100)
+    refuse(lambda: checkpoints.load_body(tmp_path / "text", body), "cannot read the checkpoint .*text: ")
+    path = write_v1(tmp_path / "v1.ckpt", slim(body))
+    for part in (0, 0.3, 0.95):
+        os.truncate(shutil.copy(path, tmp_path / "cut"), int(part * path.stat().st_size))
+        refuse(lambda: checkpoints.load_body(tmp_path / "cut", body), "cannot read the checkpoint .*cut: ")
+    assert_same(body, before)

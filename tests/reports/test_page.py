@@ -1,0 +1,66 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import common
+from reports import page
+
+
+def test_a_page_holds_the_title_escaped_and_the_body_as_it_is(tmp_path):
+    page.write(tmp_path / "a.html", "<b> & co", "<p>$1 each</p>")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<title>&lt;b&gt; &amp; co</title>" in text
+    assert "<p>$1 each</p>" in text
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\(|@import|https?:", text)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_pictures_are_small_jpegs_with_their_words(tmp_path, mode):
+    Image.fromarray(np.full((300, 100, 3), 204, np.uint8)).convert(mode).save(tmp_path / "a.png")
+    tag = page.picture(page.thumbnail(tmp_path / "a.png"), 'a "quoted" <name>', 'class="x"')
+    assert 'alt="a &quot;quoted&quot; &lt;name&gt;"' in tag
+    encoded = re.search(r'src="data:image/jpeg;base64,([^"]+)"', tag)[1]
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        assert (image.format, image.size) == ("JPEG", (43, 128))
+        assert abs(np.asarray(image).astype(int) - 204).max() <= 2
+    assert 'width="43" height="128" class="x"' in tag
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    with pytest.raises(common.UserError, match="a.png cannot be read as an image"):
+        page.thumbnail(tmp_path / "a.png")
+
+
+def draw(tmp_path, name):
+    figure, plot = page.axes("<x>", "y")
+    plot.plot([1, 2], [3, 4], color=page.COLORS["true"], label="z")
+    page.legend(plot)
+    return page.chart(figure, tmp_path, name, "it <rises>")
+
+
+def test_charts_take_the_colours_of_the_page_and_have_words(tmp_path):
+    svg = draw(tmp_path, "up")
+    assert svg.startswith('<svg role="img" aria-label="it &lt;rises&gt;" viewBox="0 0 ')
+    assert svg.rstrip().endswith("</svg>")
+    assert "var(--true)" in svg and "var(--muted)" in svg
+    assert not any(code in svg for code in page.COLORS.values())
+    assert "&lt;x&gt;" in svg
+    with Image.open(tmp_path / "up.png") as image:
+        colors = {color for _, color in image.convert("RGB").getcolors(2**24)}
+    assert {(255, 255, 255), tuple(bytes.fromhex(page.COLORS["true"][1:]))} <= colors
+
+
+def test_two_charts_of_a_page_share_no_id_and_equal_calls_write_equal_charts(tmp_path):
+    one, other = draw(tmp_path, "one"), draw(tmp_path, "other")
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, other)]
+    assert ids[0] and ids[0].isdisjoint(ids[1])
+    for svg, names in zip((one, other), ids, strict=True):
+        assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg)) <= names
+    assert draw(tmp_path, "one") == one
+    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", (common.HERE / "reports" / "page.html").read_text()))
+    assert page.COLORS.keys() <= colors.keys()

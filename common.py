@@ -21,7 +21,8 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 HERE = Path(__file__).resolve().parent
 
-# The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is told without it.
+# The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is
+# told without it.
 METRICS = ("euclidean", "sqeuclidean", "cityblock", "cosine")
 DISTANCE_LOSSES = ("batch_hard", "batch_all", "batch_sample", "lifted", "triplet")
 EMBEDDING_LOSSES = ("multi_similarity", "circle")
@@ -31,8 +32,8 @@ STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 class UserError(Exception):
-    """Something the person at the shell can put right. The message says what is wrong, what was received,
-    what is allowed and how to fix it, in one line."""
+    """Something the person at the shell can put right. The message says what is wrong, what was
+    received, what is allowed and how to fix it, in one line."""
 
 
 def reason(error: Exception) -> str:
@@ -43,7 +44,9 @@ def reason(error: Exception) -> str:
 
 
 def run(main: Callable, parse_args: Callable) -> None:
-    """Run a command: parse sys.argv, call main(args), end a UserError as one line on stderr and exit code 1."""
+    """Run a command: parse sys.argv, call main(args), end a UserError as one line on stderr and
+    exit code 1.
+    """
     # So that what is half-written is removed on the way out, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
@@ -65,10 +68,12 @@ def run(main: Callable, parse_args: Callable) -> None:
             )
         if error.filename is None:
             raise
-        sys.exit(f"{name}: error: cannot use {error.filename}: {error.strerror}. Check the path and its permissions.")
+        sys.exit(
+            f"{name}: error: cannot use {error.filename}: {error.strerror}. Check the path and its permissions."
+        )
 
 
-# ---------------------------------------------------------------------------------------------- flags
+# ------------------------------------------------------------------------- flags
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -88,7 +93,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         if message.startswith("unrecognized arguments: "):
             flags = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
-            close = [difflib.get_close_matches(flag, self._option_string_actions, 1) for flag in flags]
+            close = [
+                difflib.get_close_matches(flag, self._option_string_actions, 1) for flag in flags
+            ]
             meant = " ".join(flag for flags in close for flag in flags)
             message += f". {f'Meant: {meant}? ' if meant else ''}--help lists all flags"
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -96,12 +103,19 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """An empty parser; its description is the first sentence of `doc`, a command's docstring."""
-    # No abbreviations: `--exp` would mean another flag as soon as there is a second one that begins so.
-    return _Parser(description=" ".join(doc.split("\n\n")[0].split()), formatter_class=_HelpFormatter, allow_abbrev=False)
+    # No abbreviations: `--exp` would mean another flag as soon as there is a second one that begins
+    # so.
+    return _Parser(
+        description=" ".join(doc.split("\n\n")[0].split()),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def number(kind: type, allowed: Callable, description: str) -> Callable:
-    """A flag type: a number of type `kind` for which `allowed` holds; `description` goes into the error."""
+    """A flag type: a number of type `kind` for which `allowed` holds; `description` goes into the
+    error.
+    """
 
     def convert(text: str):
         try:
@@ -124,7 +138,9 @@ def readable_file(text: str) -> str:
     if not os.path.isfile(text):
         raise argparse.ArgumentTypeError(f"should be an existing file. Received: {text}")
     if not os.access(text, os.R_OK):
-        raise argparse.ArgumentTypeError(f"should be a readable file, but its permissions forbid it. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"should be a readable file, but its permissions forbid it. Received: {text}"
+        )
     return text
 
 
@@ -139,26 +155,36 @@ def readable_directory(text: str) -> str:
 
 
 def writeable_file(text: str) -> str:
-    """The name of a file that can be written once there is something to write; nothing is created here."""
+    """The name of a file that can be written once there is something to write; nothing is created
+    here.
+    """
     folder = os.path.dirname(os.path.abspath(text))
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a file, but is a directory. Received: {text}")
     if os.path.exists(text) and not os.path.isfile(text):
-        raise argparse.ArgumentTypeError(f"should be a regular file, not a device. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"should be a regular file, not a device. Received: {text}"
+        )
     if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"its folder {folder} does not exist: create it first. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"its folder {folder} does not exist: create it first. Received: {text}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"its folder {folder} is not writeable. Received: {text}")
     return text
 
 
 def writeable_directory(text: str) -> str:
-    """The name of a directory that is there or can be created in one that is; nothing is created here."""
+    """The name of a directory that is there or can be created in one that is; nothing is created
+    here.
+    """
     folder = text if os.path.isdir(text) else os.path.dirname(os.path.abspath(text))
     if os.path.exists(text) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a directory, but is a file. Received: {text}")
     if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"its folder {folder} does not exist: create it first. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"its folder {folder} does not exist: create it first. Received: {text}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{folder} is not writeable. Received: {text}")
     return text
@@ -217,36 +243,49 @@ _SHARED_FLAGS = {
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, **changes) -> None:
-    """Add the shared flag `name` to a parser or a group of one, with the command's own default or help."""
+    """Add the shared flag `name` to a parser or a group of one, with the command's own default or
+    help.
+    """
     parser.add_argument(f"--{name}", **(_SHARED_FLAGS[name] | changes))
 
 
-# ---------------------------------------------------------------------------------------------- plug-ins
+# ------------------------------------------------------------------------- plug-ins
 
 
 def plugin_names(folder: str) -> list[str]:
-    """Names of the plug-ins in nets/, heads/ or excluders/: its files that do not begin with an underscore."""
-    return sorted(path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("_"))
+    """Names of the plug-ins in nets/, heads/ or excluders/: its files that do not begin with an
+    underscore.
+    """
+    return sorted(
+        path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("_")
+    )
 
 
 def build_options(folder: str, name: str) -> list[str]:
-    """The parameters of a plug-in's build beyond the first, from its source: importing it would import TensorFlow."""
+    """The parameters of a plug-in's build beyond the first, from its source: importing it would
+    import TensorFlow.
+    """
     module = ast.parse((HERE / folder / f"{name}.py").read_text(encoding="utf-8"))
-    build = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    build = next(
+        node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "build"
+    )
     return [parameter.arg for parameter in build.args.args[1:]]
 
 
 def load_plugin(folder: str, name: str) -> ModuleType:
-    """Import folder/name.py. Only listed names are imported, so no name from a file can reach another module.
+    """Import folder/name.py. Only listed names are imported, so no name from a file can reach
+    another module.
 
     Raises: UserError for an unknown name; it lists those there are.
     """
     if name not in plugin_names(folder):
-        raise UserError(f"there is no {name!r} in {folder}/. Available: {', '.join(plugin_names(folder))}.")
+        raise UserError(
+            f"there is no {name!r} in {folder}/. Available: {', '.join(plugin_names(folder))}."
+        )
     return importlib.import_module(f"{folder}.{name}")
 
 
-# ---------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------- words
 
 
 def first_few(names: list[str]) -> str:

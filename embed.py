@@ -1,12 +1,14 @@
 """Embed a data set with a trained experiment and write the embeddings to an HDF5 file.
 
     python embed.py --experiment_root exp --dataset query.csv
-    python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five --aggregator mean
-    python embed.py --experiment_root exp --dataset query.csv --projector  # then: tensorboard --logdir exp
+    python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five
+    --aggregator mean
+    python embed.py --experiment_root exp --dataset query.csv --projector  # then: tensorboard
+    --logdir exp
 
-The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings [A]; with several
-variants of each image also `emb_aug` float32 [A, N, D]. Several devices or workers share the images (--strategy); the
-chief writes the file.
+The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings
+[A]; with several variants of each image also `emb_aug` float32 [A, N, D]. Several devices or
+workers share the images (--strategy); the chief writes the file.
 
 From Python, for files or arrays:
 
@@ -42,21 +44,28 @@ class Embedder:
     Args:
         experiment_root: directory with args.json and checkpoints, of ours or of the original.
         checkpoint: name of one of them, such as checkpoint-25000; the newest when None.
-        flip_augment, crop_augment, aggregator: as the flags of embed.py: which variants of each image are embedded,
-            and how their embeddings become one. "mean" or "normalized_mean" are needed where there are several.
-        batch_size: variants of images that go through the network at a time, on all devices together.
+        flip_augment, crop_augment, aggregator: as the flags of embed.py: which variants of each
+            image are embedded, and how their embeddings become one. "mean" or "normalized_mean" are
+            needed where there are several.
+        batch_size: variants of images that go through the network at a time, on all devices
+            together.
         loading_threads: files loaded in parallel; changes no result.
-        workers: of the job, where it is made within the scope of a strategy for several; see distribution.py.
-        architecture: model_name, head_name, embedding_dim, net_input_height and so on (experiment.ARCHITECTURE), for
-            a checkpoint that came without args.json.
+        workers: of the job, where it is made within the scope of a strategy for several; see
+            distribution.py.
+        architecture: model_name, head_name, embedding_dim, net_input_height and so on
+            (experiment.ARCHITECTURE), for a checkpoint that came without args.json.
 
     Attributes:
-        flags: those of the training. warnings: what a person should know about flags and architecture, lines.
-        checkpoint: the path of the one in use. variant_names: of the A variants of each image, in their order.
-        size: height and width of what the network takes. network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
+        flags: those of the training. warnings: what a person should know about flags and
+            architecture, lines.
+        checkpoint: the path of the one in use. variant_names: of the A variants of each image, in
+            their order.
+        size: height and width of what the network takes. network: float32 [n, *size, 3] ->
+            {"emb_raw", "emb"}.
         aggregate: [A, n, D] -> [n, D].
 
-    Raises: common.UserError for an experiment or checkpoint that is missing, damaged, or does not fit.
+    Raises: common.UserError for an experiment or checkpoint that is missing, damaged, or does not
+        fit.
     """
 
     def __init__(
@@ -87,7 +96,9 @@ class Embedder:
         from network import checkpoints, model
 
         self.checkpoint = (
-            checkpoints.find(experiment_root, checkpoint) if checkpoint else checkpoints.newest(experiment_root)
+            checkpoints.find(experiment_root, checkpoint)
+            if checkpoint
+            else checkpoints.newest(experiment_root)
         )
         net_size = self.flags.net_input_height, self.flags.net_input_width
         pre_crop_size = self.flags.pre_crop_height, self.flags.pre_crop_width
@@ -110,9 +121,18 @@ class Embedder:
                 f"{error} With --crop_augment avgpool images are {self.size[0]}×{self.size[1]}, not as in training: "
                 "not every net takes them. The others are center and five."
             ) from None
-        # The original built MobileNet's classifier, Logits, too, and never used it; ours has ended with the training.
-        others = [name for name, _ in tf.train.list_variables(str(self.checkpoint)) if name not in variables]
-        others = [name for name in others if re.search("(?<!^classifier)/weights$", name) and "/Logits/" not in name]
+        # The original built MobileNet's classifier, Logits, too, and never used it; ours has ended
+        # with the training.
+        others = [
+            name
+            for name, _ in tf.train.list_variables(str(self.checkpoint))
+            if name not in variables
+        ]
+        others = [
+            name
+            for name in others
+            if re.search("(?<!^classifier)/weights$", name) and "/Logits/" not in name
+        ]
         if others:
             self.warnings.append(
                 f"{self.checkpoint} holds weights that the model has no place for: {', '.join(others[:3])}. Is "
@@ -131,25 +151,35 @@ class Embedder:
 
         @tf.function(input_signature=[tf.TensorSpec([None, *self._resized, 3], tf.float32)])
         def embed(images):
-            """The resized images of this worker, [n / workers, H, W, 3] -> the embeddings of all, [A, n, D]."""
+            """The resized images of this worker, [n / workers, H, W, 3] -> the embeddings of all,
+            [A, n, D].
+            """
 
             def replica(images):
                 place = tf.distribute.get_replica_context().replica_id_in_sync_group
-                with tf.device("CPU:0"):  # a replica's own images go to its device, and not those of the others
+                with tf.device(
+                    "CPU:0"
+                ):  # a replica's own images go to its device, and not those of the others
                     images = images[place % local :: local]
                 # Made here and not while loading, A times fewer numbers go to the device.
                 variants = image_data.variants(images, *self._variants)
-                embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
+                embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)[
+                    "emb"
+                ]
                 return devices.gather(tf.reshape(embs, [-1, A, D]))
 
             embs = strategy.experimental_local_results(strategy.run(replica, args=(images,)))[0]
             # Replica r has the images r, r + R, r + 2 R and so on.
-            return tf.reshape(tf.transpose(tf.reshape(embs, [R, -1, A, D]), [2, 1, 0, 3]), [A, -1, D])
+            return tf.reshape(
+                tf.transpose(tf.reshape(embs, [R, -1, A, D]), [2, 1, 0, 3]), [A, -1, D]
+            )
 
         self._embed = embed
 
     def variants(self, image):
-        """What the network is given for an image: uint8 or float32 [H, W, 3] of any size -> float32 [A, *size, 3]."""
+        """What the network is given for an image: uint8 or float32 [H, W, 3] of any size -> float32
+        [A, *size, 3].
+        """
         from data import images as image_data
 
         return image_data.variants(image_data.resize(image, self._resized), *self._variants)
@@ -158,16 +188,20 @@ class Embedder:
         """The embeddings of N images, float32 [N, D].
 
         Args:
-            images: paths of files, or RGB arrays [H, W, 3] of any sizes (also as one, [N, H, W, 3]), uint8 or float
-                in 0..255; all of one kind.
+            images: paths of files, or RGB arrays [H, W, 3] of any sizes (also as one, [N, H, W,
+                3]), uint8 or float in 0..255; all of one kind.
 
-        Raises: common.UserError for a file that cannot be read, with its name, and for something of another shape.
+        Raises: common.UserError for a file that cannot be read, with its name, and for something of
+            another shape.
         """
         parts = [self.aggregate(embs) for embs in self.batches(images)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.flags.embedding_dim), np.float32)
+        return (
+            np.concatenate(parts) if parts else np.zeros((0, self.flags.embedding_dim), np.float32)
+        )
 
     def batches(self, images: Sequence) -> Iterator[np.ndarray]:
-        """The same by parts and before aggregation, for more than fits into memory: float32 [A, n, D] each.
+        """The same by parts and before aggregation, for more than fits into memory: float32 [A, n,
+        D] each.
 
         Of several workers each has to call this, with the same images, and is given all embeddings.
         """
@@ -176,11 +210,16 @@ class Embedder:
                 f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
             )
         N, done, computing = len(images), 0, None
-        # Replicas take turns. The last image is there more than once where they would not have equally many.
+        # Replicas take turns. The last image is there more than once where they would not have
+        # equally many.
         turns = [*range(N), *[N - 1] * (-N % self._replicas)]
-        for batch in self._loaded([images[i] for place, i in enumerate(turns) if place % self._replicas in self._own]):
+        for batch in self._loaded(
+            [images[i] for place, i in enumerate(turns) if place % self._replicas in self._own]
+        ):
             embs, computing = computing, self._embed(batch)
-            if embs is not None:  # an accelerator has the next batch to do while these are fetched and written
+            if (
+                embs is not None
+            ):  # an accelerator has the next batch to do while these are fetched and written
                 yield embs.numpy()
                 done += embs.shape[1]
         if computing is not None:
@@ -193,7 +232,9 @@ class Embedder:
         if images and all(isinstance(image, str | os.PathLike) for image in images):
             paths, begun = [os.fspath(image) for image in images], 0
             with image_data.naming_bad_images(lambda: paths[begun : begun + self._count]):
-                for batch in image_data.test_batches(paths, self._count, self._loading_threads, self._resized):
+                for batch in image_data.test_batches(
+                    paths, self._count, self._loading_threads, self._resized
+                ):
                     begun += batch.shape[0]
                     yield batch
         else:
@@ -237,7 +278,9 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
         help="A checkpoint of the experiment, such as checkpoint-25000. The newest when not given.",
     )
     group = experiment.add_architecture_flags(parser, default=argparse.SUPPRESS)
-    assumed = (f"--{name} {options['default']}" for name, options in experiment.ARCHITECTURE.items())
+    assumed = (
+        f"--{name} {options['default']}" for name, options in experiment.ARCHITECTURE.items()
+    )
     group.description = (
         "The experiment's args.json tells these. For a checkpoint that came without it, give at least one of them; of "
         f"the others is assumed: {', '.join(assumed)}."
@@ -280,7 +323,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     common.add_flag(group, "loading_threads")
     common.add_flag(group, "strategy")
     group = parser.add_argument_group("views of an image")
-    group.add_argument("--flip_augment", action="store_true", help="Embed each image mirrored, too.")
+    group.add_argument(
+        "--flip_augment", action="store_true", help="Embed each image mirrored, too."
+    )
     group.add_argument(
         "--crop_augment",
         choices=("center", "avgpool", "five"),
@@ -294,7 +339,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="How the embeddings of the variants of an image become one. Needed with --flip_augment and with "
         "--crop_augment five, and only then.",
     )
-    parser.add_argument("--quiet", action="store_true", help="No progress and no warnings on the terminal.")
+    parser.add_argument(
+        "--quiet", action="store_true", help="No progress and no warnings on the terminal."
+    )
     args = parser.parse_args(argv)
     try:
         _check_aggregator(args.flip_augment, args.crop_augment, args.aggregator)
@@ -303,8 +350,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], quiet: bool = True) -> None:
-    """Embed image files into an HDF5 file, see above. Rows are written as they come, so memory does not grow with N.
+def write(
+    filename: str | os.PathLike, embedder: Embedder, paths: list[str], quiet: bool = True
+) -> None:
+    """Embed image files into an HDF5 file, see above. Rows are written as they come, so memory does
+    not grow with N.
 
     quiet: without a live line on the terminal.
     """
@@ -328,20 +378,25 @@ def write(filename: str | os.PathLike, embedder: Embedder, paths: list[str], qui
 
 
 def main(args: argparse.Namespace) -> None:
-    # What can be wrong with flags and files is found here, before anything slow and before anything is written.
+    # What can be wrong with flags and files is found here, before anything slow and before anything
+    # is written.
     workers = devices.cluster(args.strategy)
     architecture = architecture_flags(args)
     trained, _ = experiment.read_architecture(args.experiment_root, architecture)
     image_root = args.image_root or trained.image_root
     if image_root is None:
-        raise UserError(f"{args.experiment_root} has no args.json that names an image_root. Give --image_root.")
+        raise UserError(
+            f"{args.experiment_root} has no args.json that names an image_root. Give --image_root."
+        )
     pids, fids = dataset.load(args.dataset)
     try:
         dataset.check_images(args.dataset, image_root, fids, args.allow_any_path)
     except UserError as error:
         if args.image_root:
             raise
-        raise UserError(f"{error} (--image_root is that of {args.experiment_root}/args.json; give another.)") from None
+        raise UserError(
+            f"{error} (--image_root is that of {args.experiment_root}/args.json; give another.)"
+        ) from None
     default_name = f"{Path(args.dataset).stem}_embeddings.h5"
     filename = os.path.join(args.experiment_root, args.filename or default_name)
     try:
@@ -376,17 +431,36 @@ def main(args: argparse.Namespace) -> None:
                 log.setLevel("ERROR")
             for warning in embedder.warnings:
                 log.warning(warning)
-            on = f", on {strategy.num_replicas_in_sync} devices" if strategy.num_replicas_in_sync > 1 else ""
-            log.info(f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}{on}.")
+            on = (
+                f", on {strategy.num_replicas_in_sync} devices"
+                if strategy.num_replicas_in_sync > 1
+                else ""
+            )
+            log.info(
+                f"Embedding {len(fids)} images of {args.dataset} with {embedder.checkpoint}{on}."
+            )
             write(filename, embedder, paths, args.quiet)
-            log.info(f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}.")
+            log.info(
+                f"Wrote the embeddings, {len(fids)} of {trained.embedding_dim} numbers, to {filename}."
+            )
             if args.projector:
                 some, name = slice(projector.MOST_IMAGES), Path(filename).stem
                 if len(fids) > some.stop:
-                    log.warning(f"The projector shows the first {some.stop} of the {len(fids)} images.")
+                    log.warning(
+                        f"The projector shows the first {some.stop} of the {len(fids)} images."
+                    )
                 with h5py.File(filename) as file:
-                    projector.write(args.experiment_root, name, file["emb"][some], pids[some], fids[some], paths[some])
-                log.info(f"Wrote {name} for the projector: tensorboard --logdir {args.experiment_root}")
+                    projector.write(
+                        args.experiment_root,
+                        name,
+                        file["emb"][some],
+                        pids[some],
+                        fids[some],
+                        paths[some],
+                    )
+                log.info(
+                    f"Wrote {name} for the projector: tensorboard --logdir {args.experiment_root}"
+                )
         else:
             for _ in embedder.batches(paths):
                 pass

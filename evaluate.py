@@ -4,15 +4,18 @@ r"""Score embeddings: mAP, CMC and more of a query set against a gallery set.
         --query_dataset query.csv --query_embeddings query_embeddings.h5 \
         --gallery_dataset test.csv --gallery_embeddings test_embeddings.h5
 
-A query without a true match, because the gallery has none or the excluder ignores all of them, has no AP: it is left
-out of all figures, named on stderr, and null among the `aps` of the results file. (The original counted it in CMC.)
+A query without a true match, because the gallery has none or the excluder ignores all of them, has
+no AP: it is left out of all figures, named on stderr, and null among the `aps` of the results file.
+(The original counted it in CMC.)
 
-What changes embeddings or distances composes, in this order: --multi_query pools queries, --query_expansion replaces
-embeddings, --rerank distances. Each needs more of the gallery than its ranking does, and as many queries as there are.
+What changes embeddings or distances composes, in this order: --multi_query pools queries,
+--query_expansion replaces embeddings, --rerank distances. Each needs more of the gallery than its
+ranking does, and as many queries as there are.
 
     python evaluate.py ... --report report --image_root images --activations exp
 
-also writes a page, report/report.html, that shows the best and the worst queries and what was found for them.
+also writes a page, report/report.html, that shows the best and the worst queries and what was found
+for them.
 """
 
 import argparse
@@ -21,8 +24,8 @@ import os
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-# Read when NumPy is imported. The threads of ranking.py keep the cores busy; more of them, inside of each matrix
-# product, would only wait for one another.
+# Read when NumPy is imported. The threads of ranking.py keep the cores busy; more of them, inside
+# of each matrix product, would only wait for one another.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import h5py
@@ -47,7 +50,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         type=common.plugin_name("excluders"),
         metavar="NAME",
-        help="Which gallery images are ignored for a query: " + ", ".join(common.plugin_names("excluders")) + ".",
+        help="Which gallery images are ignored for a query: "
+        + ", ".join(common.plugin_names("excluders"))
+        + ".",
     )
     for part in ("query", "gallery"):
         group.add_argument(
@@ -64,7 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="HDF5",
             help=f"Embeddings of the {part} set, as embed.py writes them.",
         )
-    common.add_flag(group, "metric", required=True, help="Distance between embeddings: the one of the training.")
+    common.add_flag(
+        group, "metric", required=True, help="Distance between embeddings: the one of the training."
+    )
     group = parser.add_argument_group("figures")
     group.add_argument(
         "--filename",
@@ -117,7 +124,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="k-reciprocal re-ranking (Zhong et al. 2017), with the neighbours in query and gallery together.",
     )
     group.add_argument(
-        "--rerank_k1", type=common.positive_int, default=20, metavar="K", help="Neighbours that should be mutual."
+        "--rerank_k1",
+        type=common.positive_int,
+        default=20,
+        metavar="K",
+        help="Neighbours that should be mutual.",
     )
     group.add_argument(
         "--rerank_k2",
@@ -141,7 +152,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Write report.html there, a page with charts, and with the images of the worst and the best queries and "
         "what was found for them; and the charts as PNG. Created if need be.",
     )
-    common.add_flag(group, "image_root", help="Directory that the file ids of both CSVs are relative to, for --report.")
+    common.add_flag(
+        group,
+        "image_root",
+        help="Directory that the file ids of both CSVs are relative to, for --report.",
+    )
     common.add_flag(group, "allow_any_path")
     group.add_argument(
         "--activations",
@@ -151,20 +166,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.report is not None and args.image_root is None:
-        parser.error("argument --image_root: needed with --report. Give the directory of the images")
+        parser.error(
+            "argument --image_root: needed with --report. Give the directory of the images"
+        )
     needs = {f"rerank_{name}": "rerank" for name in ("k1", "k2", "lambda")}
     needs |= {"query_expansion_alpha": "query_expansion"}
     needs |= dict.fromkeys(("image_root", "allow_any_path", "activations"), "report")
     for name, needed in needs.items():
         if not getattr(args, needed) and getattr(args, name) != parser.get_default(name):
-            parser.error(f"argument --{name}: has no effect without --{needed}. Add that, or leave this out")
+            parser.error(
+                f"argument --{name}: has no effect without --{needed}. Add that, or leave this out"
+            )
     if args.rerank_k2 > args.rerank_k1 + 1:
         parser.error(
             f"argument --rerank_k2: should be at most --rerank_k1 + 1. Received: {args.rerank_k2} with --rerank_k1 "
             f"{args.rerank_k1}"
         )
     if args.roc and args.filename is None:
-        parser.error("argument --roc: has no effect without --filename. Add that, or leave this out")
+        parser.error(
+            "argument --roc: has no effect without --filename. Add that, or leave this out"
+        )
     if args.filename is not None and os.path.exists(args.filename):
         for flag in ("query_dataset", "query_embeddings", "gallery_dataset", "gallery_embeddings"):
             if os.path.samefile(args.filename, getattr(args, flag)):
@@ -217,14 +238,20 @@ def main(args: argparse.Namespace) -> None:
             f"The {what} of {args.query_embeddings} is {query}, that of {args.gallery_embeddings} {gallery}. Embed "
             "both alike, unless this is meant."
         )
-    for path, embs in ((args.query_embeddings, query_embs), (args.gallery_embeddings, gallery_embs)):
+    for path, embs in (
+        (args.query_embeddings, query_embs),
+        (args.gallery_embeddings, gallery_embs),
+    ):
         if len(embs) > 1 and (embs[:100] == embs[0]).all() and (embs[-100:] == embs[0]).all():
             log.warning(
                 f"All embeddings of {path} seem to be one point: ranks mean nothing. See docs/troubleshooting.md."
             )
     activations = None
     if args.report:
-        for dataset, fids in ((args.query_dataset, query_fids), (args.gallery_dataset, gallery_fids)):
+        for dataset, fids in (
+            (args.query_dataset, query_fids),
+            (args.gallery_dataset, gallery_fids),
+        ):
             check_images(dataset, args.image_root, fids, args.allow_any_path)
         if args.activations:
             from reports.activations import Activations
@@ -235,7 +262,9 @@ def main(args: argparse.Namespace) -> None:
         count = len(query_fids)
         keys = list(zip(query_pids, excluder.keys(query_fids), strict=True))
         firsts, query_embs = pool(query_embs, keys, args.multi_query)
-        query_pids, query_fids = ([column[first] for first in firsts] for column in (query_pids, query_fids))
+        query_pids, query_fids = (
+            [column[first] for first in firsts] for column in (query_pids, query_fids)
+        )
         log.info(f"Pooled the {count} queries of the same pid and camera into {len(query_fids)}.")
         if len(query_fids) == count:
             log.warning(
@@ -255,7 +284,13 @@ def main(args: argparse.Namespace) -> None:
         from evaluation import reranking  # only here, since SciPy takes a moment
 
         bounds = reranking.bounds(
-            query_embs, gallery_embs, args.metric, args.rerank_k1, args.rerank_k2, args.rerank_lambda, same
+            query_embs,
+            gallery_embs,
+            args.metric,
+            args.rerank_k1,
+            args.rerank_k2,
+            args.rerank_lambda,
+            same,
         )
     else:
         bounds = ranking.bounds(query_embs, gallery_embs, args.metric)
@@ -263,12 +298,16 @@ def main(args: argparse.Namespace) -> None:
     compared = (bounds, query_pids, gallery_pids, lambda block: excluder(query_fids[block]))
     ranks = ranking.match_ranks(*compared, batch_size=args.batch_size)
 
-    skipped = [fid for fid, query_ranks in zip(query_fids, ranks, strict=True) if not len(query_ranks)]
+    skipped = [
+        fid for fid, query_ranks in zip(query_fids, ranks, strict=True) if not len(query_ranks)
+    ]
     if len(skipped) == len(query_fids):
         raise UserError(_why_no_match(args, query_pids, gallery_pids))
     if skipped:
         names = common.first_few(skipped)
-        log.warning(f"{len(skipped)} of {len(query_fids)} queries have no true match and are left out: {names}")
+        log.warning(
+            f"{len(skipped)} of {len(query_fids)} queries have no true match and are left out: {names}"
+        )
 
     aps = [ranking.average_precision(r, args.use_market_ap) if len(r) else None for r in ranks]
     mean_ap = float(np.mean([ap for ap in aps if ap is not None]))
@@ -283,7 +322,9 @@ def main(args: argparse.Namespace) -> None:
     )
     results = {"mAP": mean_ap, "mINP": minp, "CMC": cmc.tolist(), "aps": aps, "inps": inps}
     if args.filename is not None:
-        results["precision_at_recall"] = dict(zip(RECALLS, ranking.precision_at_recall(ranks, RECALLS), strict=True))
+        results["precision_at_recall"] = dict(
+            zip(RECALLS, ranking.precision_at_recall(ranks, RECALLS), strict=True)
+        )
         if args.roc:
             tprs = ranking.tpr_at_fpr(*compared, FPRS, args.batch_size)
             results["TPR_at_FPR"] = dict(zip(FPRS, tprs, strict=True))
@@ -292,7 +333,9 @@ def main(args: argparse.Namespace) -> None:
         try:
             files.write_json(args.filename, results)
         except OSError as error:
-            raise UserError(f"cannot write {args.filename}: {error.strerror}. Give another --filename.") from None
+            raise UserError(
+                f"cannot write {args.filename}: {error.strerror}. Give another --filename."
+            ) from None
     if args.report:
         from reports import evaluation as report  # only here, for Matplotlib's sake
 
@@ -305,12 +348,23 @@ def main(args: argparse.Namespace) -> None:
             return dists
 
         query, gallery = (query_pids, query_fids), (gallery_pids, gallery_fids)
-        report.write(args.report, results, query, gallery, args.image_root, distances, vars(args), activations)
+        report.write(
+            args.report,
+            results,
+            query,
+            gallery,
+            args.image_root,
+            distances,
+            vars(args),
+            activations,
+        )
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
 
 
 def differences(query_path: str, gallery_path: str) -> list[tuple[str, object, object]]:
-    """What differs in how two HDF5 files were made, as far as they tell: what, and of which value in each."""
+    """What differs in how two HDF5 files were made, as far as they tell: what, and of which value
+    in each.
+    """
     made = []
     for path in (query_path, gallery_path):
         with h5py.File(path) as file:
@@ -330,8 +384,8 @@ def queries_in_gallery(
 ) -> np.ndarray:
     """The number of the query that each gallery image is, -1 where it is none: int [G].
 
-    The same are those of one fid, [Q] and [G], and one embedding, [Q, D] and [G, D]: files of two folders can have one
-    name.
+    The same are those of one fid, [Q] and [G], and one embedding, [Q, D] and [G, D]: files of two
+    folders can have one name.
     """
     number = {fid: query for query, fid in enumerate(query_fids)}
     same = np.array([number.get(fid, -1) for fid in gallery_fids])
@@ -344,8 +398,9 @@ def queries_in_gallery(
 def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
     """The `emb` of an HDF5 file.
 
-    Float32 that lies in one piece, as embed.py writes it, is mapped into memory and takes none of its own. What is
-    chunked, compressed or of another type is read, as float32, and takes count·D·4 bytes.
+    Float32 that lies in one piece, as embed.py writes it, is mapped into memory and takes none of
+    its own. What is chunked, compressed or of another type is read, as float32, and takes count·D·4
+    bytes.
 
     Args:
         dataset: the CSV that its rows belong to, for the messages.
@@ -358,7 +413,9 @@ def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
         with h5py.File(path) as file:
             emb = file.get("emb")
             if not isinstance(emb, h5py.Dataset):
-                raise UserError(f"{path} should hold a data set `emb`. Received: {list(file)}. Make it with embed.py.")
+                raise UserError(
+                    f"{path} should hold a data set `emb`. Received: {list(file)}. Make it with embed.py."
+                )
             if emb.ndim != 2 or emb.dtype.kind != "f" or emb.shape[1] == 0:
                 raise UserError(
                     f"`emb` in {path} should be floats [images, dimension]. Received: {emb.dtype} "
@@ -377,8 +434,14 @@ def load_embeddings(path: str, dataset: str, count: int) -> np.ndarray:
                 with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
                     for rows in ranking.slices(embs, 2**20):
                         embs[rows] = emb[rows]
-    except (OSError, RuntimeError, ValueError) as error:  # h5py raises any of them for a damaged file
-        raise UserError(f"{path} cannot be read as HDF5 ({error}). Make it anew with embed.py.") from None
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # h5py raises any of them for a damaged file
+        raise UserError(
+            f"{path} cannot be read as HDF5 ({error}). Make it anew with embed.py."
+        ) from None
     finite = [np.isfinite(embs[rows]).all(axis=1) for rows in ranking.slices(embs, 2**20)]
     broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):

@@ -7,8 +7,8 @@ All weights and normalisation are inside. DIRECTORY then holds, by format,
 
     saved_model/    for TensorFlow and TF Serving. Signatures, each of which gives {"emb": float32 [N, D]}:
                     images (also serving_default): {"images": uint8 RGB [N, H, W, 3]} of any size
-                    encoded: {"image_bytes": string [N]}, JPEG, PNG, GIF, BMP or WebP files of any sizes
-                    both resize, and crop where asked to, as embed.py does
+                    encoded: {"image_bytes": string [N]}, JPEG, PNG, GIF, BMP or WebP files of any
+                    sizes both resize, and crop where asked to, as embed.py does
     model.onnx      for ONNX Runtime and others. images -> emb: float32 RGB 0..255 [N, H, W, 3] of the network's input
                     size, resized by the caller. Needs the packages of requirements-export.txt here
     model.tflite    for LiteRT (TensorFlow Lite), without operations beyond its own. As model.onnx
@@ -34,7 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     embed.add_experiment_flags(parser)
     group = parser.add_argument_group("export")
-    group.add_argument("--directory", required=True, metavar="DIR", help="Where to write; new or empty.")
+    group.add_argument(
+        "--directory", required=True, metavar="DIR", help="Where to write; new or empty."
+    )
     group.add_argument(
         "--formats",
         nargs="+",
@@ -63,14 +65,19 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(
             f"--directory {args.directory} cannot be written: {directory.parent} is no writeable directory."
         )
-    missing = [name for name in ("tf2onnx", "onnx") if "onnx" in args.formats and not find_spec(name)]
+    missing = [
+        name for name in ("tf2onnx", "onnx") if "onnx" in args.formats and not find_spec(name)
+    ]
     if missing:
         raise UserError(
             f"--formats onnx needs {' and '.join(missing)}: pip install -r requirements-export.txt, or leave onnx out."
         )
 
     embedder = embed.Embedder(
-        args.experiment_root, args.checkpoint, crop_augment=args.crop_augment, **embed.architecture_flags(args)
+        args.experiment_root,
+        args.checkpoint,
+        crop_augment=args.crop_augment,
+        **embed.architecture_flags(args),
     )
     log = terminal.setup_logging("export")
     for warning in embedder.warnings:
@@ -83,11 +90,15 @@ def main(args: argparse.Namespace) -> None:
     try:
         partial.mkdir()
         for kind in dict.fromkeys(args.formats):
-            {"saved_model": write_saved_model, "onnx": write_onnx, "litert": write_litert}[kind](embedder, partial)
+            {"saved_model": write_saved_model, "onnx": write_onnx, "litert": write_litert}[kind](
+                embedder, partial
+            )
         os.replace(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    log.info(f"Wrote {', '.join(sorted(path.name for path in directory.iterdir()))} to {args.directory}.")
+    log.info(
+        f"Wrote {', '.join(sorted(path.name for path in directory.iterdir()))} to {args.directory}."
+    )
 
 
 def write_saved_model(embedder: embed.Embedder, directory: Path) -> None:
@@ -116,7 +127,9 @@ def write_saved_model(embedder: embed.Embedder, directory: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(embedder.network)
     # The first is serving_default, too. TF Serving takes names that end in _bytes as base64.
-    archive.add_endpoint("images", from_images, [tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    archive.add_endpoint(
+        "images", from_images, [tf.TensorSpec([None, None, None, 3], tf.uint8, "images")]
+    )
     archive.add_endpoint("encoded", from_files, [tf.TensorSpec([None], tf.string, "image_bytes")])
     archive.write_out(str(directory / "saved_model"), verbose=False)
 
@@ -126,11 +139,16 @@ def write_onnx(embedder: embed.Embedder, directory: Path) -> None:
     import onnx
 
     path = directory / "model.onnx"
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it tells of every optimisation that it could not do
+    logging.getLogger("tf2onnx").setLevel(
+        logging.CRITICAL
+    )  # it tells of every optimisation that it could not do
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras mends tf2onnx for NumPy 2
+        warnings.filterwarnings(
+            "ignore", "In the future `np.object`", FutureWarning
+        )  # Keras mends tf2onnx for NumPy 2
         _write_network(embedder, path, "onnx")
-    # tf2onnx goes on after operations that ONNX has not, and makes inputs of constants outside of the graph.
+    # tf2onnx goes on after operations that ONNX has not, and makes inputs of constants outside of
+    # the graph.
     try:
         onnx.checker.check_model(str(path))
         problem = {spec.name for spec in onnx.load(str(path)).graph.input} - {"images"}
@@ -143,7 +161,9 @@ def write_onnx(embedder: embed.Embedder, directory: Path) -> None:
 
 
 def write_litert(embedder: embed.Embedder, directory: Path) -> None:
-    """directory/model.tflite, by Keras and TensorFlow's converter: images of the network's input size to embeddings."""
+    """directory/model.tflite, by Keras and TensorFlow's converter: images of the network's input
+    size to embeddings.
+    """
     _write_network(embedder, directory / "model.tflite", "litert")
 
 

@@ -4,9 +4,10 @@
     python runs.py experiments        # all that are in a folder
     python runs.py experiments --csv > runs.csv
 
-A row for each: its name; the last iteration of those planned, with the mean loss and the batch-p@(K-1) of it; of its
-evaluations, the JSON files of evaluate.py in its directory, the one of the highest mAP and, where that is another, the
-newest; then the flags that are not the same in all. A dash stands for what is not there.
+A row for each: its name; the last iteration of those planned, with the mean loss and the
+batch-p@(K-1) of it; of its evaluations, the JSON files of evaluate.py in its directory, the one of
+the highest mAP and, where that is another, the newest; then the flags that are not the same in all.
+A dash stands for what is not there.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from experiment import args_json
 
 # Different in each experiment, or without a part in what it learns.
 _NOT_COMPARED = {"experiment_root", "resume"}
-_LOSS = re.compile(r"iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)")
+_LOSS = re.compile(
+    r"iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +50,9 @@ def main(args: argparse.Namespace) -> None:
         return
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def experiments(directory: str) -> list[Path]:
@@ -70,17 +75,39 @@ def table(roots: Sequence[Path]) -> list[list[str]]:
     flags = [args_json.read(root) for root in roots]
     names = sorted(set().union(*flags) - _NOT_COMPARED)
     differing = [name for name in names if len({json.dumps(args.get(name)) for args in flags}) > 1]
-    rows = [["experiment", "iteration", "loss", "batch-p", "best mAP", "top-1", "file", "newest mAP", *differing]]
+    rows = [
+        [
+            "experiment",
+            "iteration",
+            "loss",
+            "batch-p",
+            "best mAP",
+            "top-1",
+            "file",
+            "newest mAP",
+            *differing,
+        ]
+    ]
     for root, args in zip(roots, flags, strict=True):
         iteration, loss, precision = progress(root)
-        cells = [str(root), f"{iteration} of {args.get('train_iterations', '?')}", loss, precision, *_evaluations(root)]
-        rows.append(cells + ["-" if args.get(name) is None else _text(args[name]) for name in differing])
+        cells = [
+            str(root),
+            f"{iteration} of {args.get('train_iterations', '?')}",
+            loss,
+            precision,
+            *_evaluations(root),
+        ]
+        rows.append(
+            cells + ["-" if args.get(name) is None else _text(args[name]) for name in differing]
+        )
     used = [column for column in zip(*rows, strict=True) if any(cell != "-" for cell in column[1:])]
     return [list(row) for row in zip(*used, strict=True)]
 
 
 def progress(root: Path) -> tuple[int, str, str]:
-    """Of the last iteration in train.log: its number, mean loss and precision; 0 and dashes where there is none."""
+    """Of the last iteration in train.log: its number, mean loss and precision; 0 and dashes where
+    there is none.
+    """
     last = 0, "-", "-"
     log = root / "train.log"
     if log.exists():
@@ -107,7 +134,12 @@ def _evaluations(root: Path) -> list[str]:
         return ["-"] * 4
     path, mean_ap, top_1 = max(found, key=lambda result: result[1])
     newest = found[-1]
-    return [f"{mean_ap:.1%}", f"{top_1:.1%}", path.name, "-" if newest[0] == path else f"{newest[1]:.1%}"]
+    return [
+        f"{mean_ap:.1%}",
+        f"{top_1:.1%}",
+        path.name,
+        "-" if newest[0] == path else f"{newest[1]:.1%}",
+    ]
 
 
 def _text(value: object) -> str:

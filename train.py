@@ -39,7 +39,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.resume:
         for name in ("train_set", "image_root"):
             if getattr(args, name) is None:
-                parser.error(f"argument --{name}: needed for a new experiment (to go on with an old one: --resume)")
+                parser.error(
+                    f"argument --{name}: needed for a new experiment (to go on with an old one: --resume)"
+                )
         try:
             experiment.check_together(args)
         except UserError as error:
@@ -48,7 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    # What can be wrong with flags and files is found here, before anything slow and before anything is written.
+    # What can be wrong with flags and files is found here, before anything slow and before anything
+    # is written.
     given, warnings = vars(args).pop("given"), []
     resuming, drawn_seed = args.resume, secrets.randbits(31)
     args.seed = drawn_seed if args.seed is None else args.seed
@@ -62,7 +65,9 @@ def main(args: argparse.Namespace) -> None:
     warnings += experiment.never_comes(args)
     workers = devices.cluster(args.strategy)
     if workers.index == 0:
-        (experiment.check_writeable if resuming else experiment.check_new_root)(args.experiment_root)
+        (experiment.check_writeable if resuming else experiment.check_new_root)(
+            args.experiment_root
+        )
     try:
         pids, fids = dataset.load(args.train_set)
         pk_sampler.check_enough_pids(pk_sampler.group_by_pid(pids), args.batch_p)
@@ -72,20 +77,28 @@ def main(args: argparse.Namespace) -> None:
         if not resuming:
             raise
         where = Path(args.experiment_root, "args.json")
-        raise UserError(f"{error} (When resuming, train_set, image_root and batch_p are those of {where}.)") from None
+        raise UserError(
+            f"{error} (When resuming, train_set, image_root and batch_p are those of {where}.)"
+        ) from None
     # The chief alone writes.
-    locked = experiment.lock(args.experiment_root) if workers.index == 0 else contextlib.nullcontext()
+    locked = (
+        experiment.lock(args.experiment_root) if workers.index == 0 else contextlib.nullcontext()
+    )
     with locked, devices.naming_lost_workers(workers), naming_exhaustion():
         train(args, workers, pids, fids, resuming, warnings)
 
 
 @contextlib.contextmanager
 def naming_exhaustion():
-    """Raises: UserError where TensorFlow has run out of something, which is not always the person's first guess."""
+    """Raises: UserError where TensorFlow has run out of something, which is not always the person's
+    first guess.
+    """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "ResourceExhaustedError":  # TensorFlow's, which need not be imported for this
+        if (
+            type(error).__name__ != "ResourceExhaustedError"
+        ):  # TensorFlow's, which need not be imported for this
             raise
         raise UserError(
             f"out of memory, or of room on the disk: {common.reason(error)[:300]}. With less --batch_p, --batch_k or "
@@ -94,8 +107,8 @@ def naming_exhaustion():
 
 
 class Iteration(NamedTuple):
-    """A finished iteration: its number, from 1; the rows of its batch; its learning rate; when it began and how long it
-    waited for its images, in seconds; what the step returned."""
+    """A finished iteration: its number, from 1; the rows of its batch; its learning rate; when it
+    began and how long it waited for its images, in seconds; what the step returned."""
 
     number: int
     rows: np.ndarray
@@ -113,7 +126,9 @@ def train(
     resuming: bool,
     warnings: list[str],
 ) -> None:
-    """Train in args.experiment_root, which is empty or, when resuming, holds the experiment; log the warnings there."""
+    """Train in args.experiment_root, which is empty or, when resuming, holds the experiment; log
+    the warnings there.
+    """
     strategy = devices.make(args.strategy)
     tf = import_tensorflow()
     import keras
@@ -145,7 +160,9 @@ def train(
                 f"{len(bad)} of the {len(fids)} images cannot be decoded and are left out: "
                 f"{common.first_few([fids[row] for row in sorted(bad)])}"
             )
-        pids, fids, paths = ([x for row, x in enumerate(xs) if row not in bad] for xs in (pids, fids, paths))
+        pids, fids, paths = (
+            [x for row, x in enumerate(xs) if row not in bad] for xs in (pids, fids, paths)
+        )
     groups, labels = pk_sampler.group_by_pid(pids), np.unique(pids, return_inverse=True)[1]
     pk_sampler.check_enough_pids(groups, args.batch_p)
     sample = functools.partial(
@@ -192,17 +209,23 @@ def train(
         start, unreadable = checkpoints.restore_newest(root, state)
         warnings += unreadable
     elif chief and args.initial_checkpoint:
-        loaded = checkpoints.load_body(args.initial_checkpoint, checkpoints.named_variables(model.body(network)))
+        loaded = checkpoints.load_body(
+            args.initial_checkpoint, checkpoints.named_variables(model.body(network))
+        )
         start = f"{args.initial_checkpoint}: {loaded}"
         if loaded.missing:
             warnings.append(f"--initial_checkpoint fits in part only. {start}.")
-    elif not resuming and not getattr(common.load_plugin("nets", args.model_name), "FROM_SCRATCH", False):
+    elif not resuming and not getattr(
+        common.load_plugin("nets", args.model_name), "FROM_SCRATCH", False
+    ):
         warnings.append(
             f"{args.model_name} begins with random weights, with which the loss often stays where it is. Give it "
             "pretrained ones by --initial_checkpoint, or take a net that is made for this (lunet, lunet_narrow)."
         )
     if workers.workers > 1:
-        of_chief = devices.from_chief(strategy, workers, {name: var.numpy() for name, var in state.items()})
+        of_chief = devices.from_chief(
+            strategy, workers, {name: var.numpy() for name, var in state.items()}
+        )
         for name, variable in state.items():
             variable.assign(of_chief[name])
     iteration = int(optimizer.iterations.numpy())
@@ -227,7 +250,9 @@ def train(
         )
         return
     if strategy.num_replicas_in_sync > 1:
-        log.info(f"{strategy.num_replicas_in_sync} replicas in {workers.workers} processes share each batch.")
+        log.info(
+            f"{strategy.num_replicas_in_sync} replicas in {workers.workers} processes share each batch."
+        )
     log.info(f"Starting training from iteration {iteration}, with {start}.")
 
     def batches(_=None):
@@ -258,9 +283,15 @@ def train(
         files.check_room(root)
 
     def record(done: Iteration, until: float | None = None) -> None:
-        """Tell of a finished iteration, if it is due. `until` is when the next began; None when it is to be saved."""
+        """Tell of a finished iteration, if it is due. `until` is when the next began; None when it
+        is to be saved.
+        """
         frequencies = args.log_frequency, args.histogram_frequency, args.image_frequency
-        told = done.number == 1 or args.detailed_logs or any(_due(each, done.number) for each in frequencies)
+        told = (
+            done.number == 1
+            or args.detailed_logs
+            or any(_due(each, done.number) for each in frequencies)
+        )
         if not told and until:
             return
         result = {name: value.numpy() for name, value in done.result.items()}
@@ -279,7 +310,9 @@ def train(
             f"batch-p@{args.batch_k - 1}: {result['precision']:.2%}, ETA: {left} ({seconds:.2f}s/it)",
             extra=terminal.ON_LIVE_LINE,
         )
-        bar.set_postfix_str(f"loss {losses.mean():.3f}, batch-p@{args.batch_k - 1} {result['precision']:.0%}", False)
+        bar.set_postfix_str(
+            f"loss {losses.mean():.3f}, batch-p@{args.batch_k - 1} {result['precision']:.0%}", False
+        )
         first = done.number == 1
         if first:
             summaries.write_hparams(done.number, args)
@@ -293,7 +326,9 @@ def train(
         if pictures:
             files, of = [paths[row] for row in done.rows], [pids[row] for row in done.rows]
             summaries.write_hardest_triplets(done.number, files, of, dists)
-        details.write(done.number - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[done.rows])
+        details.write(
+            done.number - 1, embeddings=result["emb"], losses=losses, fids=encoded_fids[done.rows]
+        )
         if warning := collapsed(float(result["furthest"]), float(result["loss"])):
             log.warning(warning)
 
@@ -307,7 +342,9 @@ def train(
     writer = tf.summary.create_file_writer(str(root)) if chief else tf.summary.create_noop_writer()
     saver = checkpoints.Saver(root, args.keep_checkpoints, before_a_save, log)
     bar = terminal.bar(args.train_iterations, "iter", iteration, B, show=chief)
-    bad_images = image_data.naming_bad_images(lambda: [paths[row] for row in next(sample(iteration, iteration + 1))])
+    bad_images = image_data.naming_bad_images(
+        lambda: [paths[row] for row in next(sample(iteration, iteration + 1))]
+    )
     step = train_step.make(strategy, network, companions, optimizer, args)
     collapsed = CollapseWatch(args.loss, args.margin, every=args.log_frequency)
 
@@ -319,9 +356,12 @@ def train(
 
         @tf.function(input_signature=[loader.element_spec[0]])
         def finish(batch):
-            return strategy.run(functools.partial(image_data.finish, augmentation=augmentation), args=(batch,))
+            return strategy.run(
+                functools.partial(image_data.finish, augmentation=augmentation), args=(batch,)
+            )
 
-        # An iteration is told of while the next one runs, so that the device has not to wait for it.
+        # An iteration is told of while the next one runs, so that the device has not to wait for
+        # it.
         untold, last = None, False
         while not last:
             began = time.perf_counter()
@@ -340,9 +380,16 @@ def train(
             if untold:
                 record(untold, until=began)
             if iteration == 0 and chief and args.image_frequency:
-                summaries.write_network_input(1, strategy.experimental_local_results(images)[0].numpy(), args.batch_k)
-            # Several workers have to stop at one iteration: they know of each other from the last one.
-            stop = u.interrupted if workers.workers == 1 else bool(untold and untold.result["stop"].numpy())
+                summaries.write_network_input(
+                    1, strategy.experimental_local_results(images)[0].numpy(), args.batch_k
+                )
+            # Several workers have to stop at one iteration: they know of each other from the last
+            # one.
+            stop = (
+                u.interrupted
+                if workers.workers == 1
+                else bool(untold and untold.result["stop"].numpy())
+            )
             iteration += 1
             untold = Iteration(iteration, rows, rate, began, waited, result)
             bar.update()

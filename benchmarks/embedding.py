@@ -1,10 +1,12 @@
-"""Ten-crop embedding from files into an HDF5 file, beside the bare network, and its memory for few images and many.
+"""Ten-crop embedding from files into an HDF5 file, beside the bare network, and its memory for few
+images and many.
 
     python -m benchmarks.embedding
     python -m benchmarks.embedding --model_name lunet_narrow --head_name direct
 
-The baseline is the network alone on batches that are ready made, of the same size. Memory is the peak of embed.py in
-a process of its own, with a small network. Takes five minutes with the ResNet-50 on two cores.
+The baseline is the network alone on batches that are ready made, of the same size. Memory is the
+peak of embed.py in a process of its own, with a small network. Takes five minutes with the
+ResNet-50 on two cores.
 """
 
 import argparse
@@ -23,7 +25,12 @@ from benchmarks import _measure
 from runtime import files
 
 SMALL = {"model_name": "lunet_narrow", "head_name": "direct", "embedding_dim": 32}
-SMALL |= {"net_input_height": 32, "net_input_width": 16, "pre_crop_height": 36, "pre_crop_width": 18}
+SMALL |= {
+    "net_input_height": 32,
+    "net_input_width": 16,
+    "pre_crop_height": 36,
+    "pre_crop_width": 18,
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,13 +39,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model_name", type=common.plugin_name("nets"), default="resnet_v1_50")
     parser.add_argument("--head_name", type=common.plugin_name("heads"), default="fc1024")
     common.add_flag(parser, "batch_size", help="Crops that go through the network at a time.")
-    parser.add_argument("--batches", type=common.positive_int, default=3, metavar="N", help="Of each measurement.")
-    parser.add_argument("--rounds", type=common.positive_int, default=5, metavar="N", help="Measurements of each way.")
+    parser.add_argument(
+        "--batches", type=common.positive_int, default=3, metavar="N", help="Of each measurement."
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        default=5,
+        metavar="N",
+        help="Measurements of each way.",
+    )
     return parser.parse_args(argv)
 
 
 def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
-    """Write JPEGs of soft colours, size (height, width) each. Returns: their names, relative to the folder."""
+    """Write JPEGs of soft colours, size (height, width) each. Returns: their names, relative to the
+    folder.
+    """
     rng, names = np.random.default_rng(0), [f"{number}.jpg" for number in range(count)]
     for name in names:
         colors = Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8))
@@ -47,7 +64,9 @@ def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
 
 
 def make_experiment(root: Path, architecture: dict) -> None:
-    """An experiment that has not been trained: args.json, and a checkpoint with the weights drawn at random."""
+    """An experiment that has not been trained: args.json, and a checkpoint with the weights drawn
+    at random.
+    """
     from network import checkpoints, model
 
     root.mkdir()
@@ -72,7 +91,9 @@ def compare_memory(folder: Path, counts: tuple[int, ...]) -> None:
     for count in counts:
         dataset = folder / f"{count}.csv"
         dataset.write_text("".join(f"0,{name}\n" for name in names[:count]))
-        flags = f"--experiment_root={folder}/small --dataset={dataset} --image_root={folder} --quiet"
+        flags = (
+            f"--experiment_root={folder}/small --dataset={dataset} --image_root={folder} --quiet"
+        )
         flags += " --crop_augment=five --flip_augment --aggregator=mean"
         peaks = [peak_memory("embed.py", *flags.split()) for _ in range(3)]
         print(f"{count:6d} images: at most {np.median(peaks):.0f} MiB of memory")
@@ -82,16 +103,27 @@ def compare_throughput(folder: Path, args: argparse.Namespace) -> None:
     import tensorflow as tf
 
     size, pre_crop = (256, 128), (288, 144)
-    architecture = {"model_name": args.model_name, "head_name": args.head_name, "embedding_dim": 128}
+    architecture = {
+        "model_name": args.model_name,
+        "head_name": args.head_name,
+        "embedding_dim": 128,
+    }
     architecture |= {"net_input_height": size[0], "net_input_width": size[1]}
     architecture |= {"pre_crop_height": pre_crop[0], "pre_crop_width": pre_crop[1]}
     make_experiment(folder / "exp", architecture)
     embedder = embed.Embedder(
-        folder / "exp", flip_augment=True, crop_augment="five", aggregator="mean", batch_size=args.batch_size
+        folder / "exp",
+        flip_augment=True,
+        crop_augment="five",
+        aggregator="mean",
+        batch_size=args.batch_size,
     )
     images_a_batch = max(1, args.batch_size // 10)
     (folder / "images").mkdir()
-    paths = [f"{folder}/images/{name}" for name in make_images(folder / "images", args.batches * images_a_batch, size)]
+    paths = [
+        f"{folder}/images/{name}"
+        for name in make_images(folder / "images", args.batches * images_a_batch, size)
+    ]
 
     @tf.function
     def bare(images):

@@ -2,12 +2,13 @@ r"""evaluate.py against the original's way of doing it: time, mAP and memory of 
 
     python -m benchmarks.evaluation [--large]
 
-The original's way, as far as it takes time: all differences [256, G, D] per block of queries, then scikit-learn's
-average_precision_score per query. Both run in turns on the same random embeddings, by default as many as Market-1501
-has. The figures printed last are those that README has.
+The original's way, as far as it takes time: all differences [256, G, D] per block of queries, then
+scikit-learn's average_precision_score per query. Both run in turns on the same random embeddings,
+by default as many as Market-1501 has. The figures printed last are those that README has.
 
-Memory is that of the process at its peak: `all` is its resident set, pages of mapped files and libraries included;
-`own` is what is not backed by a file (RssAnon in /proc), seen every 5 ms. Needs requirements-benchmarks.txt and Linux.
+Memory is that of the process at its peak: `all` is its resident set, pages of mapped files and
+libraries included; `own` is what is not backed by a file (RssAnon in /proc), seen every 5 ms. Needs
+requirements-benchmarks.txt and Linux.
 """
 
 import argparse
@@ -40,8 +41,12 @@ LARGE = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.add_argument("--large", action="store_true", help="Large sets, too, without baseline.")
-    parser.add_argument("--rounds", type=common.positive_int, default=3, metavar="N", help="Median of so many.")
-    common.add_flag(parser, "metric", default="euclidean", help="For evaluate.py on the large sets.")
+    parser.add_argument(
+        "--rounds", type=common.positive_int, default=3, metavar="N", help="Median of so many."
+    )
+    common.add_flag(
+        parser, "metric", default="euclidean", help="For evaluate.py on the large sets."
+    )
     # The original's way runs as a process of its own:
     parser.add_argument("--original", metavar="DIR", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -57,14 +62,21 @@ def make_sets(folder: Path, Q: int, G: int, D: int) -> list[str]:
         pids, cameras = rng.integers(0, persons, count), rng.integers(1, 7, count)
         junk = (rng.random(count) < 0.07) & (part == "gallery")
         with open(folder / f"{part}.csv", "w") as file:
-            for number, (pid, camera) in enumerate(zip(np.where(junk, -1, pids), cameras, strict=True)):
+            for number, (pid, camera) in enumerate(
+                zip(np.where(junk, -1, pids), cameras, strict=True)
+            ):
                 file.write(f"{pid},{part}/{pid}_c{camera}s1_{number:07d}_00.jpg\n")
         with h5py.File(folder / f"{part}.h5", "w") as file:
             emb = file.create_dataset("emb", (count, D), np.float32)
             for start in range(0, count, 4096):
                 rows = pids[start : start + 4096]
-                emb[start : start + len(rows)] = centers[rows] + 2 * rng.standard_normal((len(rows), D), np.float32)
-        flags += [f"--{part}_dataset={folder}/{part}.csv", f"--{part}_embeddings={folder}/{part}.h5"]
+                emb[start : start + len(rows)] = centers[rows] + 2 * rng.standard_normal(
+                    (len(rows), D), np.float32
+                )
+        flags += [
+            f"--{part}_dataset={folder}/{part}.csv",
+            f"--{part}_embeddings={folder}/{part}.h5",
+        ]
     return flags
 
 
@@ -106,14 +118,18 @@ class Measured:
 def measure(*command: str) -> Measured:
     """Run a process and watch it."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], cwd=common.HERE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=common.HERE, stdout=subprocess.DEVNULL
+    )
     own, status = 0, Path(f"/proc/{process.pid}/status")
     while True:
         pid, code, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        own = max(own, int(fields.get("RssAnon", "0").split()[0]))  # a process that is ending has none
+        own = max(
+            own, int(fields.get("RssAnon", "0").split()[0])
+        )  # a process that is ending has none
         time.sleep(0.005)
     process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode:
@@ -135,12 +151,18 @@ def main(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        flags = [*make_sets(folder, *MARKET), "--metric=euclidean", f"--filename={folder}/results.json"]
+        flags = [
+            *make_sets(folder, *MARKET),
+            "--metric=euclidean",
+            f"--filename={folder}/results.json",
+        ]
         ours, theirs = [], []
         for _ in range(args.rounds):
             ours.append(measure("evaluate.py", *flags))
             theirs.append(measure("-m", "benchmarks.evaluation", "--original", name))
-        results, wanted = (json.loads((folder / f"{who}.json").read_text()) for who in ("results", "original"))
+        results, wanted = (
+            json.loads((folder / f"{who}.json").read_text()) for who in ("results", "original")
+        )
         print("{} queries x {} gallery images, D {}".format(*MARKET))
         ratio = report("the original's way", theirs) / report("evaluate.py", ours)
         print(f"ratio {ratio:.1f}, difference of the mAP {abs(results['mAP'] - wanted['mAP']):.1e}")

@@ -1,10 +1,11 @@
-"""Images a second of the training's input, beside the original's way: every image on its own, in float.
+"""Images a second of the training's input, beside the original's way: every image on its own, in
+float.
 
     python -m benchmarks.input_pipeline
 
-Batches of 18 x 4 JPEGs of 128x64 pixels (of 100x50 to 160x80 with --mixed), drawn as in training, become crops of
-256x128 from 288x144, half of them mirrored. "for an accelerator" is what the host does where a GPU takes the last
-step (images.finish): read and decode whole batches.
+Batches of 18 x 4 JPEGs of 128x64 pixels (of 100x50 to 160x80 with --mixed), drawn as in training,
+become crops of 256x128 from 288x144, half of them mirrored. "for an accelerator" is what the host
+does where a GPU takes the last step (images.finish): read and decode whole batches.
 """
 
 import argparse
@@ -27,34 +28,57 @@ P, K = 18, 4
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     common.add_flag(parser, "loading_threads")
-    parser.add_argument("--batches", type=common.positive_int, default=300, metavar="N", help="Of one measurement.")
-    parser.add_argument("--rounds", type=common.positive_int, default=5, metavar="N", help="Measurements of each way.")
+    parser.add_argument(
+        "--batches", type=common.positive_int, default=300, metavar="N", help="Of one measurement."
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        default=5,
+        metavar="N",
+        help="Measurements of each way.",
+    )
     parser.add_argument("--mixed", action="store_true", help="Images of many sizes.")
     return parser.parse_args(argv)
 
 
 def make_images(folder: Path, count: int, mixed: bool) -> list[str]:
-    """Smooth random images with some noise, of about the size that photos of their kind have as files (3.5 KB)."""
-    rng, paths = np.random.default_rng(0), [str(folder / f"{number}.jpg") for number in range(count)]
+    """Smooth random images with some noise, of about the size that photos of their kind have as
+    files (3.5 KB).
+    """
+    rng, paths = (
+        np.random.default_rng(0),
+        [str(folder / f"{number}.jpg") for number in range(count)],
+    )
     for path in paths:
         height = int(rng.integers(100, 161)) if mixed else 128
-        image = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8)).resize((height // 2, height), Image.BICUBIC)
+        image = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8)).resize(
+            (height // 2, height), Image.BICUBIC
+        )
         noisy = np.asarray(image) + rng.integers(-8, 9, (height, height // 2, 3))
         Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path, quality=90)
     return paths
 
 
 def original(batches, B: int, paths: list[str], augmentation, loading_threads: int):
-    """The original's pipeline: every image is read, decoded, resized in float, flipped and cropped on its own."""
+    """The original's pipeline: every image is read, decoded, resized in float, flipped and cropped
+    on its own.
+    """
     import tensorflow as tf
 
     from data import images
 
     def load(path):
-        image = images.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), augmentation.resized)
-        return tf.image.random_crop(tf.image.random_flip_left_right(image), (*augmentation.net_size, 3))
+        image = images.resize(
+            tf.io.decode_jpeg(tf.io.read_file(path), channels=3), augmentation.resized
+        )
+        return tf.image.random_crop(
+            tf.image.random_flip_left_right(image), (*augmentation.net_size, 3)
+        )
 
-    rows = tf.data.Dataset.from_generator(lambda: batches, output_signature=tf.TensorSpec([B], tf.int64))
+    rows = tf.data.Dataset.from_generator(
+        lambda: batches, output_signature=tf.TensorSpec([B], tf.int64)
+    )
     names = tf.constant(paths)
     loaded = rows.unbatch().map(lambda row: load(names[row]), num_parallel_calls=loading_threads)
     return loaded.batch(B, drop_remainder=True).prefetch(1)
@@ -81,19 +105,28 @@ def main(args: argparse.Namespace) -> None:
             return pk_sampler.batches(groups, P, K, seed=0, start=0, end=2**31 - 1)
 
         ours = functools.partial(
-            images.training_batches, B=P * K, paths=paths, seed=0, start=0, augmentation=augmentation
+            images.training_batches,
+            B=P * K,
+            paths=paths,
+            seed=0,
+            start=0,
+            augmentation=augmentation,
         )
-        streams = {"original": original(batches(), P * K, paths, augmentation, args.loading_threads)}
+        streams = {
+            "original": original(batches(), P * K, paths, augmentation, args.loading_threads)
+        }
         for cache, (way, finished) in itertools.product(
             ("none", "encoded", "decoded"), (("on the CPU", True), ("for an accelerator", False))
         ):
             streams[f"{way}, --cache {cache}"] = ours(
                 batches(), loading_threads=args.loading_threads, cache=cache, finished=finished
             )
-        # A stream begins anew for each measurement and has no more batches: nothing is loaded ahead beside another's
-        # time. Its end is not of that time: TensorFlow then waits for half a second now and then.
+        # A stream begins anew for each measurement and has no more batches: nothing is loaded ahead
+        # beside another's time. Its end is not of that time: TensorFlow then waits for half a
+        # second now and then.
         ways = {
-            name: functools.partial(take, stream.take(args.batches), args.batches) for name, stream in streams.items()
+            name: functools.partial(take, stream.take(args.batches), args.batches)
+            for name, stream in streams.items()
         }
         seconds = medians(ways, args.rounds)
     print(f"{'':34}images/s  times the original")

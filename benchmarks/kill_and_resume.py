@@ -1,9 +1,11 @@
-"""Kill a training with SIGKILL at random moments, resume it each time, and compare it with one that was left alone.
+"""Kill a training with SIGKILL at random moments, resume it each time, and compare it with one that
+was left alone.
 
     python -m benchmarks.kill_and_resume --kills 50
 
-Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights, statistics, Adam's
-moments, the losses in train.log, TensorBoard's scalars and the detailed logs. Takes about ten seconds a kill.
+Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights,
+statistics, Adam's moments, the losses in train.log, TensorBoard's scalars and the detailed logs.
+Takes about ten seconds a kill.
 """
 
 import json
@@ -26,9 +28,15 @@ NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images"}
 
 def parse_args(argv=None):
     parser = common.make_parser(__doc__)
-    parser.add_argument("--kills", type=common.positive_int, default=50, metavar="N", help="How many at least.")
-    parser.add_argument("--iterations", type=common.positive_int, default=300, metavar="N", help="Of the training.")
-    parser.add_argument("--seed", type=common.non_negative_int, default=0, metavar="N", help="Of the moments.")
+    parser.add_argument(
+        "--kills", type=common.positive_int, default=50, metavar="N", help="How many at least."
+    )
+    parser.add_argument(
+        "--iterations", type=common.positive_int, default=300, metavar="N", help="Of the training."
+    )
+    parser.add_argument(
+        "--seed", type=common.non_negative_int, default=0, metavar="N", help="Of the moments."
+    )
     return parser.parse_args(argv)
 
 
@@ -42,15 +50,16 @@ def make_dataset(folder: Path) -> list[str]:
     (folder / "train.csv").write_text("".join(rows))
     flags = f"--train_set={folder}/train.csv --image_root={folder} --model_name=lunet_narrow --head_name=fc1024"
     flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
-    flags += (
-        " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3 --detailed_logs --seed=7"
-    )
+    flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3 --detailed_logs --seed=7"
     return flags.split()
 
 
 def start(*flags: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "train.py", *flags], cwd=common.HERE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [sys.executable, "train.py", *flags],
+        cwd=common.HERE,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -67,17 +76,24 @@ def starts(root: Path) -> int:
     return log.read_text().count("Starting training") if log.exists() else 0
 
 
-def train_and_kill(root: Path, flags: list[str], pace: float, seed: int, most: int | None = None) -> int:
-    """Train, with a kill about every `pace` iterations, `most` of them at most. Returns: how many it were."""
+def train_and_kill(
+    root: Path, flags: list[str], pace: float, seed: int, most: int | None = None
+) -> int:
+    """Train, with a kill about every `pace` iterations, `most` of them at most. Returns: how many
+    it were.
+    """
     rng, killed = np.random.default_rng(seed), 0
     while True:
         if (root / "args.json").exists():
             args = json.loads((root / "args.json").read_text())
-            files.write_json(root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))})
+            files.write_json(
+                root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))}
+            )
             process = start(f"--experiment_root={root}", "--resume")
         else:
             process = start(f"--experiment_root={root}", *flags)
-        # One in five while it starts; the others some iterations later, at any moment of one or of a save.
+        # One in five while it starts; the others some iterations later, at any moment of one or of
+        # a save.
         before, target = starts(root), None
         end = time.monotonic() + rng.uniform(0, 8) if rng.random() < 0.2 else None
         while process.poll() is None and (end is None or time.monotonic() < end):
@@ -124,7 +140,10 @@ def differences(a: Path, b: Path) -> list[str]:
             found.append(f"detailed log {name}")
     events = [EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload() for root in (a, b)]
     for tag in sorted(set(events[0].Tags()["tensors"]) - NEVER_EQUAL):
-        series = [[(e.step, e.tensor_proto.SerializeToString()) for e in event.Tensors(tag)] for event in events]
+        series = [
+            [(e.step, e.tensor_proto.SerializeToString()) for e in event.Tensors(tag)]
+            for event in events
+        ]
         if series[0] != series[1]:
             found.append(f"TensorBoard's {tag}")
     return found

@@ -1,13 +1,16 @@
-r"""What each trick is worth: trainings on real images, beside the original's recipe, with several seeds.
+r"""What each trick is worth: trainings on real images, beside the original's recipe, with several
+seeds.
 
     python -m benchmarks.ladder --data FOLDER --image_root FOLDER/images --excluder diagonal \
         --net_input_height 48 --net_input_width 48
-    python -m benchmarks.ladder --data demo/data --excluder market1501 --net_input_height 64 --net_input_width 32
+    python -m benchmarks.ladder --data demo/data --excluder market1501 --net_input_height 64
+    --net_input_width 32
 
 The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose.
 
-FOLDER holds train.csv, query.csv and gallery.csv. What is finished stands in --directory and is not done again, so the
-ladder can be interrupted. Prints mAP and top-1 in percent: the mean over the seeds (lowest-highest).
+FOLDER holds train.csv, query.csv and gallery.csv. What is finished stands in --directory and is not
+done again, so the ladder can be interrupted. Prints mAP and top-1 in percent: the mean over the
+seeds (lowest-highest).
 """
 
 import argparse
@@ -62,15 +65,31 @@ RUNGS = {
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", required=True, type=common.readable_directory, metavar="FOLDER")
-    common.add_flag(parser, "image_root", help="Directory that the file ids are relative to. FOLDER when not given.")
-    parser.add_argument("--excluder", required=True, type=common.plugin_name("excluders"), metavar="NAME")
-    parser.add_argument("--net_input_height", type=common.positive_int, default=64, metavar="PIXELS")
+    common.add_flag(
+        parser,
+        "image_root",
+        help="Directory that the file ids are relative to. FOLDER when not given.",
+    )
+    parser.add_argument(
+        "--excluder", required=True, type=common.plugin_name("excluders"), metavar="NAME"
+    )
+    parser.add_argument(
+        "--net_input_height", type=common.positive_int, default=64, metavar="PIXELS"
+    )
     parser.add_argument("--net_input_width", type=common.positive_int, default=32, metavar="PIXELS")
-    parser.add_argument("--iterations", type=common.positive_int, default=400, metavar="N", help="Of each training.")
+    parser.add_argument(
+        "--iterations", type=common.positive_int, default=400, metavar="N", help="Of each training."
+    )
     parser.add_argument("--seeds", type=common.positive_int, default=3, metavar="N")
-    parser.add_argument("--rungs", nargs="+", choices=RUNGS, metavar="NAME", help=f"Of: {', '.join(RUNGS)}.")
-    parser.add_argument("--with", dest="also", default="", metavar="FLAGS", help="Further flags of all trainings.")
-    parser.add_argument("--directory", default="ladder", metavar="DIR", help="Where results are kept.")
+    parser.add_argument(
+        "--rungs", nargs="+", choices=RUNGS, metavar="NAME", help=f"Of: {', '.join(RUNGS)}."
+    )
+    parser.add_argument(
+        "--with", dest="also", default="", metavar="FLAGS", help="Further flags of all trainings."
+    )
+    parser.add_argument(
+        "--directory", default="ladder", metavar="DIR", help="Where results are kept."
+    )
     return parser.parse_args(argv)
 
 
@@ -115,7 +134,9 @@ def main(args: argparse.Namespace) -> None:
     directory = Path(args.directory)
     directory.mkdir(exist_ok=True)
     # Data that has no cameras cannot be drawn by them.
-    rungs = args.rungs or [rung for rung in RUNGS if rung != "cameras" or args.excluder != "diagonal"]
+    rungs = args.rungs or [
+        rung for rung in RUNGS if rung != "cameras" or args.excluder != "diagonal"
+    ]
     for seed in range(1, args.seeds + 1):
         for rung in rungs:
             done = directory / f"{rung.replace(' ', '_')}-{seed}.json"

@@ -1,10 +1,12 @@
-"""Time and memory of the batch-hard loss with its gradient for a large batch, beside its matrix products alone.
+"""Time and memory of the batch-hard loss with its gradient for a large batch, beside its matrix
+products alone.
 
     python -m benchmarks.loss_at_scale
 
-The products are the three without which no way of taking these distances gets by: of all embeddings with each other,
-and the two of the gradient, in the float64 that loss.cdist takes them in. Memory is the peak above that of the process
-before, TensorFlow imported. Needs about 3 GB and, on two cores, a minute or two.
+The products are the three without which no way of taking these distances gets by: of all embeddings
+with each other, and the two of the gradient, in the float64 that loss.cdist takes them in. Memory
+is the peak above that of the process before, TensorFlow imported. Needs about 3 GB and, on two
+cores, a minute or two.
 """
 
 import argparse
@@ -19,17 +21,31 @@ from runtime.tensorflow import import_tensorflow
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m benchmarks.loss_at_scale"
-    parser.add_argument("--batch", type=common.positive_int, default=8192, metavar="B", help="Embeddings, 4 of a pid.")
-    parser.add_argument("--dim", type=common.positive_int, default=512, metavar="D", help="Numbers in each.")
     parser.add_argument(
-        "--rounds", type=common.positive_int, default=3, metavar="N", help="Of which the median counts."
+        "--batch",
+        type=common.positive_int,
+        default=8192,
+        metavar="B",
+        help="Embeddings, 4 of a pid.",
+    )
+    parser.add_argument(
+        "--dim", type=common.positive_int, default=512, metavar="D", help="Numbers in each."
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        default=3,
+        metavar="N",
+        help="Of which the median counts.",
     )
     return parser.parse_args(argv)
 
 
 def peak_mb() -> float:
     """Of this process, since it began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -57,7 +73,10 @@ def main(args: argparse.Namespace) -> None:
     before = peak_mb()
     step(embs, pids)[0].numpy()
     memory = peak_mb() - before
-    ways = {"loss": lambda: step(embs, pids)[0].numpy(), "products": lambda: products(embs)[1][0].numpy()}
+    ways = {
+        "loss": lambda: step(embs, pids)[0].numpy(),
+        "products": lambda: products(embs)[1][0].numpy(),
+    }
     seconds = _measure.medians(ways, args.rounds)
     print(f"batch_hard of {args.batch} embeddings of {args.dim} numbers, with its gradient:")
     print(f"peak memory {memory:.0f} MB above the {before:.0f} MB of the process before")

@@ -4,10 +4,10 @@ r"""The time of a training iteration, beside stock Keras and beside the machine'
     python -m benchmarks.train_step --model_name mobilenet_v1_1_224 --batch_p 16 \
         --net_input_height 128 --net_input_width 64
 
-The network, the loss and the optimizer are those of train.py, on images that are there already. Beside them the same
-with Keras' batch norm, and with Keras' batch norm and Adam. The peak is that of a large convolution, which is measured
-in turns with the iterations; the work of an iteration is counted as that of its convolutions, forward, to the inputs
-and to the kernels.
+The network, the loss and the optimizer are those of train.py, on images that are there already.
+Beside them the same with Keras' batch norm, and with Keras' batch norm and Adam. The peak is that
+of a large convolution, which is measured in turns with the iterations; the work of an iteration is
+counted as that of its convolutions, forward, to the inputs and to the kernels.
 """
 
 import argparse
@@ -26,12 +26,25 @@ def parse_args(argv=None) -> argparse.Namespace:
     experiment.add_architecture_flags(parser)
     parser.add_argument("--batch_p", type=common.positive_int, default=18, metavar="P")
     parser.add_argument("--batch_k", type=common.positive_int, default=4, metavar="K")
-    parser.add_argument("--rounds", type=common.positive_int, default=5, metavar="N", help="Measurements of each way.")
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        default=5,
+        metavar="N",
+        help="Measurements of each way.",
+    )
     return parser.parse_args(argv)
 
 
-def iteration(args: argparse.Namespace, precision: str = "float32", keras_norm: bool = False, keras_adam: bool = False):
-    """A function that does an iteration, and the floating-point operations that its convolutions take."""
+def iteration(
+    args: argparse.Namespace,
+    precision: str = "float32",
+    keras_norm: bool = False,
+    keras_adam: bool = False,
+):
+    """A function that does an iteration, and the floating-point operations that its convolutions
+    take.
+    """
     import keras
     import tensorflow as tf
 
@@ -40,9 +53,13 @@ def iteration(args: argparse.Namespace, precision: str = "float32", keras_norm: 
     from training import optimizers
     from training import step as train_step
 
-    flags = vars(experiment.make_parser().parse_args(["--experiment_root=none", f"--precision={precision}"]))
+    flags = vars(
+        experiment.make_parser().parse_args(["--experiment_root=none", f"--precision={precision}"])
+    )
     names = set(experiment.ARCHITECTURE) | {"batch_p", "batch_k"}
-    flags = argparse.Namespace(**(flags | {name: getattr(args, name) for name in names} | {"seed": 1}))
+    flags = argparse.Namespace(
+        **(flags | {name: getattr(args, name) for name in names} | {"seed": 1})
+    )
     with keras_batch_norm(keras_norm):
         network = model.build(
             args.model_name,
@@ -60,9 +77,14 @@ def iteration(args: argparse.Namespace, precision: str = "float32", keras_norm: 
     step = train_step.make(tf.distribute.get_strategy(), network, companions, optimizer, flags)
     B = args.batch_p * args.batch_k
     images = tf.random.uniform([B, args.net_input_height, args.net_input_width, 3], maxval=255.0)
-    labels, zero = tf.constant(np.repeat(np.arange(args.batch_p), args.batch_k)), tf.constant(0, tf.int64)
+    labels, zero = (
+        tf.constant(np.repeat(np.arange(args.batch_p), args.batch_k)),
+        tf.constant(0, tf.int64),
+    )
     rate, stop = tf.constant(1e-6), tf.constant(0)
-    return lambda: step(images, labels, zero, rate, stop, False)["loss"].numpy(), B * training_operations(network)
+    return lambda: step(images, labels, zero, rate, stop, False)[
+        "loss"
+    ].numpy(), B * training_operations(network)
 
 
 class keras_batch_norm:
@@ -91,14 +113,17 @@ class keras_batch_norm:
 
 
 def training_operations(network) -> float:
-    """Multiplications and additions of an image's convolutions: each is computed three times in training."""
+    """Multiplications and additions of an image's convolutions: each is computed three times in
+    training.
+    """
     import keras
 
     operations = 0
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             _, height, width, _ = layer.output.shape
-            # A kernel has as many weights as each pixel of the output takes products, depthwise or not.
+            # A kernel has as many weights as each pixel of the output takes products, depthwise or
+            # not.
             operations += 3 * 2 * int(np.prod(layer.kernel.shape)) * height * width
     return float(operations)
 
@@ -125,11 +150,17 @@ def main(args: argparse.Namespace) -> None:
     }
     seconds = medians({name: run for name, (run, _) in ways.items()}, args.rounds)
     rates = {name: ways[name][1] / time / 1e9 for name, time in seconds.items()}
-    print(f"{args.model_name}, {args.batch_p}x{args.batch_k} of {args.net_input_height}x{args.net_input_width}")
+    print(
+        f"{args.model_name}, {args.batch_p}x{args.batch_k} of {args.net_input_height}x{args.net_input_width}"
+    )
     print(f"{'':28}  seconds  GFLOP/s  of the peak  time of float32")
     for name, time in seconds.items():
         peak = rates["peak bfloat16" if "bfloat16" in name else "peak float32"]
-        beside = "" if name.startswith("peak") else f"{rates[name] / peak:13.0%}{time / seconds['float32']:17.2f}"
+        beside = (
+            ""
+            if name.startswith("peak")
+            else f"{rates[name] / peak:13.0%}{time / seconds['float32']:17.2f}"
+        )
         print(f"{name:28}{time:9.3f}{rates[name]:9.0f}{beside}")
 
 

@@ -2,9 +2,11 @@
 
     python -m benchmarks.training_loop
 
-A net that looks at a few pixels is trained by train.py as it is, logs and all: its images a second are those of the
-loop. Beside it the bare pipeline, with the same flags and nothing behind it. Then a ResNet-50 with Adam's state
-saves checkpoints while it trains: how much longer than the others do iterations take that run beside a save?
+A net that looks at a few pixels is trained by train.py as it is, logs and all: its images a second
+are those of the loop. Beside it the bare pipeline, with the same flags and nothing behind it. Then
+a ResNet-50 with Adam's state
+saves checkpoints while it trains: how much longer than the others do iterations take that run
+    beside a save?
 """
 
 import argparse
@@ -26,9 +28,15 @@ from runtime.tensorflow import import_tensorflow
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--iterations", type=common.positive_int, default=200, metavar="N", help="Of the loop.")
-    parser.add_argument("--rounds", type=common.positive_int, default=5, metavar="N", help="Of loop and pipeline.")
-    parser.add_argument("--saves", type=common.positive_int, default=3, metavar="N", help="Of the ResNet-50.")
+    parser.add_argument(
+        "--iterations", type=common.positive_int, default=200, metavar="N", help="Of the loop."
+    )
+    parser.add_argument(
+        "--rounds", type=common.positive_int, default=5, metavar="N", help="Of loop and pipeline."
+    )
+    parser.add_argument(
+        "--saves", type=common.positive_int, default=3, metavar="N", help="Of the ResNet-50."
+    )
     return parser.parse_args(argv)
 
 
@@ -38,7 +46,9 @@ def build_trivial(input_shape):
 
     images = keras.Input(input_shape, dtype="float32", name="images")
     pixels = keras.layers.Flatten()(images[:, :: input_shape[0] // 4, :: input_shape[1] // 2])
-    return keras.Model(images, keras.layers.Dense(16, name="trivial.linear")(pixels / 255.0), name="trivial")
+    return keras.Model(
+        images, keras.layers.Dense(16, name="trivial.linear")(pixels / 255.0), name="trivial"
+    )
 
 
 @contextlib.contextmanager
@@ -46,7 +56,9 @@ def trivial_net():
     """Within the context every net is build_trivial's."""
     load_plugin = common.load_plugin
     trivial = SimpleNamespace(build=build_trivial)
-    common.load_plugin = lambda folder, name: trivial if folder == "nets" else load_plugin(folder, name)
+    common.load_plugin = lambda folder, name: (
+        trivial if folder == "nets" else load_plugin(folder, name)
+    )
     try:
         yield
     finally:
@@ -111,18 +123,26 @@ def main(args: argparse.Namespace) -> None:
         for _ in range(args.rounds):
             taken = pipeline_seconds(folder, rows, args.iterations)
             with trivial_net():
-                loop = [*flags, f"--train_iterations={args.iterations}", "--head_name=direct", "--image_frequency=0"]
+                loop = [
+                    *flags,
+                    f"--train_iterations={args.iterations}",
+                    "--head_name=direct",
+                    "--image_frequency=0",
+                ]
                 looped = train_seconds([*loop, next(roots)])
             for name, times in zip(speed, (taken, looped), strict=True):
                 speed[name].append(72 * (len(times) - 21) / (times[-1] - times[20]))
         pipeline, loop = map(statistics.median, speed.values())
-        print(f"bare pipeline {pipeline:,.0f} images/s, training loop {loop:,.0f}: {loop / pipeline:.0%}")
+        print(
+            f"bare pipeline {pipeline:,.0f} images/s, training loop {loop:,.0f}: {loop / pipeline:.0%}"
+        )
 
         every = 5
         iterations = f"--train_iterations={every * (args.saves + 1)}"
         times = train_seconds([*flags, iterations, f"--checkpoint_frequency={every}", next(roots)])
         usual, beside = [], []
-        # Iteration 0 traces; the save after every fifth one falls into the time until the next, and runs beside it.
+        # Iteration 0 traces; the save after every fifth one falls into the time until the next, and
+        # runs beside it.
         for number, seconds in enumerate(np.diff(times)[2:], start=3):
             (beside if number % every in (0, 1) else usual).append(seconds)
         delay = max(beside) - statistics.median(usual)

@@ -1,4 +1,6 @@
-"""Which person and camera an image shows, as data sets write it into file names: for excluders, sampling and CSVs."""
+"""Which person and camera an image shows, as data sets write it into file names: for excluders,
+sampling and CSVs.
+"""
 
 import argparse
 import os
@@ -12,7 +14,9 @@ from common import UserError
 class Form(NamedTuple):
     """How a data set names its files."""
 
-    pattern: str  # regular expression of the beginning of a base name; its two groups are pid and camera
+    pattern: (
+        str  # regular expression of the beginning of a base name; its two groups are pid and camera
+    )
     words: str  # the same for people, with an example
 
 
@@ -48,8 +52,8 @@ def of_fids(fids: Sequence[str], rule: str | None) -> list[str] | None:
     """The camera of each fid; None without a rule.
 
     Args:
-        rule: a name of FORMS, or a regular expression with one group. It is searched for in the whole fid, folders
-            included.
+        rule: a name of FORMS, or a regular expression with one group. It is searched for in the
+            whole fid, folders included.
 
     Raises: UserError for the first fid without a camera.
     """
@@ -60,7 +64,9 @@ def of_fids(fids: Sequence[str], rule: str | None) -> list[str] | None:
         match = pid_and_camera(rule, fid) if rule in FORMS else re.search(rule, fid)
         if match is None or match[1] is None:
             form = (
-                f"{rule}: a file name should begin with {FORMS[rule].words}" if rule in FORMS else f"{rule} not found"
+                f"{rule}: a file name should begin with {FORMS[rule].words}"
+                if rule in FORMS
+                else f"{rule} not found"
             )
             raise UserError(
                 f"--cameras {form}. Received: {fid!r}. Give the name or the regular expression that fits the data set, "

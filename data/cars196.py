@@ -1,10 +1,12 @@
-"""Write the CSVs of Cars196 (Stanford Cars) for metric learning: train (classes 1 to 98) and test (99 to 196).
+"""Write the CSVs of Cars196 (Stanford Cars) for metric learning: train (classes 1 to 98) and test
+(99 to 196).
 
     python -m data.cars196 --image_root cars196 --directory cars196
 
-The folder holds either car_ims/ and cars_annos.mat, or cars_train/, cars_test/, devkit/cars_train_annos.mat and
-cars_test_annos_withlabels.mat (here or in devkit/): both were published, with the same images. The second's division
-into training and test is that of classification and plays no part. Reading .mat files takes SciPy.
+The folder holds either car_ims/ and cars_annos.mat, or cars_train/, cars_test/,
+devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat (here or in devkit/): both were
+published, with the same images. The second's division into training and test is that of
+classification and plays no part. Reading .mat files takes SciPy.
 
 Test images are queries and gallery at once: give test.csv for both, and --excluder diagonal.
 """

@@ -1,9 +1,11 @@
-"""Look through a data set before training on it: is every image there and readable, and what is in the set?
+"""Look through a data set before training on it: is every image there and readable, and what is in
+the set?
 
     python -m data.check train.csv --image_root images
 
-Prints a summary, and all images and rows that are not as they should be. Ends with exit code 1 if there are such:
-images that are missing or cannot be decoded, one image under two pids, rows that stand there twice.
+Prints a summary, and all images and rows that are not as they should be. Ends with exit code 1 if
+there are such: images that are missing or cannot be decoded, one image under two pids, rows that
+stand there twice.
 """
 
 import argparse
@@ -33,7 +35,9 @@ class Image(NamedTuple):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m data.check"
-    parser.add_argument("dataset", type=common.readable_file, metavar="CSV", help="Lines of pid,fid without header.")
+    parser.add_argument(
+        "dataset", type=common.readable_file, metavar="CSV", help="Lines of pid,fid without header."
+    )
     common.add_flag(parser, "image_root", required=True)
     common.add_flag(parser, "allow_any_path")
     parser.add_argument(
@@ -66,8 +70,12 @@ def examine(path: str) -> Image:
     return Image((height, width), digest, None)
 
 
-def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K: int) -> tuple[list[str], list[str]]:
-    """The summary of a data set and its problems, line by line; `found` has the images that are there."""
+def report(
+    pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K: int
+) -> tuple[list[str], list[str]]:
+    """The summary of a data set and its problems, line by line; `found` has the images that are
+    there.
+    """
     images_of = Counter(pids)
     counts = np.array(list(images_of.values()))
     few = [pid for pid, count in images_of.items() if count < K]
@@ -79,14 +87,20 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
     ]
     if sizes:
         heights, widths = zip(*sizes, strict=True)
-        common_sizes = ", ".join(f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3))
-        summary.append(f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels")
+        common_sizes = ", ".join(
+            f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3)
+        )
+        summary.append(
+            f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels"
+        )
         summary.append(f"most frequent sizes (height x width): {common_sizes}")
     if len(images_of) == 1 or counts.max() == 1:
         summary.append("one pid, or one image of each: not for a training set")
     for pid, what in (("-1", "junk"), ("0000", "distractors"), ("0", "distractors")):
         if pid in images_of:
-            summary.append(f"{images_of[pid]} images of pid {pid}, {what} in Market-1501: not for a training set")
+            summary.append(
+                f"{images_of[pid]} images of pid {pid}, {what} in Market-1501: not for a training set"
+            )
 
     pids_of, same = defaultdict(set), defaultdict(set)
     for pid, fid in zip(pids, fids, strict=True):
@@ -99,7 +113,9 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
 
     missing = [fid for fid in dict.fromkeys(fids) if fid not in found]
     broken = [f"{fid} ({image.error})" for fid, image in found.items() if image.error]
-    twice = [",".join(row) for row, count in Counter(zip(pids, fids, strict=True)).items() if count > 1]
+    twice = [
+        ",".join(row) for row, count in Counter(zip(pids, fids, strict=True)).items() if count > 1
+    ]
     contradictory = [fid for fid, of in pids_of.items() if len(of) > 1]
     problems = {
         "images that are missing": missing,
@@ -108,7 +124,11 @@ def report(pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K:
         "images with more than one pid": contradictory,
         "copies of an image under another pid": [" = ".join(group) for group in across],
     }
-    return summary, ["\n    ".join([f"{what}: {len(items)}", *items]) for what, items in problems.items() if items]
+    return summary, [
+        "\n    ".join([f"{what}: {len(items)}", *items])
+        for what, items in problems.items()
+        if items
+    ]
 
 
 def _names(items: Iterable[str]) -> str:
@@ -127,7 +147,12 @@ def main(args: argparse.Namespace) -> None:
             found[fid] = image
             if watched and (len(found) % 100 == 0 or len(found) == len(paths)):
                 end = "\n" if len(found) == len(paths) else ""
-                print(f"\rLooked at {len(found)} of {len(paths)} images", end=end, file=sys.stderr, flush=True)
+                print(
+                    f"\rLooked at {len(found)} of {len(paths)} images",
+                    end=end,
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     summary, problems = report(pids, fids, found, args.batch_k)
     print(f"{args.dataset}:", *summary, sep="\n  ")

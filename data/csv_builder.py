@@ -1,7 +1,7 @@
 """What the builders of the public data sets' CSVs share.
 
-A builder is a file of its own: its docstring says how it is called, OFFICIAL what was published of the data set, and
-build(root) finds the images. All are called alike:
+A builder is a file of its own: its docstring says how it is called, OFFICIAL what was published of
+the data set, and build(root) finds the images. All are called alike:
 
     python -m data.market1501 --image_root Market-1501-v15.09.15 --directory market1501
 """
@@ -22,7 +22,11 @@ from data import cameras, dataset
 from runtime import files, terminal
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
-FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}  # Market-1501's
+FOLDERS = {
+    "train": "bounding_box_train",
+    "query": "query",
+    "gallery": "bounding_box_test",
+}  # Market-1501's
 Rows = list[tuple[str, str]]  # pid, fid
 
 
@@ -69,20 +73,29 @@ def run(doc: str, build: Callable[[str], dict[str, Rows]], official: Official) -
     common.run(lambda args: main(args, build, official), lambda: parse_args(doc))
 
 
-def main(args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], official: Official) -> None:
+def main(
+    args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], official: Official
+) -> None:
     log = terminal.setup_logging("data")
     parts = build(args.image_root)
     os.makedirs(args.directory, exist_ok=True)
     for name, rows in parts.items():
         path = Path(args.directory, f"{name}.csv")
-        with files.complete_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        with (
+            files.complete_file(path) as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, lineterminator="\n").writerows(rows)
         found, images_of = count(rows, official), Counter(pid for pid, _ in rows)
-        nobody = "".join(f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid])
+        nobody = "".join(
+            f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid]
+        )
         print(f"{path}: {found}{nobody}")
         published = official.figures.get(name)
         if published and found._replace(cameras=published.cameras and found.cameras) != published:
-            log.warning(f"{path} differs from what was published: {published}. Another version, or not all of it?")
+            log.warning(
+                f"{path} differs from what was published: {published}. Another version, or not all of it?"
+            )
 
 
 def count(rows: Rows, official: Official) -> Figures:
@@ -91,11 +104,14 @@ def count(rows: Rows, official: Official) -> Figures:
     return Figures(len(rows), len(pids), found and len(found))
 
 
-def from_folders(root: str, official: Official, folders: dict[str, str] = FOLDERS) -> dict[str, Rows]:
-    """The rows of data sets that have a folder for each part and the pid in the file name, sorted by that.
+def from_folders(
+    root: str, official: Official, folders: dict[str, str] = FOLDERS
+) -> dict[str, Rows]:
+    """The rows of data sets that have a folder for each part and the pid in the file name, sorted
+    by that.
 
-    Other files in a folder (Thumbs.db) are passed over; images whose names are of another form are told of. Training
-    sets go without the pids that stand for no identity.
+    Other files in a folder (Thumbs.db) are passed over; images whose names are of another form are
+    told of. Training sets go without the pids that stand for no identity.
 
     Raises: UserError for a folder that is missing or without an image of the data set.
     """
@@ -103,7 +119,11 @@ def from_folders(root: str, official: Official, folders: dict[str, str] = FOLDER
     for name, folder in folders.items():
         check_there(root, folder)
         files = sorted(os.listdir(os.path.join(root, folder)))
-        fids = [f"{folder}/{file}" for file in files if file.lower().endswith(IMAGES) and not file.startswith(".")]
+        fids = [
+            f"{folder}/{file}"
+            for file in files
+            if file.lower().endswith(IMAGES) and not file.startswith(".")
+        ]
         parsed = [(cameras.pid_and_camera(official.form, fid), fid) for fid in fids]
         misnamed = [fid for key, fid in parsed if key is None]
         form = cameras.FORMS[official.form].words
@@ -118,14 +138,18 @@ def from_folders(root: str, official: Official, folders: dict[str, str] = FOLDER
                 f"{common.first_few(misnamed)}"
             )
         left_out = official.nobody if name.endswith("train") else ()
-        parts[name] = [(key[0], fid) for key, fid in parsed if key is not None and key[0] not in left_out]
+        parts[name] = [
+            (key[0], fid) for key, fid in parsed if key is not None and key[0] not in left_out
+        ]
     return parts
 
 
 def from_list(root: str, name: str, folder: str, official: Official) -> Rows:
-    """The rows of a text file that lists images of `folder`, one a line, with the pid in the file name.
+    """The rows of a text file that lists images of `folder`, one a line, with the pid in the file
+    name.
 
-    Raises: UserError for a list that is missing, names of another form, and images that do not exist.
+    Raises: UserError for a list that is missing, names of another form, and images that do not
+        exist.
     """
     rows = []
     for path, *_ in read_list(root, name):
@@ -176,19 +200,26 @@ def listed(root: str, source: str, rows: Iterable[tuple[str, str]]) -> Rows:
     """
     rows = list(rows)
     if not rows:
-        raise UserError(f"{os.path.join(root, source)} lists no image for one of the parts. Is it the original file?")
+        raise UserError(
+            f"{os.path.join(root, source)} lists no image for one of the parts. Is it the original file?"
+        )
     dataset.check_images(source, root, [fid for _, fid in rows])
     return rows
 
 
-def split_classes(root: str, source: str, rows: Iterable[tuple[str, str]], last_for_training: int) -> dict[str, Rows]:
-    """Train and test as metric learning has them: the classes 1 to last_for_training, and all others.
+def split_classes(
+    root: str, source: str, rows: Iterable[tuple[str, str]], last_for_training: int
+) -> dict[str, Rows]:
+    """Train and test as metric learning has them: the classes 1 to last_for_training, and all
+    others.
 
     Raises: UserError as listed does, and for a class that is no number.
     """
     parts = {"train": [], "test": []}
     for pid, fid in rows:
         if not pid.isdecimal():
-            raise UserError(f"{source}: the class of {fid} should be a number. Received: {pid!r}. Is it the original?")
+            raise UserError(
+                f"{source}: the class of {fid} should be a number. Received: {pid!r}. Is it the original?"
+            )
         parts["train" if int(pid) <= last_for_training else "test"].append((pid, fid))
     return {name: listed(root, source, part) for name, part in parts.items()}

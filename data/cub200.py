@@ -1,4 +1,5 @@
-"""Write the CSVs of CUB-200-2011, birds, for metric learning: train (classes 1 to 100) and test (101 to 200).
+"""Write the CSVs of CUB-200-2011, birds, for metric learning: train (classes 1 to 100) and test
+(101 to 200).
 
     python -m data.cub200 --image_root CUB_200_2011 --directory cub200
 

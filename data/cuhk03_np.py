@@ -2,9 +2,9 @@
 
     python -m data.cuhk03_np --image_root cuhk03-np --directory cuhk03
 
-The folder is that published with the re-ranking code of Zhong et al.; it has the boxes twice, drawn by hand (labeled)
-and by a detector (detected). Of each that is there: labeled_train, labeled_query, labeled_gallery, and so on. Evaluate
-with --excluder cuhk03.
+The folder is that published with the re-ranking code of Zhong et al.; it has the boxes twice, drawn
+by hand (labeled) and by a detector (detected). Of each that is there: labeled_train, labeled_query,
+labeled_gallery, and so on. Evaluate with --excluder cuhk03.
 """
 
 import os

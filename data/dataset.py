@@ -9,11 +9,12 @@ from common import UserError, first_few
 def load(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     """Read a data set: a CSV without header, one `pid,fid` a row.
 
-    Both columns are kept as they are written (leading zeros matter, `#` is an ordinary character); fields with
-    commas are quoted as in every CSV; blank lines are passed over.
+    Both columns are kept as they are written (leading zeros matter, `#` is an ordinary character);
+    fields with commas are quoted as in every CSV; blank lines are passed over.
 
     Returns: pids, fids, two lists of the same length >= 1.
-    Raises: UserError for a missing, unreadable or empty file, and for the first row without exactly two columns.
+    Raises: UserError for a missing, unreadable or empty file, and for the first row without exactly
+        two columns.
     """
     pids, fids = [], []
     try:
@@ -34,15 +35,25 @@ def load(path: str | os.PathLike) -> tuple[list[str], list[str]]:
             f"cannot read the data set {path}: {error.strerror}. Give an existing CSV of pid,fid."
         ) from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no CSV in UTF-8: {error}. Save it as plain text, one pid,fid a line.") from None
+        raise UserError(
+            f"{path} is no CSV in UTF-8: {error}. Save it as plain text, one pid,fid a line."
+        ) from None
     if not pids:
-        raise UserError(f"the data set {path} is empty. It should have one line pid,fid for every image.")
+        raise UserError(
+            f"the data set {path} is empty. It should have one line pid,fid for every image."
+        )
     return pids, fids
 
 
 def check_paths(dataset: str, image_root: str, fids: list[str], allow_any_path: bool) -> None:
-    """Raises: UserError with the number and the first few of the images that are not below image_root."""
-    outside = [fid for fid in fids if os.path.isabs(fid) or os.path.normpath(fid).split(os.sep)[0] == os.pardir]
+    """Raises: UserError with the number and the first few of the images that are not below
+    image_root.
+    """
+    outside = [
+        fid
+        for fid in fids
+        if os.path.isabs(fid) or os.path.normpath(fid).split(os.sep)[0] == os.pardir
+    ]
     if outside and not allow_any_path:
         raise UserError(
             f"{len(outside)} of the {len(fids)} images of {dataset} are not below --image_root {image_root}: "
@@ -50,7 +61,9 @@ def check_paths(dataset: str, image_root: str, fids: list[str], allow_any_path: 
         )
 
 
-def check_images(dataset: str, image_root: str, fids: list[str], allow_any_path: bool = False) -> None:
+def check_images(
+    dataset: str, image_root: str, fids: list[str], allow_any_path: bool = False
+) -> None:
     """Raises: UserError as check_paths does, and for the images that are no files."""
     check_paths(dataset, image_root, fids, allow_any_path)
     missing = [fid for fid in fids if not os.path.isfile(os.path.join(image_root, fid))]

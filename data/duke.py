@@ -9,7 +9,11 @@ from data import csv_builder
 from data.csv_builder import Figures, Official
 
 OFFICIAL = Official(
-    {"train": Figures(16522, 702, 8), "query": Figures(2228, 702, 8), "gallery": Figures(17661, 1110, 8)},
+    {
+        "train": Figures(16522, 702, 8),
+        "query": Figures(2228, 702, 8),
+        "gallery": Figures(17661, 1110, 8),
+    },
     form="duke",
 )
 

@@ -1,7 +1,7 @@
 """From image files to what a network sees: decode, resize, flip, crop.
 
-Sizes are (height, width) in pixels. All randomness is drawn by `augmentations`, a pure function of (seed,
-iteration); everything else is a pure function of the file.
+Sizes are (height, width) in pixels. All randomness is drawn by `augmentations`, a pure function of
+(seed, iteration); everything else is a pure function of the file.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 import common
 
-# The third stream of random numbers, after the two of data/pk_sampler.py: flips and corners, and what has its own.
+# The third stream of random numbers, after the two of data/pk_sampler.py: flips and corners, and
+# what has its own.
 _AUGMENTATIONS = 2
 _COLORS, _HOLES = 1, 2
 
@@ -25,15 +26,21 @@ FIVE_CROPS = ("center", "top_left", "top_right", "bottom_left", "bottom_right")
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3]; grey is expanded."""
+    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3];
+    grey is expanded.
+    """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """TensorFlow 1's bilinear resize, which samples at i · old/new: uint8 or float [H, W, 3] -> float32 [*size, 3]."""
-    return tf.raw_ops.ResizeBilinear(images=image[None], size=size, align_corners=False, half_pixel_centers=False)[0]
+    """TensorFlow 1's bilinear resize, which samples at i · old/new: uint8 or float [H, W, 3] ->
+    float32 [*size, 3].
+    """
+    return tf.raw_ops.ResizeBilinear(
+        images=image[None], size=size, align_corners=False, half_pixel_centers=False
+    )[0]
 
 
 def flip(image: tf.Tensor) -> tf.Tensor:
@@ -56,7 +63,7 @@ def five_crops(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.stack(crops, axis=-4)
 
 
-# ---------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------- training
 
 
 class Augmentation(NamedTuple):
@@ -77,7 +84,10 @@ class Augmentation(NamedTuple):
     @property
     def room(self) -> tuple[int, int]:
         """Pixels by which images are higher and wider than their crops."""
-        return tuple(old + 2 * self.pad_crop - new for old, new in zip(self.resized, self.net_size, strict=True))
+        return tuple(
+            old + 2 * self.pad_crop - new
+            for old, new in zip(self.resized, self.net_size, strict=True)
+        )
 
 
 def augmentations(
@@ -90,7 +100,8 @@ def augmentations(
       room: pixels by which the images are higher and wider than a crop; (0, 0) for no random crop.
       random_flip: whether half of the images, at random, are mirrored.
 
-    Returns: flips bool [B], and corners int32 [B, 2], the top left pixel of each crop, from 0 to room.
+    Returns: flips bool [B], and corners int32 [B, 2], the top left pixel of each crop, from 0 to
+        room.
     """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration])
     flips = rng.random(count) < 0.5
@@ -99,25 +110,32 @@ def augmentations(
 
 
 def color_factors(seed: int, iteration: int, count: int, strength: float) -> np.ndarray:
-    """Factors of brightness, contrast and saturation for each image of one batch: float32 [B, 3], 1 ± strength."""
+    """Factors of brightness, contrast and saturation for each image of one batch: float32 [B, 3], 1
+    ± strength.
+    """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _COLORS])
     return rng.uniform(1 - strength, 1 + strength, (count, 3)).astype(np.float32)
 
 
-def holes(seed: int, iteration: int, count: int, probability: float, size: tuple[int, int]) -> np.ndarray:
-    """What is erased of each image of one batch (Zhong et al. 2017, "Random Erasing Data Augmentation", algorithm 1).
+def holes(
+    seed: int, iteration: int, count: int, probability: float, size: tuple[int, int]
+) -> np.ndarray:
+    """What is erased of each image of one batch (Zhong et al. 2017, "Random Erasing Data
+    Augmentation", algorithm 1).
 
-    A rectangle of 0.02 to 0.4 of the image's area, 0.3 to 3.33 times as high as wide, anywhere within the image. One
-    that does not fit is drawn again, up to _ERASING_TRIES times.
+    A rectangle of 0.02 to 0.4 of the image's area, 0.3 to 3.33 times as high as wide, anywhere
+    within the image. One that does not fit is drawn again, up to _ERASING_TRIES times.
 
-    Returns: int32 [B, 4], the first row and column of each rectangle and the first beyond it: the same where nothing
-      is erased.
+    Returns: int32 [B, 4], the first row and column of each rectangle and the first beyond it: the
+      same where nothing is erased.
     """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _HOLES])
     erased = rng.random(count) < probability
     area = rng.uniform(0.02, 0.4, (_ERASING_TRIES, count)) * size[0] * size[1]
     aspect = rng.uniform(0.3, 1 / 0.3, (_ERASING_TRIES, count))
-    sides = np.maximum(np.rint(np.sqrt([area * aspect, area / aspect])), 1).astype(np.int32)  # heights and widths
+    sides = np.maximum(np.rint(np.sqrt([area * aspect, area / aspect])), 1).astype(
+        np.int32
+    )  # heights and widths
     fits = (sides[0] < size[0]) & (sides[1] < size[1])
     sides = sides[:, fits.argmax(axis=0), np.arange(count)].T
     sides = np.where((erased & fits.any(axis=0))[:, None], sides, 0)
@@ -125,19 +143,28 @@ def holes(seed: int, iteration: int, count: int, probability: float, size: tuple
     return np.concatenate([corners, corners + sides], axis=1)
 
 
-def draws(seed: int, iteration: int, count: int, augmentation: Augmentation) -> dict[str, np.ndarray]:
-    """All that is drawn for one batch, each from a stream of its own: flips, corners, and what else is asked for."""
-    flips, corners = augmentations(seed, iteration, count, augmentation.room, augmentation.random_flip)
+def draws(
+    seed: int, iteration: int, count: int, augmentation: Augmentation
+) -> dict[str, np.ndarray]:
+    """All that is drawn for one batch, each from a stream of its own: flips, corners, and what else
+    is asked for.
+    """
+    flips, corners = augmentations(
+        seed, iteration, count, augmentation.room, augmentation.random_flip
+    )
     drawn = {"flips": flips, "corners": corners}
     if augmentation.color_jitter:
         drawn["colors"] = color_factors(seed, iteration, count, augmentation.color_jitter)
     if augmentation.random_erasing:
-        drawn["holes"] = holes(seed, iteration, count, augmentation.random_erasing, augmentation.net_size)
+        drawn["holes"] = holes(
+            seed, iteration, count, augmentation.random_erasing, augmentation.net_size
+        )
     return drawn
 
 
 def recolor(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """Change brightness, then contrast (against the image's mean grey), then saturation (against each pixel's grey).
+    """Change brightness, then contrast (against the image's mean grey), then saturation (against
+    each pixel's grey).
 
     Args:
       images: float32 [B, H, W, 3], 0..255, as what is returned.
@@ -156,19 +183,26 @@ def _grey(images: tf.Tensor) -> tf.Tensor:
 
 
 def erase(images: tf.Tensor, rectangles: tf.Tensor) -> tf.Tensor:
-    """Fill a rectangle (see holes), int32 [B, 4], of each image, float32 [B, H, W, 3], with ImageNet's mean pixel."""
+    """Fill a rectangle (see holes), int32 [B, 4], of each image, float32 [B, H, W, 3], with
+    ImageNet's mean pixel.
+    """
     top, left, bottom, right = tf.unstack(rectangles[:, :, None], axis=1)
     y, x = tf.range(images.shape[1]), tf.range(images.shape[2])
     inside = ((top <= y) & (y < bottom))[:, :, None] & ((left <= x) & (x < right))[:, None, :]
     return tf.where(inside[..., None], tf.constant(_MEAN_PIXEL), images)
 
 
-def augment(image: tf.Tensor, flipped: tf.Tensor, corner: tf.Tensor, augmentation: Augmentation) -> tf.Tensor:
+def augment(
+    image: tf.Tensor, flipped: tf.Tensor, corner: tf.Tensor, augmentation: Augmentation
+) -> tf.Tensor:
     """Resize, pad, flip and crop one image: uint8 [H, W, 3] -> float32 [*net_size, 3]."""
     size = augmentation.resized
-    # What is enlarged is resized in less time when it is float already; large images would only be copied.
+    # What is enlarged is resized in less time when it is float already; large images would only be
+    # copied.
     small = tf.size(image) < 3 * math.prod(size)
-    image = tf.cond(small, lambda: resize(tf.cast(image, tf.float32), size), lambda: resize(image, size))
+    image = tf.cond(
+        small, lambda: resize(tf.cast(image, tf.float32), size), lambda: resize(image, size)
+    )
     if augmentation.pad_crop:
         image = tf.pad(image, [[augmentation.pad_crop] * 2] * 2 + [[0, 0]])
     top, left = corner[0], tf.where(flipped, augmentation.room[1] - corner[1], corner[1])
@@ -177,9 +211,14 @@ def augment(image: tf.Tensor, flipped: tf.Tensor, corner: tf.Tensor, augmentatio
 
 
 def augment_batch(
-    pixels: tf.Tensor, sizes: tf.Tensor, flips: tf.Tensor, corners: tf.Tensor, augmentation: Augmentation
+    pixels: tf.Tensor,
+    sizes: tf.Tensor,
+    flips: tf.Tensor,
+    corners: tf.Tensor,
+    augmentation: Augmentation,
 ) -> tf.Tensor:
-    """What `augment` does, for all images of a batch at once and whatever their sizes: the way of an accelerator.
+    """What `augment` does, for all images of a batch at once and whatever their sizes: the way of
+    an accelerator.
 
     Args:
       pixels: uint8 [n, 3], those of all images, one image after the other.
@@ -190,13 +229,19 @@ def augment_batch(
     """
 
     def taps(axis, mirrored):
-        # Between which two rows or columns of its image each one of the crop lies, and how far: [B, length] each.
+        # Between which two rows or columns of its image each one of the crop lies, and how far: [B,
+        # length] each.
         old, new = sizes[:, axis, None], augmentation.resized[axis]
         at = corners[:, axis, None] - augmentation.pad_crop + tf.range(augmentation.net_size[axis])
         at = tf.where(mirrored, new - 1 - at, at)
         scaled = tf.cast(at, tf.float32) * (tf.cast(old, tf.float32) / new)
         low = tf.clip_by_value(tf.cast(scaled, tf.int32), 0, old - 1)
-        return low, tf.minimum(low + 1, old - 1), scaled - tf.cast(low, tf.float32), (at >= 0) & (at < new)
+        return (
+            low,
+            tf.minimum(low + 1, old - 1),
+            scaled - tf.cast(low, tf.float32),
+            (at >= 0) & (at < new),
+        )
 
     top, bottom, down, y_inside = taps(0, False)
     left, right, across, x_inside = taps(1, flips[:, None])
@@ -228,7 +273,9 @@ def finish(batch: dict[str, tf.Tensor], augmentation: Augmentation) -> tf.Tensor
     """
     images = batch.get("images")
     if images is None:
-        images = augment_batch(batch["pixels"], batch["sizes"], batch["flips"], batch["corners"], augmentation)
+        images = augment_batch(
+            batch["pixels"], batch["sizes"], batch["flips"], batch["corners"], augmentation
+        )
     if "colors" in batch:
         images = recolor(images, batch["colors"])
     if "holes" in batch:
@@ -236,12 +283,14 @@ def finish(batch: dict[str, tf.Tensor], augmentation: Augmentation) -> tf.Tensor
     return images
 
 
-def reader(paths: Sequence[str], cache: str, loading_threads: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def reader(
+    paths: Sequence[str], cache: str, loading_threads: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns: a function from an image's row number, an int tensor, to the image, uint8 [H, W, 3].
 
     Args:
-      cache: "none" reads and decodes the file each time. "encoded" reads all files now and decodes each time;
-        "decoded" reads and decodes all now.
+      cache: "none" reads and decodes the file each time. "encoded" reads all files now and decodes
+        each time; "decoded" reads and decodes all now.
 
     Raises: common.UserError for an image that cannot be read now.
     """
@@ -277,17 +326,19 @@ def training_batches(
     """Load and augment the images of each batch.
 
     Args:
-      batches: int64 [B] each, row numbers of the images, from iteration `start` on; see data/pk_sampler.py.
+      batches: int64 [B] each, row numbers of the images, from iteration `start` on; see
+          data/pk_sampler.py.
       paths: the data set's image files.
       loading_threads: images loaded in parallel; changes nothing in what comes out.
       cache: what is held in memory: "none", "encoded" or "decoded"; see reader.
       shards: parts of the batch, one for each replica, equally long.
-      finished: False where an accelerator takes the last step, `finish`. It is then given the decoded pixels: images
-        that are larger than they are resized to are made that size first, rounded to whole grey levels.
+      finished: False where an accelerator takes the last step, `finish`. It is then given the
+        decoded pixels: images that are larger than they are resized to are made that size first,
+        rounded to whole grey levels.
 
-    Returns: a data set with one element for each shard of each batch, in order: the images of the shard, b of them,
-      and the row numbers of the whole batch, int64 [B]. The images are float32 RGB 0..255 [b, *net_size, 3] or, where
-      not finished, what `finish` takes.
+    Returns: a data set with one element for each shard of each batch, in order: the images of the
+      shard, b of them, and the row numbers of the whole batch, int64 [B]. The images are float32
+      RGB 0..255 [b, *net_size, 3] or, where not finished, what `finish` takes.
     """
     read = reader(paths, cache, loading_threads)
     b = len(range(B)[shards[0]])
@@ -300,7 +351,9 @@ def training_batches(
                 yield {name: values[shard] for name, values in drawn.items()}, rows.reshape(b, -1)
 
     def load_one(drawn, rows):
-        drawn["images"] = augment(read(drawn.pop("rows")), drawn["flips"], drawn["corners"], augmentation)
+        drawn["images"] = augment(
+            read(drawn.pop("rows")), drawn["flips"], drawn["corners"], augmentation
+        )
         return drawn, rows
 
     def load_pixels(drawn, rows):
@@ -308,19 +361,25 @@ def training_batches(
         pixels = tf.TensorArray(tf.uint8, b, element_shape=[None, 3], infer_shape=False)
         shapes = tf.TensorArray(tf.int32, b, element_shape=[3])
         for i in tf.range(b):
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)  # whole batches are, and at less cost
+            tf.autograph.experimental.set_loop_options(
+                parallel_iterations=1
+            )  # whole batches are, and at less cost
             image = read(part[i])
             if tf.size(image) > 3 * math.prod(augmentation.resized):
                 image = tf.cast(tf.round(resize(image, augmentation.resized)), tf.uint8)
             pixels = pixels.write(i, tf.reshape(image, [-1, 3]))
             shapes = shapes.write(i, tf.shape(image))
-        return drawn | {"pixels": pixels.concat(), "sizes": shapes.stack()[:, :2]}, tf.reshape(rows, [B])
+        return drawn | {"pixels": pixels.concat(), "sizes": shapes.stack()[:, :2]}, tf.reshape(
+            rows, [B]
+        )
 
     def finish_batch(drawn, rows):
         return finish(drawn, augmentation), tf.reshape(rows, [B])
 
     example = draws(seed, start, b, augmentation) | {"rows": np.zeros(b, np.int64)}
-    signature = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in example.items()}
+    signature = {
+        name: tf.TensorSpec(values.shape, values.dtype) for name, values in example.items()
+    }
     signature = signature, tf.TensorSpec([b, B // b], tf.int64)
     plans = tf.data.Dataset.from_generator(plan, output_signature=signature)
     if finished:
@@ -339,39 +398,60 @@ def _threads(loading_threads: int) -> tf.data.Options:
     return options
 
 
-# ---------------------------------------------------------------------------------------------- embedding
+# ------------------------------------------------------------------------- embedding
 
 
 def variant_names(flip_augment: bool, crop_augment: str | None) -> list[str]:
-    """Names of the variants of one image, A of them, in their order; the original's `augmentation_types`."""
-    crops = {None: ("resize",), "center": ("center",), "avgpool": ("avgpool",), "five": FIVE_CROPS}[crop_augment]
-    return [f"{side}_{crop}" for side in ("original", "original_flip")[: 1 + flip_augment] for crop in crops]
+    """Names of the variants of one image, A of them, in their order; the original's
+    `augmentation_types`.
+    """
+    crops = {None: ("resize",), "center": ("center",), "avgpool": ("avgpool",), "five": FIVE_CROPS}[
+        crop_augment
+    ]
+    return [
+        f"{side}_{crop}"
+        for side in ("original", "original_flip")[: 1 + flip_augment]
+        for crop in crops
+    ]
 
 
-def variants(image: tf.Tensor, net_size: tuple[int, int], flip_augment: bool, crop_augment: str | None) -> tf.Tensor:
+def variants(
+    image: tf.Tensor, net_size: tuple[int, int], flip_augment: bool, crop_augment: str | None
+) -> tf.Tensor:
     """The variants of images that are embedded for them, in the order of variant_names.
 
     Args:
-      image: float32 [..., H, W, 3], resized: to the pre_crop size with a crop_augment, else to net_size.
+      image: float32 [..., H, W, 3], resized: to the pre_crop size with a crop_augment, else to
+          net_size.
       flip_augment: also mirrored.
-      crop_augment: "center" and "five" take crops of net_size; None and "avgpool" take the whole image.
+      crop_augment: "center" and "five" take crops of net_size; None and "avgpool" take the whole
+          image.
 
-    Returns: float32 [..., A, *size, 3], size being net_size but for "avgpool", which keeps that of the image.
+    Returns: float32 [..., A, *size, 3], size being net_size but for "avgpool", which keeps that of
+        the image.
     """
     sides = [image, flip(image)] if flip_augment else [image]
     if crop_augment in ("center", "five"):
         count = len(FIVE_CROPS) if crop_augment == "five" else 1
-        return tf.concat([five_crops(side, net_size)[..., :count, :, :, :] for side in sides], axis=-4)
+        return tf.concat(
+            [five_crops(side, net_size)[..., :count, :, :, :] for side in sides], axis=-4
+        )
     return tf.stack(sides, axis=-4)
 
 
-def test_batches(paths: Sequence[str], batch_size: int, loading_threads: int, size: tuple[int, int]) -> tf.data.Dataset:
-    """The images of files, resized, in order: a data set of float32 [n, *size, 3], n at most batch_size."""
+def test_batches(
+    paths: Sequence[str], batch_size: int, loading_threads: int, size: tuple[int, int]
+) -> tf.data.Dataset:
+    """The images of files, resized, in order: a data set of float32 [n, *size, 3], n at most
+    batch_size.
+    """
 
     def load(path):
         return resize(decode(tf.io.read_file(path)), size)
 
-    images = tf.data.Dataset.from_tensor_slices(tf.constant(paths)).map(load, num_parallel_calls=loading_threads)
+    images = tf.data.Dataset.from_tensor_slices(tf.constant(paths)).map(
+        load, num_parallel_calls=loading_threads
+    )
     return images.batch(batch_size).with_options(_threads(loading_threads)).prefetch(1)
 
 
@@ -385,7 +465,9 @@ def undecodable(paths: Sequence[str], loading_threads: int) -> set[int]:
     images = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), tf.constant(paths)))
     good = images.map(decodes, num_parallel_calls=loading_threads).ignore_errors()
     good = good.with_options(_threads(loading_threads))
-    return set(range(len(paths))).difference(number.item() for number, _ in good.as_numpy_iterator())
+    return set(range(len(paths))).difference(
+        number.item() for number, _ in good.as_numpy_iterator()
+    )
 
 
 @contextlib.contextmanager

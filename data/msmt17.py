@@ -2,8 +2,9 @@
 
     python -m data.msmt17 --image_root MSMT17_V1 --directory msmt17
 
-train.csv is list_train.txt and list_val.txt, the 32,621 images that the data set's paper trains on. Pid 0000 is a
-person like the others, and equal pids of training and test are not the same person. Evaluate with --excluder msmt17.
+train.csv is list_train.txt and list_val.txt, the 32,621 images that the data set's paper trains on.
+Pid 0000 is a person like the others, and equal pids of training and test are not the same person.
+Evaluate with --excluder msmt17.
 """
 
 import os
@@ -12,11 +13,19 @@ from data import csv_builder
 from data.csv_builder import Figures, Official
 
 OFFICIAL = Official(
-    {"train": Figures(32621, 1041, 15), "query": Figures(11659, 3060, 15), "gallery": Figures(82161, 3060, 15)},
+    {
+        "train": Figures(32621, 1041, 15),
+        "query": Figures(11659, 3060, 15),
+        "gallery": Figures(82161, 3060, 15),
+    },
     form="msmt17",
 )
 VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
-LISTS = {"train": ("list_train.txt", "list_val.txt"), "query": ("list_query.txt",), "gallery": ("list_gallery.txt",)}
+LISTS = {
+    "train": ("list_train.txt", "list_val.txt"),
+    "query": ("list_query.txt",),
+    "gallery": ("list_gallery.txt",),
+}
 
 
 def build(root: str) -> dict[str, csv_builder.Rows]:
@@ -27,7 +36,9 @@ def build(root: str) -> dict[str, csv_builder.Rows]:
     parts = {}
     for part, lists in LISTS.items():
         folder = train_folder if part == "train" else test_folder
-        parts[part] = [row for name in lists for row in csv_builder.from_list(root, name, folder, OFFICIAL)]
+        parts[part] = [
+            row for name in lists for row in csv_builder.from_list(root, name, folder, OFFICIAL)
+        ]
     return parts
 
 

@@ -12,7 +12,9 @@ _EPOCH, _IMAGES = 0, 1
 
 
 def group_by_pid(pids: Sequence[str]) -> list[np.ndarray]:
-    """Row numbers of each person's images: one int array a pid, pids in sorted order. Serves for other labels, too."""
+    """Row numbers of each person's images: one int array a pid, pids in sorted order. Serves for
+    other labels, too.
+    """
     _, labels, counts = np.unique(np.asarray(pids), return_inverse=True, return_counts=True)
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
 
@@ -36,12 +38,12 @@ def batches(
 ) -> Iterator[np.ndarray]:
     """The batches number start, start + 1, ... end - 1.
 
-    An epoch is all pids in random order, cut to a multiple of P: no pid comes twice in one, and the next epoch has
-    another order. A pid with at least K images gives K different ones; of a pid with fewer, the list of its images is
-    repeated until it has K or more, shuffled, and cut to K.
+    An epoch is all pids in random order, cut to a multiple of P: no pid comes twice in one, and the
+    next epoch has another order. A pid with at least K images gives K different ones; of a pid with
+    fewer, the list of its images is repeated until it has K or more, shuffled, and cut to K.
 
-    With cameras, the K images of a pid come from as many of its cameras as possible: one of each in turn, in random
-    order, until there are K; a pid with fewer images begins anew.
+    With cameras, the K images of a pid come from as many of its cameras as possible: one of each in
+    turn, in random order, until there are K; a pid with fewer images begins anew.
 
     Args:
       groups: row numbers of each pid's images, as from group_by_pid.
@@ -60,7 +62,10 @@ def batches(
     for iteration in range(start, end):
         epoch, position = divmod(iteration, batches_per_epoch)
         if epoch != drawn_epoch:
-            drawn_epoch, order = epoch, np.random.default_rng([_EPOCH, seed, epoch]).permutation(len(groups))
+            drawn_epoch, order = (
+                epoch,
+                np.random.default_rng([_EPOCH, seed, epoch]).permutation(len(groups)),
+            )
         rng = np.random.default_rng([_IMAGES, seed, iteration])
         chosen = order[position * P : (position + 1) * P]
         yield np.concatenate([draw(rng, groups[pid], K) for pid in chosen])

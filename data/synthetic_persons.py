@@ -8,15 +8,25 @@ from PIL import ImageColor
 
 H, W = 256, 128  # of what is drawn: twice the image, for halving it smooths the edges
 
-# ---------------------------------------------------------------------------------------------- what persons wear
+# ------------------------------------------------------------------------- what persons wear
 
 PLAIN = ("#17171a", "#3b3d42", "#85878b", "#1c2748", "#465f86", "#5b5c33", "#5a3b25", "#bfa67f")
 WARM = ("#e9e8e2", "#b81f24", "#661628", "#dd7122", "#dcbc33", "#d6839c")
 COLD = ("#2557b0", "#86b2dc", "#277a3b", "#177377", "#613080")
 COLORS = (*PLAIN, *WARM, *COLD)
-HAIR_COLORS = ("#14110f", "#14110f", "#2c1d14", "#4a2f1c", "#7a522c", "#b58f55", "#8d8b88", "#7c3018")
+HAIR_COLORS = (
+    "#14110f",
+    "#14110f",
+    "#2c1d14",
+    "#4a2f1c",
+    "#7a522c",
+    "#b58f55",
+    "#8d8b88",
+    "#7c3018",
+)
 SKINS = ("#f0c8a8", "#e3b18c", "#c98f66", "#9c6843", "#6d452c", "#f3d3ba")
-# name: end of the sleeve (0 shoulder, 1 wrist), height of the hem (1 = the body's), width, open in front
+# name: end of the sleeve (0 shoulder, 1 wrist), height of the hem (1 = the body's), width, open in
+# front
 UPPERS = {
     "vest": (0.0, 0.50, 0.96, False),
     "t-shirt": (0.42, 0.49, 1.0, False),
@@ -36,7 +46,8 @@ LOWERS = {
     "skirt": (0.0, 0.9, 0.31),
     "long skirt": (0.0, 0.9, 0.12),
 }
-# How far the second colour shows at (azimuth on the body in radians, 0 = front; v, 0 = top of the garment, 1 = hem).
+# How far the second colour shows at (azimuth on the body in radians, 0 = front; v, 0 = top of the
+# garment, 1 = hem).
 PATTERNS = {
     "plain": lambda a, v: 0 * v,
     "bands": lambda a, v: v * 5 % 1 < 0.5,
@@ -56,17 +67,57 @@ PATTERNS = {
 LOWER_PATTERNS = ("bands", "stripes", "checks", "sides", "foot", "dots")
 HAIRS = ("short", "short", "short", "bald", "long", "long", "ponytail", "bun", "curls")
 HATS = ("none",) * 5 + ("cap", "beanie", "sun hat", "hood")
-BAGS = ("none",) * 3 + ("backpack", "backpack", "shoulder bag", "shoulder bag", "carrier", "carrier")
-# name: order, how far behind the body, start and end as (up, forward), radii seen from the front and the side, cap
+BAGS = ("none",) * 3 + (
+    "backpack",
+    "backpack",
+    "shoulder bag",
+    "shoulder bag",
+    "carrier",
+    "carrier",
+)
+# name: order, how far behind the body, start and end as (up, forward), radii seen from the front
+# and the side, cap
 WORN = {
-    "long": (0.05, 0.12, (0.97, -0.03), (0.77, -0.06), (0.05, 0.066, 0.07, 0.06), (0.03, 0.045, 0.04, 0.02), 1),
-    "ponytail": (0.05, 0.12, (0.95, -0.07), (0.80, -0.10), (0.022, 0.026, 0.014), (0.022, 0.026, 0.014), 1),
+    "long": (
+        0.05,
+        0.12,
+        (0.97, -0.03),
+        (0.77, -0.06),
+        (0.05, 0.066, 0.07, 0.06),
+        (0.03, 0.045, 0.04, 0.02),
+        1,
+    ),
+    "ponytail": (
+        0.05,
+        0.12,
+        (0.95, -0.07),
+        (0.80, -0.10),
+        (0.022, 0.026, 0.014),
+        (0.022, 0.026, 0.014),
+        1,
+    ),
     "bun": (0.05, 0.12, (0.985, -0.06), (0.965, -0.065), (0.033, 0.033), (0.033, 0.033), 1),
-    "curls": (0.09, 0.0, (0.975, -0.015), (0.90, -0.02), (0.07, 0.083, 0.078), (0.07, 0.083, 0.078), 1),
+    "curls": (
+        0.09,
+        0.0,
+        (0.975, -0.015),
+        (0.90, -0.02),
+        (0.07, 0.083, 0.078),
+        (0.07, 0.083, 0.078),
+        1,
+    ),
     "cap": (0.11, 0.0, (0.955, 0.05), (0.947, 0.125), (0.045, 0.04), (0.012, 0.008), 4),
     "beanie": (0.11, 0.0, (1.02, 0.0), (1.01, 0.0), (0.022, 0.022), (0.022, 0.022), 1),
     "sun hat": (0.11, 0.0, (0.955, 0.0), (0.945, 0.0), (0.10, 0.11), (0.10, 0.11), 3),
-    "backpack": (0.0, 0.10, (0.79, -0.12), (0.56, -0.13), (0.070, 0.092, 0.098, 0.092), (0.035, 0.055, 0.065, 0.06), 3),
+    "backpack": (
+        0.0,
+        0.10,
+        (0.79, -0.12),
+        (0.56, -0.13),
+        (0.070, 0.092, 0.098, 0.092),
+        (0.035, 0.055, 0.065, 0.06),
+        3,
+    ),
 }
 
 
@@ -113,7 +164,7 @@ def identity(seed: int, number: int) -> dict:
     }
 
 
-# ---------------------------------------------------------------------------------------------- drawing
+# ------------------------------------------------------------------------- drawing
 
 Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]  # azimuth, v [n] -> RGB [n,3] or [3]
 
@@ -128,7 +179,9 @@ def _cloth(pattern: str, colors: tuple) -> Paint:
 
 
 def layered(base: Paint, *layers: tuple[Callable, Paint]) -> Paint:
-    """`base`, and over it each layer (where, paint) at the points for which where(azimuth, v) holds."""
+    """`base`, and over it each layer (where, paint) at the points for which where(azimuth, v)
+    holds.
+    """
 
     def paint(a, v):
         color = base(a, v)
@@ -139,11 +192,16 @@ def layered(base: Paint, *layers: tuple[Callable, Paint]) -> Paint:
     return paint
 
 
-def draw_tube(canvas, start, end, radii, paint: Paint, light: tuple, view=0.0, v=(0.0, 1.0), cap=1.0) -> None:
-    """Paint a solid of revolution on float32 RGB [H,W,3]: the one primitive that figures and things are made of.
+def draw_tube(
+    canvas, start, end, radii, paint: Paint, light: tuple, view=0.0, v=(0.0, 1.0), cap=1.0
+) -> None:
+    """Paint a solid of revolution on float32 RGB [H,W,3]: the one primitive that figures and things
+    are made of.
 
-    start, end: axis in pixels (x, y); radii: at equal steps along it; cap: how flat the ends are (1 = half a ball);
-    light: (ambient, diffuse, direction in radians, 0 = from the viewer); view: azimuth that the solid is turned by.
+    start, end: axis in pixels (x, y); radii: at equal steps along it; cap: how flat the ends are (1
+        = half a ball);
+    light: (ambient, diffuse, direction in radians, 0 = from the viewer); view: azimuth that the
+        solid is turned by.
     """
     (x0, y0), (x1, y1), reach = start, end, max(radii) + 1
     left, right = max(int(min(x0, x1) - reach), 0), min(int(max(x0, x1) + reach) + 2, W)
@@ -172,13 +230,15 @@ def draw_tube(canvas, start, end, radii, paint: Paint, light: tuple, view=0.0, v
     pixels[place] = under + cover[:, None] * (color * shade[:, None] - under)
 
 
-def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light: tuple, tilt: float) -> None:
+def draw_figure(
+    canvas, who: dict, pose: tuple, foot: tuple, size: float, light: tuple, tilt: float
+) -> None:
     """Draw a person on float32 RGB [H,W,3].
 
-    pose: view (radians; 0 = walks towards the camera), phase and stride of the walk, how far a forearm is raised
-    (radians); foot: where it stands, in pixels (x, y); size: height of the body in pixels; tilt: how far the camera
-    looks down.
-    Lengths below are parts of the body's height, as (to the person's side, up, forward).
+    pose: view (radians; 0 = walks towards the camera), phase and stride of the walk, how far a
+    forearm is raised (radians); foot: where it stands, in pixels (x, y); size: height of the body
+    in pixels; tilt: how far the camera looks down. Lengths below are parts of the body's height, as
+    (to the person's side, up, forward).
     """
     (view, phase, stride, raised), lift, parts = map(float, pose), 0.0, []
     cos, sin = np.cos(view), np.sin(view)
@@ -191,12 +251,16 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
         return z * cos - x * sin
 
     def part(order, start, end, wide, paint, deep=None, v=(0, 1), cap=1.0):
-        """Queue a tube. wide, deep: its radii seen from the front and from the side; order: drawn far to near."""
+        """Queue a tube. wide, deep: its radii seen from the front and from the side; order: drawn
+        far to near.
+        """
         ends = [
             (foot[0] + size * (x * cos + z * sin), foot[1] - size * (y - lift - tilt * near(x, z)))
             for x, y, z in (start, end)
         ]
-        radii = size * np.hypot(np.multiply(wide, cos), np.multiply(wide if deep is None else deep, sin))
+        radii = size * np.hypot(
+            np.multiply(wide, cos), np.multiply(wide if deep is None else deep, sin)
+        )
         parts.append((order, (*ends, radii, paint, light, view, v, cap)))
 
     def worn(name, color):
@@ -204,8 +268,13 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
         part(order + near(0, -behind), (0, *start), (0, *end), wide, color, deep, cap=cap)
 
     # Paints.
-    bag, hair, hat, shoe = (plain(who[name]) for name in ("bag_color", "hair_color", "hat_color", "shoes"))
-    upper, lower = _cloth(who["upper_pattern"], who["upper_colors"]), _cloth(who["lower_pattern"], who["lower_colors"])
+    bag, hair, hat, shoe = (
+        plain(who[name]) for name in ("bag_color", "hair_color", "hat_color", "shoes")
+    )
+    upper, lower = (
+        _cloth(who["upper_pattern"], who["upper_colors"]),
+        _cloth(who["lower_pattern"], who["lower_colors"]),
+    )
     torso = [(lambda a, v: (v < 0.10) & (abs(a) < 0.42), skin)]
     if is_open:
         torso.insert(0, (lambda a, v: abs(a) < 0.42, plain(who["inner"])))
@@ -220,7 +289,12 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
     if who["boots"]:
         leg = layered(leg, (lambda a, v: v > 0.72, shoe))
     arm = layered(upper, (lambda a, v: v > sleeve, skin))
-    head = [(lambda a, v: (abs(v - 0.5) < 0.05) & (abs(abs(a) - 0.38) < 0.13), plain(np.float32((0.1, 0.07, 0.06))))]
+    head = [
+        (
+            lambda a, v: (abs(v - 0.5) < 0.05) & (abs(abs(a) - 0.38) < 0.13),
+            plain(np.float32((0.1, 0.07, 0.06))),
+        )
+    ]
     if who["beard"]:
         head.append((lambda a, v: (v > 0.74) & (abs(a) < 1.5), hair))
     if who["hair"] != "bald":
@@ -235,14 +309,30 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
     for s in (-1, 1):
         swing, bend = s * stride * np.sin(phase), 1.3 * stride * max(s * np.cos(phase), 0)
         knee = (s * 0.052, 0.515 - 0.235 * np.cos(swing), 0.235 * np.sin(swing))
-        ankle = (s * 0.048, knee[1] - 0.235 * np.cos(swing - bend), knee[2] + 0.235 * np.sin(swing - bend))
+        ankle = (
+            s * 0.048,
+            knee[1] - 0.235 * np.cos(swing - bend),
+            knee[2] + 0.235 * np.sin(swing - bend),
+        )
         legs[s] = (s * 0.056, 0.515, 0.0), knee, ankle
     lift = min(legs[-1][2][1], legs[1][2][1]) - 0.035
     for s, (hip, knee, (x, y, z)) in legs.items():
-        order, fit, flare = near(s * 0.05, z) - 2, build * leg_width, 1.5 if who["lower"] == "wide trousers" else 1.0
+        order, fit, flare = (
+            near(s * 0.05, z) - 2,
+            build * leg_width,
+            1.5 if who["lower"] == "wide trousers" else 1.0,
+        )
         heel, toe = (x, y - 0.012, z - 0.01), (x * 1.25, y - 0.018, z + 0.085)
         part(order - 0.01, heel, toe, (0.026, 0.026, 0.02), shoe)
-        part(order, knee, (x, y, z), np.multiply((0.044, 0.042, 0.03 * flare), fit), leg, v=(0.5, 1), cap=2)
+        part(
+            order,
+            knee,
+            (x, y, z),
+            np.multiply((0.044, 0.042, 0.03 * flare), fit),
+            leg,
+            v=(0.5, 1),
+            cap=2,
+        )
         part(order + 0.01, hip, knee, np.multiply((0.066, 0.058, 0.045), fit), leg, v=(0, 0.5))
 
     # Body.
@@ -250,8 +340,19 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
         wide = np.multiply((0.095, 0.115, 0.125, 0.135), build)
         part(-1.5, (0, 0.57, 0), (0, skirt_hem, 0), wide, lower, wide * 0.85, cap=5)
     if hem < 0.45:
-        wide = np.multiply((0.100, 0.113, 0.121, 0.140 if who["upper"] == "dress" else 0.124), build * loose)
-        part(-1, (0, 0.56, 0), (0, hem, 0), wide, torso, wide * 0.85, v=(0.8, 1 + (0.48 - hem) * 2.9), cap=5)
+        wide = np.multiply(
+            (0.100, 0.113, 0.121, 0.140 if who["upper"] == "dress" else 0.124), build * loose
+        )
+        part(
+            -1,
+            (0, 0.56, 0),
+            (0, hem, 0),
+            wide,
+            torso,
+            wide * 0.85,
+            v=(0.8, 1 + (0.48 - hem) * 2.9),
+            cap=5,
+        )
     wide = np.multiply((0.055, 0.118, 0.122, 0.112, 0.102, 0.102, 0.108), build * loose)
     deep = np.multiply((0.045, 0.068, 0.080, 0.080, 0.076, 0.080, 0.084), build * loose)
     part(-0.001, (0, 0.90, 0.005), (0, 0.82, 0), (0.034, 0.036), skin)
@@ -260,7 +361,10 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
         start, end = (side * 0.125 * build, 0.56, 0), (side * 0.135 * build, 0.45, 0)
         part(near(side * 0.3, 0), start, end, (0.030, 0.036, 0.036), bag, (0.08, 0.09, 0.09), cap=4)
     if who["bag"] == "backpack":
-        worn("backpack", layered(bag, (lambda a, v: abs(v - 0.5) < 0.05, plain(who["bag_color"] * 0.5))))
+        worn(
+            "backpack",
+            layered(bag, (lambda a, v: abs(v - 0.5) < 0.05, plain(who["bag_color"] * 0.5))),
+        )
 
     # Arms.
     for s in (-1, 1):
@@ -268,18 +372,36 @@ def draw_figure(canvas, who: dict, pose: tuple, foot: tuple, size: float, light:
         bend, fit = swing + 0.3 + raised * (s == side), build * (loose if sleeve > 0.2 else 0.92)
         shoulder = (s * (0.112 * build * loose - 0.004), 0.792, 0.0)
         elbow = (shoulder[0] + s * 0.02, 0.792 - 0.165 * np.cos(swing), 0.165 * np.sin(swing))
-        wrist = (elbow[0] - s * 0.01, elbow[1] - 0.15 * np.cos(bend), elbow[2] + 0.15 * np.sin(bend))
+        wrist = (
+            elbow[0] - s * 0.01,
+            elbow[1] - 0.15 * np.cos(bend),
+            elbow[2] + 0.15 * np.sin(bend),
+        )
         order = near(s * 0.12, elbow[2]) * 0.9 + 0.02
         part(order, shoulder, elbow, np.multiply((0.037, 0.037, 0.033), fit), arm, v=(0, 0.5))
-        part(order + 0.001, elbow, wrist, np.multiply((0.032, 0.029, 0.024), fit), arm, v=(0.5, 1), cap=1.5)
+        part(
+            order + 0.001,
+            elbow,
+            wrist,
+            np.multiply((0.032, 0.029, 0.024), fit),
+            arm,
+            v=(0.5, 1),
+            cap=1.5,
+        )
         part(order + 0.002, wrist, (wrist[0], wrist[1] - 0.03, wrist[2]), (0.02, 0.019), skin)
         if who["bag"] == "carrier" and s == side:
-            start, end = (wrist[0], wrist[1] - 0.04, wrist[2]), (wrist[0], wrist[1] - 0.19, wrist[2])
+            start, end = (
+                (wrist[0], wrist[1] - 0.04, wrist[2]),
+                (wrist[0], wrist[1] - 0.19, wrist[2]),
+            )
             part(order + 0.003, start, end, (0.012, 0.035, 0.038), bag, (0.03, 0.085, 0.09), cap=4)
 
     # Head.
     big = 1.18 if who["hat"] == "hood" else 1.0
-    wide, deep = (0.026, 0.050, 0.057, 0.057, 0.052, 0.034), (0.034, 0.060, 0.069, 0.068, 0.060, 0.038)
+    wide, deep = (
+        (0.026, 0.050, 0.057, 0.057, 0.052, 0.034),
+        (0.034, 0.060, 0.069, 0.068, 0.060, 0.038),
+    )
     wide, deep = np.multiply(wide, big), np.multiply(deep, big)
     part(0.10, (0, 0.995, 0.01), (0, 0.868, 0.014), wide, layered(skin, *head), deep, cap=2)
     if who["hair"] in WORN and who["hat"] != "hood":

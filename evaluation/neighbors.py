@@ -1,4 +1,6 @@
-"""The nearest images of every image, queries and gallery together, and average query expansion from them."""
+"""The nearest images of every image, queries and gallery together, and average query expansion from
+them.
+"""
 
 from collections.abc import Callable
 
@@ -10,16 +12,16 @@ from evaluation import ranking
 def nearest(embs: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of all images, for each of them.
 
-    Float32 tells in half the time of float64 which few may be among them; only of those are the distances exact. Of
-    two that are equally far, the first counts as nearer.
+    Float32 tells in half the time of float64 which few may be among them; only of those are the
+    distances exact. Of two that are equally far, the first counts as nearer.
 
     Args:
         embs: float32 [N, D], of numbers whose squares float32 holds.
         k: >= 1. Where N is less, all N.
         metric: one of ranking.METRICS.
 
-    Returns: int32 [N, k], nearest first, which is the image itself; and float64 [N], the distance of the furthest (the
-        one that is furthest in float32), for "euclidean" squared.
+    Returns: int32 [N, k], nearest first, which is the image itself; and float64 [N], the distance
+        of the furthest (the one that is furthest in float32), for "euclidean" squared.
     """
     N = len(embs)
     k = min(k, N)
@@ -53,8 +55,8 @@ def _lower_bounds(embs: np.ndarray, metric: str) -> Callable[[slice], np.ndarray
         cityblock = ranking.METRICS[metric](embs)
         return lambda block: cityblock.lower_bounds(embs[block].astype(np.float64))
 
-    # Squared euclidean distances in float32, by the binomial formula; their half for "cosine", between embeddings of
-    # length 1. ranking.py does the same in float64 and tells more of it.
+    # Squared euclidean distances in float32, by the binomial formula; their half for "cosine",
+    # between embeddings of length 1. ranking.py does the same in float64 and tells more of it.
     scaled = ranking.unit_length if metric == "cosine" else np.asarray
     parts = list(ranking.slices(embs, 2**18))
     mean = sum(scaled(embs[part]).sum(axis=0, dtype=np.float64) for part in parts) / len(embs)
@@ -77,8 +79,9 @@ def _lower_bounds(embs: np.ndarray, metric: str) -> Callable[[slice], np.ndarray
 def _limit(row: np.ndarray, k: int) -> float:
     """A number that at least k of `row` are not above, and not many more.
 
-    The k-th of the least of many groups is one. Finding those takes a tenth of the time of a partition of the row. A
-    group is every so-many-th image, since those of a person often stand together.
+    The k-th of the least of many groups is one. Finding those takes a tenth of the time of a
+    partition of the row. A group is every so-many-th image, since those of a person often stand
+    together.
     """
     groups = 4 * k
     width = len(row) // groups
@@ -94,22 +97,28 @@ def distinct(
 
     Args:
         query_embs, gallery_embs: [Q, D], [G, D].
-        same: int [G], the number of the query that a gallery image is, -1 where it is none; None when none is.
+        same: int [G], the number of the query that a gallery image is, -1 where it is none; None
+            when none is.
 
-    Returns: the embeddings [N, D], the queries first, and the rows that are the gallery's, in its order.
+    Returns: the embeddings [N, D], the queries first, and the rows that are the gallery's, in its
+        order.
     """
     Q = len(query_embs)
     if same is None or (same < 0).all():
         return np.concatenate([query_embs, gallery_embs]), slice(Q, None)
     other = same < 0
-    return np.concatenate([query_embs, gallery_embs[other]]), np.where(other, Q - 1 + other.cumsum(), same)
+    return np.concatenate([query_embs, gallery_embs[other]]), np.where(
+        other, Q - 1 + other.cumsum(), same
+    )
 
 
 def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
-    """Average query expansion: each embedding becomes the mean of its k nearest, weighted by similarity.
+    """Average query expansion: each embedding becomes the mean of its k nearest, weighted by
+    similarity.
 
-    The similarity s is the cosine, the weight s^alpha, 0 where s is below 0; the mean is the sum divided by k, as in
-    fast-reid. (The weights: Radenović et al., Fine-tuning CNN Image Retrieval with No Human Annotation.)
+    The similarity s is the cosine, the weight s^alpha, 0 where s is below 0; the mean is the sum
+    divided by k, as in fast-reid. (The weights: Radenović et al., Fine-tuning CNN Image Retrieval
+    with No Human Annotation.)
 
     Args:
         embs: [N, D], finite; of queries and gallery, which are expanded from one another.
@@ -126,7 +135,9 @@ def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
         lengths = np.linalg.norm(near, axis=2)
         lengths[lengths == 0] = 1
         cosines = np.einsum("rd,rkd->rk", near[:, 0], near) / (lengths[:, :1] * lengths)
-        expanded[block] = np.einsum("rk,rkd->rd", np.maximum(cosines, 0) ** alpha, near) / order.shape[1]
+        expanded[block] = (
+            np.einsum("rk,rkd->rd", np.maximum(cosines, 0) ** alpha, near) / order.shape[1]
+        )
 
     ranking.in_blocks(of_block, len(embs), order.shape[1] * embs.shape[1], 64)
     return expanded

@@ -1,4 +1,6 @@
-"""From the embeddings of an image's variants (flips, crops) to one: [A, N, D] -> [N, D], float32, NumPy."""
+"""From the embeddings of an image's variants (flips, crops) to one: [A, N, D] -> [N, D], float32,
+NumPy.
+"""
 
 import numpy as np
 

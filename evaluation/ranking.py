@@ -1,14 +1,16 @@
-"""From embeddings to the ranks of the true matches, and from those ranks to AP, CMC, mINP and precision at recall.
+"""From embeddings to the ranks of the true matches, and from those ranks to AP, CMC, mINP and
+precision at recall.
 
-A query's true matches are the gallery images with its pid that are not ignored. Ranks count from 1 and pass over
-what is ignored. They come from counting the wrong images that are closer than each match, one block of queries at a
+A query's true matches are the gallery images with its pid that are not ignored. Ranks count from 1
+and pass over what is ignored. They come from counting the wrong images that are closer than each
+match, one block of queries at a
 time: the whole matrix of distances never exists and the gallery is never put in order.
 
-Ties go against the embedding: a wrong image at the distance of a true match counts as closer than it. So one that
-puts all images in one point scores worst, rather than by the luck of their order.
+Ties go against the embedding: a wrong image at the distance of a true match counts as closer than
+it. So one that puts all images in one point scores worst, rather than by the luck of their order.
 
-Distances are in float64, and those that differ by no more than their rounding errors are a tie. So results do not
-depend on the block size, the number of threads or the machine.
+Distances are in float64, and those that differ by no more than their rounding errors are a tie. So
+results do not depend on the block size, the number of threads or the machine.
 """
 
 import math
@@ -22,9 +24,9 @@ import numpy as np
 # Distances in memory at a time, all threads together: 256 MB.
 _MAX_DISTANCES = 2**25
 
-# From a slice of the queries to the least that their distances to the gallery can be, float64 [queries, G], and to a
-# function: the row of a query in it and indices [n] of gallery images -> the greatest that those distances can be, [n].
-# What lies between is rounding.
+# From a slice of the queries to the least that their distances to the gallery can be, float64
+# [queries, G], and to a function: the row of a query in it and indices [n] of gallery images -> the
+# greatest that those distances can be, [n]. What lies between is rounding.
 Bounds = Callable[[slice], tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]]
 
 
@@ -40,7 +42,9 @@ def bounds(query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str) -> Bou
 
     def of_block(block: slice) -> tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]:
         embs = query_embs[block].astype(np.float64)
-        return gallery.lower_bounds(embs), lambda row, indices: gallery.upper_bounds(embs[row], indices)
+        return gallery.lower_bounds(embs), lambda row, indices: gallery.upper_bounds(
+            embs[row], indices
+        )
 
     return of_block
 
@@ -57,14 +61,19 @@ def match_ranks(
     Args:
         bounds: the distances. Threads call it at the same time.
         query_pids, gallery_pids: Q and G of them.
-        ignore: from a slice of the queries to bool [queries, G], True = ignored. Threads call it at the same time.
+        ignore: from a slice of the queries to bool [queries, G], True = ignored. Threads call it at
+            the same time.
         batch_size: queries in a block, at most; a block has fewer when the gallery is large.
 
-    Returns: for every query its int64 ranks, ascending, in 1..G; an empty array where there is no true match.
+    Returns: for every query its int64 ranks, ascending, in 1..G; an empty array where there is no
+        true match.
     """
 
     def ranks_of_block(matches: list[np.ndarray], wrong: np.ndarray) -> list[np.ndarray]:
-        return [_ranks(np.sort(row_matches), row) for row_matches, row in zip(matches, wrong, strict=True)]
+        return [
+            _ranks(np.sort(row_matches), row)
+            for row_matches, row in zip(matches, wrong, strict=True)
+        ]
 
     blocks = _compare(ranks_of_block, bounds, query_pids, gallery_pids, ignore, batch_size)
     return [ranks for block in blocks for ranks in block]
@@ -78,17 +87,20 @@ def tpr_at_fpr(
     fprs: Sequence[float],
     batch_size: int = 256,
 ) -> list[float | None]:
-    """Points of the ROC over all pairs of a query and a gallery image that are not ignored, as in verification.
+    """Points of the ROC over all pairs of a query and a gallery image that are not ignored, as in
+    verification.
 
-    A pair is accepted when its distance is below a threshold. There are 65,537 of those, evenly spread from 0 to the
-    greatest distance of the first 16 queries (in the numbers of `bounds`: squared for "euclidean").
+    A pair is accepted when its distance is below a threshold. There are 65,537 of those, evenly
+    spread from 0 to the greatest distance of the first 16 queries (in the numbers of `bounds`:
+    squared for "euclidean").
 
     Args:
         fprs: shares of the wrong pairs, in 0..1.
         bounds, query_pids, gallery_pids, ignore, batch_size: as for match_ranks.
 
-    Returns: for each FPR the share of the true pairs that are accepted at the greatest threshold that accepts no more
-        than this share of the wrong pairs; None where there are no true or no wrong pairs.
+    Returns: for each FPR the share of the true pairs that are accepted at the greatest threshold
+        that accepts no more than this share of the wrong pairs; None where there are no true or no
+        wrong pairs.
     """
     bins = 2**16
     lower, _ = bounds(slice(0, min(16, len(query_pids))))
@@ -99,7 +111,9 @@ def tpr_at_fpr(
         numbers = np.empty(dists.shape, np.float32)  # enough for a bin, and much faster
         with np.errstate(over="ignore"):
             np.multiply(dists, scale, out=numbers, casting="same_kind")
-        return np.bincount(np.clip(numbers, 0, bins, out=numbers).astype(np.int32).ravel(), minlength=bins + 1)
+        return np.bincount(
+            np.clip(numbers, 0, bins, out=numbers).astype(np.int32).ravel(), minlength=bins + 1
+        )
 
     def count(matches: list[np.ndarray], wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         positives = histogram(np.concatenate(matches))
@@ -111,8 +125,12 @@ def tpr_at_fpr(
     positive_count = positives.sum()
     if not positive_count or not negative_count:
         return [None] * len(fprs)
-    accepted = [np.concatenate([[0], np.cumsum(counts[:-1])]) for counts in (positives, negatives)]  # at each threshold
-    thresholds = [np.searchsorted(accepted[1], fpr * negative_count, side="right") - 1 for fpr in fprs]
+    accepted = [
+        np.concatenate([[0], np.cumsum(counts[:-1])]) for counts in (positives, negatives)
+    ]  # at each threshold
+    thresholds = [
+        np.searchsorted(accepted[1], fpr * negative_count, side="right") - 1 for fpr in fprs
+    ]
     return [float(accepted[0][threshold] / positive_count) for threshold in thresholds]
 
 
@@ -127,8 +145,8 @@ def _compare(
     """What `work` returns for each block of queries, in their order.
 
     Args:
-        work: from the distances of the true matches, one array [n] per query, and of the wrong images, [queries, G]
-            with inf for what is none.
+        work: from the distances of the true matches, one array [n] per query, and of the wrong
+            images, [queries, G] with inf for what is none.
         bounds, query_pids, gallery_pids, ignore, batch_size: as for match_ranks.
     """
     indices = defaultdict(list)
@@ -153,7 +171,8 @@ def _compare(
 def in_blocks(work: Callable[[slice], object], rows: int, columns: int, size: int) -> list:
     """What `work` returns for each slice of `rows`, in their order; all cores work.
 
-    A slice has `size` rows, or fewer where the distances to `columns` others take more memory than there is for them.
+    A slice has `size` rows, or fewer where the distances to `columns` others take more memory than
+    there is for them.
     """
     threads = os.cpu_count() or 1
     size = max(1, min(size, -(-rows // threads), _MAX_DISTANCES // (threads * columns)))
@@ -162,11 +181,13 @@ def in_blocks(work: Callable[[slice], object], rows: int, columns: int, size: in
 
 
 def _ranks(matches: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Ranks [n] of matches at ascending distances [n] among wrong images at distances [G]; inf counts for nothing."""
+    """Ranks [n] of matches at ascending distances [n] among wrong images at distances [G]; inf
+    counts for nothing.
+    """
     if not len(matches):
         return np.empty(0, np.int64)
-    # Looking every wrong image up among the few matches needs fewer comparisons, but NumPy's vectorised sort, of those
-    # that are not beyond the last match, takes a third of that time.
+    # Looking every wrong image up among the few matches needs fewer comparisons, but NumPy's
+    # vectorised sort, of those that are not beyond the last match, takes a third of that time.
     closer = np.searchsorted(np.sort(wrong[wrong <= matches[-1]]), matches, side="right")
     return np.arange(1, len(matches) + 1) + closer
 
@@ -175,7 +196,7 @@ def _slices(stop: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, stop)) for start in range(0, stop, size))
 
 
-# ------------------------------------------------------------------------------------------ distances
+# ------------------------------------------------------------------------- distances
 
 
 def distances(query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str) -> np.ndarray:
@@ -196,21 +217,25 @@ def distances(query_embs: np.ndarray, gallery_embs: np.ndarray, metric: str) -> 
     return np.sqrt(dists) if metric == "euclidean" else dists
 
 
-# Where two distances are the same or nearly so, rounding decides which comes out smaller. So wrong images get the
-# least distance that rounding allows and matches the greatest: every doubtful pair is a tie. The bounds are those of a
-# sum of D products or terms (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+# Where two distances are the same or nearly so, rounding decides which comes out smaller. So wrong
+# images get the least distance that rounding allows and matches the greatest: every doubtful pair
+# is a tie. The bounds are those of a sum of D products or terms (Higham, Accuracy and Stability of
+# Numerical Algorithms, section 3.1).
 
 
 def _tolerance(dim: int) -> float:
-    """Relative error of a distance of `dim` terms in float64, with room for the few steps around the sum."""
+    """Relative error of a distance of `dim` terms in float64, with room for the few steps around
+    the sum.
+    """
     return (dim + 8) * np.finfo(np.float64).eps
 
 
 class _SquaredEuclidean:
     """Squared euclidean distances, whose order is that of the euclidean ones.
 
-    By the binomial formula, a matrix product, whose error is relative to the lengths of the embeddings and not to
-    their distance; with their mean taken off, a large common offset costs no digits.
+    By the binomial formula, a matrix product, whose error is relative to the lengths of the
+    embeddings and not to their distance; with their mean taken off, a large common offset costs no
+    digits.
     """
 
     def __init__(self, gallery: np.ndarray):
@@ -249,7 +274,9 @@ class _Cityblock:
 
     def lower_bounds(self, query: np.ndarray) -> np.ndarray:
         bounds = np.empty((len(query), len(self._gallery)))
-        weights = np.full(query.shape[1], 1 - self._tolerance)  # a product with them sums faster than sum()
+        weights = np.full(
+            query.shape[1], 1 - self._tolerance
+        )  # a product with them sums faster than sum()
         for part in slices(self._gallery, 2**15):
             embs = self._gallery[part].astype(np.float64)
             diffs = np.empty_like(embs)
@@ -266,9 +293,11 @@ class _Cityblock:
 
 
 class _Cosine:
-    """1 - the cosine of the angle, with the methods of _SquaredEuclidean. An embedding of zeros is 1 from all.
+    """1 - the cosine of the angle, with the methods of _SquaredEuclidean. An embedding of zeros is
+    1 from all.
 
-    What rounding may change is relative to the lengths, which are 1: distances within some 1e-13 are a tie.
+    What rounding may change is relative to the lengths, which are 1: distances within some 1e-13
+        are a tie.
     """
 
     def __init__(self, gallery: np.ndarray):
@@ -287,7 +316,9 @@ class _Cosine:
         return self.distances(query, indices) + self._tolerance
 
     def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
-        return 1 - np.einsum("ij,j->i", unit_length(self._gallery[indices]), unit_length(query[None])[0])
+        return 1 - np.einsum(
+            "ij,j->i", unit_length(self._gallery[indices]), unit_length(query[None])[0]
+        )
 
 
 METRICS = {
@@ -308,11 +339,13 @@ def unit_length(embs: np.ndarray) -> np.ndarray:
 
 
 def slices(embs: np.ndarray, numbers: int) -> Iterator[slice]:
-    """Slices of the rows of `embs` [n, D] with about that many numbers, so that what is made of them stays small."""
+    """Slices of the rows of `embs` [n, D] with about that many numbers, so that what is made of
+    them stays small.
+    """
     return _slices(len(embs), max(1, numbers // embs.shape[1]))
 
 
-# ------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------------------- figures
 
 
 def average_precision(ranks: np.ndarray, market: bool = False) -> float:
@@ -320,8 +353,8 @@ def average_precision(ranks: np.ndarray, market: bool = False) -> float:
 
     Args:
         ranks: of its n >= 1 true matches, ascending, from 1.
-        market: join the points of precision and recall by straight lines, as the code that came with Market-1501
-            does, instead of by steps, as scikit-learn does since 0.19.
+        market: join the points of precision and recall by straight lines, as the code that came
+            with Market-1501 does, instead of by steps, as scikit-learn does since 0.19.
     """
     found = np.arange(1, len(ranks) + 1)
     precisions = found / ranks
@@ -336,7 +369,8 @@ def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:
     """The share of queries with a true match among the first k images, float64 [G] for k = 1..G.
 
     Args:
-        ranks: as match_ranks returns them. Queries without a true match do not count; at least one has one.
+        ranks: as match_ranks returns them. Queries without a true match do not count; at least one
+            has one.
         gallery_size: G.
     """
     first = [query[0] for query in ranks if len(query)]
@@ -344,7 +378,8 @@ def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:
 
 
 def inverse_negative_penalty(ranks: np.ndarray) -> float:
-    """What share of the images up to a query's last true match are true matches, in 0..1; mINP is its mean.
+    """What share of the images up to a query's last true match are true matches, in 0..1; mINP is
+    its mean.
 
     Ye et al., Deep Learning for Person Re-identification: A Survey and Outlook, section 4.1.
 
@@ -355,10 +390,12 @@ def inverse_negative_penalty(ranks: np.ndarray) -> float:
 
 
 def precision_at_recall(ranks: Sequence[np.ndarray], recalls: Sequence[float]) -> list[float]:
-    """Interpolated precision, in 0..1: the highest at this recall or a higher one, as a mean over queries.
+    """Interpolated precision, in 0..1: the highest at this recall or a higher one, as a mean over
+    queries.
 
     Args:
-        ranks: as match_ranks returns them. Queries without a true match do not count; at least one has one.
+        ranks: as match_ranks returns them. Queries without a true match do not count; at least one
+            has one.
         recalls: above 0, up to 1.
     """
     curves = []

@@ -9,9 +9,12 @@ class Same:
     """`Same(gallery_keys)(query_keys) -> bool [Q, G]`, True where the keys are equal."""
 
     def __init__(self, gallery_keys: Sequence[Hashable]):
-        # Integers in place of keys: comparing two of them for all pairs is what an evaluation does most often.
+        # Integers in place of keys: comparing two of them for all pairs is what an evaluation does
+        # most often.
         self._codes = {}
-        self._gallery = np.array([self._codes.setdefault(key, len(self._codes)) for key in gallery_keys], np.int32)
+        self._gallery = np.array(
+            [self._codes.setdefault(key, len(self._codes)) for key in gallery_keys], np.int32
+        )
 
     def __call__(self, query_keys: Sequence[Hashable]) -> np.ndarray:
         query = np.array([self._codes.get(key, -1) for key in query_keys], np.int32)

@@ -1,4 +1,6 @@
-"""Only the query image itself is ignored: queries that are a part of the gallery, no cameras, any fid."""
+"""Only the query image itself is ignored: queries that are a part of the gallery, no cameras, any
+fid.
+"""
 
 from excluders._same import Same
 

@@ -1,4 +1,6 @@
-"""What an experiment is started with: the flags of train.py, kept in its args.json for resuming and embedding."""
+"""What an experiment is started with: the flags of train.py, kept in its args.json for resuming and
+embedding.
+"""
 
 import argparse
 import contextlib
@@ -50,13 +52,16 @@ ARCHITECTURE = {
     },
     "net_input_height": _SIZE | {"default": 256, "help": "Height of the network's input."},
     "net_input_width": _SIZE | {"default": 128, "help": "Width of the network's input."},
-    "pre_crop_height": _SIZE | {"default": 288, "help": "Height to crop from, with --crop_augment."},
+    "pre_crop_height": _SIZE
+    | {"default": 288, "help": "Height to crop from, with --crop_augment."},
     "pre_crop_width": _SIZE | {"default": 144, "help": "Width to crop from, with --crop_augment."},
 }
 
 
 def add_architecture_flags(parser: argparse.ArgumentParser, **changes) -> argparse._ArgumentGroup:
-    """Add what has to be known to build a network that was trained; `changes` go to each flag. Returns: their group."""
+    """Add what has to be known to build a network that was trained; `changes` go to each flag.
+    Returns: their group.
+    """
     group = parser.add_argument_group("model")
     for name, options in ARCHITECTURE.items():
         group.add_argument(f"--{name}", **(options | changes))
@@ -170,10 +175,18 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help="Directory that the file ids of the CSV are relative to. Needed unless resuming.",
     )
     group.add_argument(
-        "--batch_p", type=common.positive_int, default=32, metavar="P", help="Pids in a batch, at least 2."
+        "--batch_p",
+        type=common.positive_int,
+        default=32,
+        metavar="P",
+        help="Pids in a batch, at least 2.",
     )
     group.add_argument(
-        "--batch_k", type=common.positive_int, default=4, metavar="K", help="Images of each pid in a batch, at least 2."
+        "--batch_k",
+        type=common.positive_int,
+        default=4,
+        metavar="K",
+        help="Images of each pid in a batch, at least 2.",
     )
     group.add_argument(
         "--cameras",
@@ -183,7 +196,9 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         f"{', '.join(cameras.FORMS)}, or a regular expression whose one group is the camera. Without, cameras play no "
         "part.",
     )
-    group.add_argument("--flip_augment", action="store_true", help="Mirror half of the images, at random.")
+    group.add_argument(
+        "--flip_augment", action="store_true", help="Mirror half of the images, at random."
+    )
     group.add_argument(
         "--crop_augment",
         action="store_true",
@@ -237,7 +252,9 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", choices=common.LOSSES, default="batch_hard", help="A loss of loss.py.")
+    group.add_argument(
+        "--loss", choices=common.LOSSES, default="batch_hard", help="A loss of loss.py."
+    )
     group.add_argument(
         "--margin",
         type=_margin,
@@ -251,14 +268,18 @@ def make_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         help=f"The mean is over the terms that are not 0, of {' and '.join(common.LOSSES_WITHOUT_ZEROS)}, with a "
         "number as margin.",
     )
-    common.add_flag(group, "metric", default="euclidean", help="How distances of embeddings are measured.")
+    common.add_flag(
+        group, "metric", default="euclidean", help="How distances of embeddings are measured."
+    )
     _add_identity_flags(parser)
     _add_optimisation_flags(parser)
     return parser
 
 
 def _add_identity_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("losses of identities", "Added to --loss; what they train is not exported.")
+    group = parser.add_argument_group(
+        "losses of identities", "Added to --loss; what they train is not exported."
+    )
     group.add_argument(
         "--id_loss_weight",
         type=_non_negative_float,
@@ -376,7 +397,9 @@ def _add_optimisation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_non_negative_float = common.number(float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+_non_negative_float = common.number(
+    float, lambda x: 0 <= x < math.inf, "a finite number of at least 0"
+)
 
 
 def _milestones(text: str) -> str:
@@ -384,7 +407,9 @@ def _milestones(text: str) -> str:
     parts = text.split(",")
     numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
     if len(numbers) < len(parts) or [0, *numbers] != sorted({0, *numbers}):
-        raise argparse.ArgumentTypeError(f"should be rising iterations such as 4000,7000. Received: {text}")
+        raise argparse.ArgumentTypeError(
+            f"should be rising iterations such as 4000,7000. Received: {text}"
+        )
     return text
 
 
@@ -462,7 +487,9 @@ def never_comes(args: argparse.Namespace) -> list[str]:
         if at >= end
     ]
     if args.warmup_iterations >= end:
-        lines.append(f"The warm-up never ends: --warmup_iterations {args.warmup_iterations} should be below {end}.")
+        lines.append(
+            f"The warm-up never ends: --warmup_iterations {args.warmup_iterations} should be below {end}."
+        )
     return lines
 
 
@@ -470,8 +497,14 @@ def check_architecture(args: argparse.Namespace) -> None:
     """Raises: UserError for a pooling or a last_stride that the net does not have."""
     for name in ("pooling", "last_stride"):
         value = getattr(args, name)
-        if value != ARCHITECTURE[name]["default"] and name not in common.build_options("nets", args.model_name):
-            nets = [net for net in common.plugin_names("nets") if name in common.build_options("nets", net)]
+        if value != ARCHITECTURE[name]["default"] and name not in common.build_options(
+            "nets", args.model_name
+        ):
+            nets = [
+                net
+                for net in common.plugin_names("nets")
+                if name in common.build_options("nets", net)
+            ]
             raise UserError(
                 f"--{name} {value} is not for --model_name {args.model_name}. Nets that have it: {', '.join(nets)}"
             )
@@ -499,7 +532,9 @@ def _check_optimisation(args: argparse.Namespace) -> None:
     if args.lr_schedule == "multistep" and args.lr_milestones is None:
         raise UserError("--lr_schedule multistep needs --lr_milestones, such as 4000,7000")
     if args.optimizer == "adamw" and not args.weight_decay:
-        raise UserError("--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam")
+        raise UserError(
+            "--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam"
+        )
     if args.label_smoothing != parser.get_default("label_smoothing") and not args.id_loss_weight:
         raise UserError(
             "--label_smoothing is for the ID loss. Add an --id_loss_weight above 0, such as 1, or leave it out"
@@ -514,18 +549,24 @@ def _check_optimisation(args: argparse.Namespace) -> None:
 
 
 def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[str]]:
-    """The flags that an experiment was started with, as its args.json has them. Paths are not checked.
+    """The flags that an experiment was started with, as its args.json has them. Paths are not
+    checked.
 
-    Returns: the flags, and the names of those that args.json lacks (one of the original's, or of an older version,
-      say): they have their defaults, which are the original's behaviour.
-    Raises: UserError for an args.json that is missing or holds a value that its flag does not allow.
+    Returns: the flags, and the names of those that args.json lacks (one of the original's, or of an
+      older version, say): they have their defaults, which are the original's behaviour.
+    Raises: UserError for an args.json that is missing or holds a value that its flag does not
+        allow.
     """
     stored = args_json.read(experiment_root)
     parser = make_parser()
     parser.exit_on_error = False
     root_flag = [f"--experiment_root={experiment_root}"]
     defaults = vars(parser.parse_args(root_flag))
-    paths = {name: stored[name] for name in ("train_set", "image_root", "initial_checkpoint") if name in stored}
+    paths = {
+        name: stored[name]
+        for name in ("train_set", "image_root", "initial_checkpoint")
+        if name in stored
+    }
 
     here = {"experiment_root", "resume"}  # of this call: experiments get moved
     argv = list(root_flag)
@@ -534,7 +575,9 @@ def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[s
         if isinstance(value, bool) or isinstance(defaults[name], bool):
             if not isinstance(value, bool) or not isinstance(defaults[name], bool):
                 kind = "true or false" if isinstance(defaults[name], bool) else "no true or false"
-                raise UserError(f"{experiment_root}/args.json: {name} should be {kind}. Received: {json.dumps(value)}.")
+                raise UserError(
+                    f"{experiment_root}/args.json: {name} should be {kind}. Received: {json.dumps(value)}."
+                )
             argv += [f"--{name}"] if value else []
         elif value is not None:
             argv.append(f"--{name}={value}")
@@ -546,22 +589,29 @@ def read(experiment_root: str | os.PathLike) -> tuple[argparse.Namespace, list[s
     try:
         args = parser.parse_args(argv)
     except argparse.ArgumentError as error:
-        raise UserError(f"{experiment_root}/args.json is not as it should be: {error}. Correct it there.") from None
+        raise UserError(
+            f"{experiment_root}/args.json is not as it should be: {error}. Correct it there."
+        ) from None
     for name, path in paths.items():
         if not isinstance(path, str | None):
-            raise UserError(f"{experiment_root}/args.json: {name} should be a path. Received: {json.dumps(path)}.")
+            raise UserError(
+                f"{experiment_root}/args.json: {name} should be a path. Received: {json.dumps(path)}."
+            )
     vars(args).update(paths)
     return args, sorted(defaults.keys() - stored.keys() - here)
 
 
-def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of an experiment to build its network with, or those `given` where there is no args.json.
+def read_architecture(
+    experiment_root: str | os.PathLike, given: dict
+) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of an experiment to build its network with, or those `given` where there is no
+    args.json.
 
     Args:
       given: flags of ARCHITECTURE, for a checkpoint that came without args.json.
 
-    Returns: all flags, and what is to be warned about: given ones that are not used, or those that were assumed.
-      Without args.json, flags that are not of ARCHITECTURE are None.
+    Returns: all flags, and what is to be warned about: given ones that are not used, or those that
+      were assumed. Without args.json, flags that are not of ARCHITECTURE are None.
     Raises: UserError as read and check_architecture do.
     """
     path = Path(experiment_root) / "args.json"
@@ -571,9 +621,16 @@ def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[
                 f"{path} does not exist. Give the --experiment_root of a training; for a checkpoint that came without "
                 f"it, give --model_name, and what else of --{', --'.join(list(ARCHITECTURE)[1:])} is not the default."
             )
-        flags = {name: given.get(name, options["default"]) for name, options in ARCHITECTURE.items()}
-        unknown = dict.fromkeys(vars(make_parser().parse_args([f"--experiment_root={experiment_root}"])))
-        assumed = ", ".join(f"--{name} {value}" for name, value in flags.items() if name not in given) or "nothing"
+        flags = {
+            name: given.get(name, options["default"]) for name, options in ARCHITECTURE.items()
+        }
+        unknown = dict.fromkeys(
+            vars(make_parser().parse_args([f"--experiment_root={experiment_root}"]))
+        )
+        assumed = (
+            ", ".join(f"--{name} {value}" for name, value in flags.items() if name not in given)
+            or "nothing"
+        )
         args = argparse.Namespace(**(unknown | flags | {"experiment_root": experiment_root}))
         check_architecture(args)
         return args, [f"{path} does not exist. Assumed: {assumed}."]
@@ -587,14 +644,21 @@ def read_architecture(experiment_root: str | os.PathLike, given: dict) -> tuple[
 
 
 def resume(args: argparse.Namespace, given: dict) -> tuple[argparse.Namespace, list[str]]:
-    """The flags to go on with: those of args.json. `given` are the ones of `args` that stood on the command line.
+    """The flags to go on with: those of args.json. `given` are the ones of `args` that stood on the
+    command line.
 
-    Returns: the flags, and a warning for each given flag that is not used and each flag that args.json lacks.
+    Returns: the flags, and a warning for each given flag that is not used and each flag that
+        args.json lacks.
     Raises: as read does.
     """
     resumed, lacking = read(args.experiment_root)
     for name in ("train_set", "image_root"):
-        if getattr(resumed, name) is None and name not in lacking or getattr(args, name) is None and name in lacking:
+        if (
+            getattr(resumed, name) is None
+            and name not in lacking
+            or getattr(args, name) is None
+            and name in lacking
+        ):
             raise UserError(f"{args.experiment_root}/args.json names no {name}. Add it there.")
     warnings = []
     for name in sorted(args_json.read(args.experiment_root).keys() - vars(resumed).keys()):
@@ -627,19 +691,27 @@ _BEGUN = ("train.log", "args.json.partial")
 
 
 def check_new_root(experiment_root: str) -> None:
-    """Raises: UserError unless experiment_root can be created or is an empty directory that can be written to."""
+    """Raises: UserError unless experiment_root can be created or is an empty directory that can be
+    written to.
+    """
     root = Path(experiment_root).absolute()
     if root.exists() and not root.is_dir():
-        raise UserError(f"--experiment_root {experiment_root} is a file. Give a directory that is empty or new.")
+        raise UserError(
+            f"--experiment_root {experiment_root} is a file. Give a directory that is empty or new."
+        )
     # A run that was killed before it wrote its args.json leaves an empty log and nothing to resume.
-    if root.is_dir() and any(path.name not in _BEGUN or path.stat().st_size for path in root.iterdir()):
+    if root.is_dir() and any(
+        path.name not in _BEGUN or path.stat().st_size for path in root.iterdir()
+    ):
         raise UserError(
             f"--experiment_root {experiment_root} is not empty. To go on with the experiment in it, add --resume; for "
             "a new one, give another directory."
         )
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it.")
+        raise UserError(
+            f"--experiment_root {experiment_root} cannot be written: {existing} does not allow it."
+        )
 
 
 def check_writeable(experiment_root: str) -> None:
@@ -652,7 +724,9 @@ def check_writeable(experiment_root: str) -> None:
 
 
 def stopped_before_it_began(experiment_root: str | os.PathLike) -> bool:
-    """Whether a run ended before its first checkpoint, which precedes its first iteration: it can only begin again."""
+    """Whether a run ended before its first checkpoint, which precedes its first iteration: it can
+    only begin again.
+    """
     root = Path(experiment_root)
     log = root / "train.log"
     untrained = log.exists() and " iter:" not in log.read_text(encoding="utf-8", errors="replace")
@@ -661,7 +735,8 @@ def stopped_before_it_began(experiment_root: str | os.PathLike) -> bool:
 
 @contextlib.contextmanager
 def lock(experiment_root: str | os.PathLike) -> Iterator[None]:
-    """Have an experiment's directory to oneself; it is created if need be, and removed if it is still empty at the end.
+    """Have an experiment's directory to oneself; it is created if need be, and removed if it is
+    still empty at the end.
 
     The lock goes with the process, however that ends.
 

@@ -20,9 +20,15 @@ def read(experiment_root: str | os.PathLike) -> dict:
             f"{path} does not exist, so {experiment_root} is no experiment. Give the --experiment_root of a training."
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}. Check the path and its permissions."
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}). Repair it or restore it from a backup.") from None
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}). Repair it or restore it from a backup."
+        ) from None
     if not isinstance(args, dict):
-        raise UserError(f"{path} should hold a JSON object of flags. Received: {type(args).__name__}.")
+        raise UserError(
+            f"{path} should hold a JSON object of flags. Received: {type(args).__name__}."
+        )
     return args

@@ -1,14 +1,16 @@
-"""The files of --detailed_logs, and what they tell of a training: images that stay hard, pids that get confused.
+"""The files of --detailed_logs, and what they tell of a training: images that stay hard, pids that
+get confused.
 
     python -m experiment.detailed_logs exp
     python -m experiment.detailed_logs exp --directory looked_at
 
-prints the images of the highest loss, the pids that are closest to one another, and how distances went; with
---directory it also writes these as a page with the images, index.html, and the distances as a PNG.
+prints the images of the highest loss, the pids that are closest to one another, and how distances
+went; with --directory it also writes these as a page with the images, index.html, and the distances
+as a PNG.
 
-The files, to be memory-mapped: `embeddings` float32 [iterations, B, D], `losses` float32 [iterations, B] and `fids`
-bytes [iterations, B], row i belonging to iteration i + 1; beside each a `<name>.json` = {"dtype": ..., "shape": [...]}.
-Rows of iterations that did not run yet are 0.
+The files, to be memory-mapped: `embeddings` float32 [iterations, B, D], `losses` float32
+[iterations, B] and `fids` bytes [iterations, B], row i belonging to iteration i + 1; beside each a
+`<name>.json` = {"dtype": ..., "shape": [...]}. Rows of iterations that did not run yet are 0.
 """
 
 import argparse
@@ -37,19 +39,23 @@ PERCENTILES = (5, 50, 95)
 class DetailedLogs:
     """The files of an experiment, to write to: a context that opens and closes them.
 
-    They are written to and not mapped: with a mapped file a full disk would kill the process, not raise OSError.
+    They are written to and not mapped: with a mapped file a full disk would kill the process, not
+        raise OSError.
 
     Args:
       root: the experiment's directory.
-      files: {name: (dtype, shape)}; {} for no logs. A file that is there may become longer in its first dimension;
-        its rows are kept.
+      files: {name: (dtype, shape)}; {} for no logs. A file that is there may become longer in its
+        first dimension; its rows are kept.
 
-    Raises: UserError when a file there is of another dtype or of another shape beyond the first dimension.
+    Raises: UserError when a file there is of another dtype or of another shape beyond the first
+        dimension.
     """
 
     def __init__(self, root: str | os.PathLike, files: dict[str, tuple]):
         self._root = Path(root)
-        self._files = {name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in files.items()}
+        self._files = {
+            name: (np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in files.items()
+        }
         for name, (dtype, shape) in self._files.items():
             if self._described(name):
                 before = read(self._root / name)
@@ -63,7 +69,9 @@ class DetailedLogs:
         self._open = {}
 
     def _described(self, name: str) -> bool:
-        """A kill can leave a file whose description, written last, is not there yet: it is begun again."""
+        """A kill can leave a file whose description, written last, is not there yet: it is begun
+        again.
+        """
         return (self._root / name).exists() and (self._root / f"{name}.json").exists()
 
     def __enter__(self) -> "DetailedLogs":
@@ -88,7 +96,9 @@ class DetailedLogs:
             dtype, shape = self._files[name]
             row = np.asarray(rows[name], dtype)
             if row.shape != shape[1:]:
-                raise ValueError(f"a row of {name} should be {list(shape[1:])}. Received: {list(row.shape)}")
+                raise ValueError(
+                    f"a row of {name} should be {list(shape[1:])}. Received: {list(row.shape)}"
+                )
             file.seek(index * row.nbytes)
             file.write(row.tobytes())
             file.flush()
@@ -105,7 +115,7 @@ def read(path: str | os.PathLike) -> np.memmap:
     return np.memmap(path, dtype=description["dtype"], mode="r", shape=tuple(description["shape"]))
 
 
-# ------------------------------------------------------------------------------------------ what they tell
+# ------------------------------------------------------------------------- what they tell
 
 
 def hard_images(losses: np.ndarray, fids: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
@@ -123,9 +133,11 @@ def hard_images(losses: np.ndarray, fids: np.ndarray, rows: Sequence[int]) -> di
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
-def confused_pids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Pairs of pids, how often an image of the one had its closest other pid in an image of the other, and how often it
-    could have, both being in the batch; most often first.
+def confused_pids(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Pairs of pids, how often an image of the one had its closest other pid in an image of the
+    other, and how often it could have, both being in the batch; most often first.
 
     Args:
         batches: pids [B] and distances [B, B] of each.
@@ -133,7 +145,9 @@ def confused_pids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[tupl
     closest, present = Counter(), []
     for pids, dists in batches:
         others = np.where(pids[:, None] == pids, np.inf, dists).argmin(axis=1)
-        closest.update(tuple(sorted(pair)) for pair in zip(pids.tolist(), pids[others].tolist(), strict=True))
+        closest.update(
+            tuple(sorted(pair)) for pair in zip(pids.tolist(), pids[others].tolist(), strict=True)
+        )
         present.append(Counter(pids.tolist()))
     return {
         (a, b): (count, sum(images[a] + images[b] for images in present if images[a] and images[b]))
@@ -142,24 +156,30 @@ def confused_pids(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[tupl
 
 
 def distance_percentiles(pids: np.ndarray, dists: np.ndarray) -> np.ndarray:
-    """PERCENTILES of a batch's distances, float [2, 3]: of pairs of one pid, without images and themselves, and of two.
+    """PERCENTILES of a batch's distances, float [2, 3]: of pairs of one pid, without images and
+    themselves, and of two.
 
     Args:
         pids: [B]. dists: [B, B].
     """
     same = pids[:, None] == pids
     return np.stack(
-        [np.percentile(dists[pairs], PERCENTILES) for pairs in (same & ~np.eye(len(pids), dtype=bool), ~same)]
+        [
+            np.percentile(dists[pairs], PERCENTILES)
+            for pairs in (same & ~np.eye(len(pids), dtype=bool), ~same)
+        ]
     )
 
 
-# ------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------- the command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m experiment.detailed_logs"
-    parser.add_argument("experiment_root", type=common.readable_directory, metavar="DIR", help="An experiment.")
+    parser.add_argument(
+        "experiment_root", type=common.readable_directory, metavar="DIR", help="An experiment."
+    )
     parser.add_argument(
         "--directory",
         type=common.writeable_directory,
@@ -172,7 +192,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="CSV",
         help="The data set of the training, where it is now. Where args.json says when not given.",
     )
-    common.add_flag(parser, "image_root", help="Directory that its file ids are relative to, likewise.")
+    common.add_flag(
+        parser, "image_root", help="Directory that its file ids are relative to, likewise."
+    )
     return parser.parse_args(argv)
 
 
@@ -207,11 +229,15 @@ def main(args: argparse.Namespace) -> None:
 
     iterations = np.add(sampled, 1)
     hard_rows = [(f"{loss:.3f}", pid_of[fid], fid) for fid, loss in list(hard.items())[:SHOWN]]
-    confused_rows = [(a, b, f"{count} of {possible}") for (a, b), (count, possible) in confused.items()]
+    confused_rows = [
+        (a, b, f"{count} of {possible}") for (a, b), (count, possible) in confused.items()
+    ]
     print(f"{len(rows)} iterations of {len(fids[0])} images are in the detailed logs of {root}.\n")
     print(f"Hard images: mean loss over the last {LAST} appearances, pid, fid")
     _print(hard_rows)
-    print("\nPids that get confused: in the second half, how often an image of the one was closest to the other")
+    print(
+        "\nPids that get confused: in the second half, how often an image of the one was closest to the other"
+    )
     _print(confused_rows)
     print(f"\nDistances, {flags.metric}: 5 %, median and 95 % of pairs of one pid, and of two")
     some = np.unique(np.linspace(0, len(sampled) - 1, 6).astype(int))
@@ -219,7 +245,14 @@ def main(args: argparse.Namespace) -> None:
     if args.directory:
         first_fid = {pid: fid for fid, pid in reversed(pid_of.items())}
         _write_page(
-            Path(args.directory), root, image_root, hard_rows, confused_rows, first_fid, iterations, percentiles
+            Path(args.directory),
+            root,
+            image_root,
+            hard_rows,
+            confused_rows,
+            first_fid,
+            iterations,
+            percentiles,
         )
         print(f"\nWrote {Path(args.directory) / 'index.html'}.")
 
@@ -232,7 +265,10 @@ def _spread(rows: Sequence[int]) -> Sequence[int]:
 def _print(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  "
+            + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _write_page(
@@ -245,7 +281,9 @@ def _write_page(
     iterations: np.ndarray,
     percentiles: np.ndarray,
 ) -> None:
-    """index.html and distances.png in the directory, created if need be. first_fid: a fid of each pid."""
+    """index.html and distances.png in the directory, created if need be. first_fid: a fid of each
+    pid.
+    """
     from reports import page
 
     directory.mkdir(exist_ok=True)
@@ -255,14 +293,25 @@ def _write_page(
         return f'<span class="picture" title="{html.escape(f"{pid}, {fid}")}">{image}</span>'
 
     figure, plot = page.axes("Iteration", "Distance")
-    for index, (color, style, name) in enumerate((("true", "-", "one pid"), ("wrong", "--", "two pids"))):
+    for index, (color, style, name) in enumerate(
+        (("true", "-", "one pid"), ("wrong", "--", "two pids"))
+    ):
         low, median, high = percentiles[:, index].T
         plot.fill_between(iterations, low, high, color=page.COLORS[color], alpha=0.2, linewidth=0)
-        plot.plot(iterations, median, color=page.COLORS[color], linestyle=style, linewidth=1, label=f"pairs of {name}")
+        plot.plot(
+            iterations,
+            median,
+            color=page.COLORS[color],
+            linestyle=style,
+            linewidth=1,
+            label=f"pairs of {name}",
+        )
     page.legend(plot)
     first, last = (
         f"{low:.3g} and {high:.3g} at iteration {iteration}"
-        for iteration, (low, high) in zip(iterations[[0, -1]], percentiles[[0, -1], :, 1], strict=True)
+        for iteration, (low, high) in zip(
+            iterations[[0, -1]], percentiles[[0, -1], :, 1], strict=True
+        )
     )
     caption = f"Medians, and the range from 5 % to 95 %. The medians of one pid and of two: {first}, {last}."
     chart = page.chart(figure, directory, "distances", f"Distances over the iterations. {caption}")

@@ -1,7 +1,8 @@
-"""Taking back what a run logged after the checkpoint that it is resumed from: those iterations come again.
+"""Taking back what a run logged after the checkpoint that it is resumed from: those iterations come
+again.
 
-So logs of a run that was killed and resumed read as those of one that never was. Detailed logs need none of this:
-their rows have places.
+So logs of a run that was killed and resumed read as those of one that never was. Detailed logs need
+none of this: their rows have places.
 """
 
 import os
@@ -17,15 +18,23 @@ _ITERATION = re.compile(rb" iter: *(\d+),")
 
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
-    """Remove what is later than `iteration` from train.log and TensorBoard's events, and what a kill left half-done.
+    """Remove what is later than `iteration` from train.log and TensorBoard's events, and what a
+    kill left half-done.
 
     A file is replaced in one step, and only if something in it has to go.
     """
     root = Path(experiment_root)
-    for data in root.glob("checkpoint-*.data-*"):  # without its index, which is written last and deleted first
+    for data in root.glob(
+        "checkpoint-*.data-*"
+    ):  # without its index, which is written last and deleted first
         if not data.with_name(data.name.partition(".data-")[0] + ".index").exists():
             data.unlink()
-    for leftover in ("checkpoint*.partial", "args.json.partial", "train.log.partial", "events.out.partial.*"):
+    for leftover in (
+        "checkpoint*.partial",
+        "args.json.partial",
+        "train.log.partial",
+        "events.out.partial.*",
+    ):
         for path in root.glob(leftover):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if (root / "train.log").exists():
@@ -48,7 +57,9 @@ def _iteration_of(line: bytes) -> int:
 
 
 def _rewind_events(path: Path, iteration: int) -> None:
-    partial = path.with_name(path.name.replace("tfevents", "partial"))  # no name that TensorBoard reads
+    partial = path.with_name(
+        path.name.replace("tfevents", "partial")
+    )  # no name that TensorBoard reads
     later = False
     with tf.io.TFRecordWriter(str(partial)) as writer:
         try:

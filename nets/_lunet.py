@@ -1,7 +1,9 @@
-"""LuNet, the paper's net for training from scratch (arXiv:1703.07737, section 4.1 and table 9), in any width.
+"""LuNet, the paper's net for training from scratch (arXiv:1703.07737, section 4.1 and table 9), in
+any width.
 
-Pre-activation bottlenecks as in ResNet v2, 3x3 max-pools with stride 2 instead of strided convolutions, a last block
-that has few channels instead of a mean over the map (so the embedding knows where things are), leaky ReLUs.
+Pre-activation bottlenecks as in ResNet v2, 3x3 max-pools with stride 2 instead of strided
+convolutions, a last block that has few channels instead of a mean over the map (so the embedding
+knows where things are), leaky ReLUs.
 """
 
 from collections.abc import Sequence
@@ -20,30 +22,41 @@ def build(
     last: tuple[int, int],
     hidden: int,
 ) -> keras.Model:
-    """The net of the contract in nets/__init__.py; features [B, hidden] follow linear, batch norm, leaky ReLU.
+    """The net of the contract in nets/__init__.py; features [B, hidden] follow linear, batch norm,
+    leaky ReLU.
 
     Args:
         name: scope of all variables.
         stem: channels of the first convolution, 7x7.
-        stages: for each stage its bottlenecks, (inner, outer) channels; a max-pool follows each stage.
+        stages: for each stage its bottlenecks, (inner, outer) channels; a max-pool follows each
+            stage.
         last: channels of the two 3x3 convolutions of the last block.
         hidden: width of the linear layer.
 
     Raises: UserError when height or width is not given: the linear layer needs a fixed size.
     """
     if None in input_shape:
-        raise UserError(f"{name} needs a fixed input size. Received: {input_shape}. Give height and width.")
+        raise UserError(
+            f"{name} needs a fixed input size. Received: {input_shape}. Give height and width."
+        )
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = _conv(images / 127.5 - 1.0, stem, 7, name=f"{name}.conv1")
     for stage, bottlenecks in enumerate(stages, start=1):
         for unit, (inner, outer) in enumerate(bottlenecks, start=1):
-            x = _block(x, [(inner, 1), (inner, 3), (outer, 1)], name=f"{name}.stage{stage}.unit_{unit}")
-        # The paper pads one pixel on each side. "same" leaves the first out where the size is even: the mirror image.
+            x = _block(
+                x, [(inner, 1), (inner, 3), (outer, 1)], name=f"{name}.stage{stage}.unit_{unit}"
+            )
+        # The paper pads one pixel on each side. "same" leaves the first out where the size is even:
+        # the mirror image.
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same")(x)
     x = _block(x, [(channels, 3) for channels in last], name=f"{name}.last")
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(hidden, use_bias=False, kernel_initializer="glorot_uniform", name=f"{name}.linear")(x)
-    features = keras.layers.Activation("linear", dtype="float32")(_norm_relu(x, f"{name}.linear.BatchNorm"))
+    x = keras.layers.Dense(
+        hidden, use_bias=False, kernel_initializer="glorot_uniform", name=f"{name}.linear"
+    )(x)
+    features = keras.layers.Activation("linear", dtype="float32")(
+        _norm_relu(x, f"{name}.linear.BatchNorm")
+    )
     return keras.Model(images, features, name=name)
 
 
@@ -59,7 +72,9 @@ def _block(x, convolutions, name):
 
 
 def _norm_relu(x, name):
-    return keras.layers.LeakyReLU(negative_slope=0.3)(BatchNorm(decay=0.9, epsilon=1e-5, name=name)(x))
+    return keras.layers.LeakyReLU(negative_slope=0.3)(
+        BatchNorm(decay=0.9, epsilon=1e-5, name=name)(x)
+    )
 
 
 def _conv(x, channels, size, name):

@@ -1,4 +1,6 @@
-"""ResNet v1 as TF-slim builds it: bottlenecks, batch norm after each convolution, stride in a block's last unit."""
+"""ResNet v1 as TF-slim builds it: bottlenecks, batch norm after each convolution, stride in a
+block's last unit.
+"""
 
 import keras
 import numpy as np
@@ -51,7 +53,8 @@ def _bottleneck(x, depth, stride, name):
 def _conv(x, filters, size, stride, name, relu=True):
     padding = "same"
     if stride > 1 and size > 1:
-        # As much on each side whatever the image size; TensorFlow's "same" pads even sizes at the end only.
+        # As much on each side whatever the image size; TensorFlow's "same" pads even sizes at the
+        # end only.
         x = keras.layers.ZeroPadding2D(((size - 1) // 2, size // 2))(x)
         padding = "valid"
     x = keras.layers.Conv2D(

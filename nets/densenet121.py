@@ -11,7 +11,13 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def build(input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg") -> keras.Model:
+def build(
+    input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg"
+) -> keras.Model:
     return _keras.build(
-        "densenet121", APPLICATION, input_shape, lambda images: (images / 255.0 - _MEAN) / _DEVIATION, pooling
+        "densenet121",
+        APPLICATION,
+        input_shape,
+        lambda images: (images / 255.0 - _MEAN) / _DEVIATION,
+        pooling,
     )

@@ -8,7 +8,11 @@ APPLICATION = keras.applications.EfficientNetV2S
 
 
 def build(
-    input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg", last_stride: int = 2
+    input_shape: tuple[int | None, int | None, int],
+    pooling: str | None = "avg",
+    last_stride: int = 2,
 ) -> keras.Model:
     last_strided = {"block6a_dwconv2": last_stride}
-    return _keras.build("efficientnet_v2_s", APPLICATION, input_shape, pooling=pooling, strides=last_strided)
+    return _keras.build(
+        "efficientnet_v2_s", APPLICATION, input_shape, pooling=pooling, strides=last_strided
+    )

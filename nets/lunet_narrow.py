@@ -1,7 +1,7 @@
 """A narrow LuNet that trains from scratch in a minute or two on two CPU cores. Features: 256.
 
-Made for small images, 48x48 or 64x32: the first max-pool follows the first convolution at once, because the full
-resolution is where the time goes.
+Made for small images, 48x48 or 64x32: the first max-pool follows the first convolution at once,
+because the full resolution is where the time goes.
 """
 
 import keras
@@ -13,4 +13,6 @@ FROM_SCRATCH = True
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:
-    return _lunet.build(input_shape, "lunet_narrow", stem=32, stages=_STAGES, last=(128, 64), hidden=256)
+    return _lunet.build(
+        input_shape, "lunet_narrow", stem=32, stages=_STAGES, last=(128, 64), hidden=256
+    )

@@ -7,5 +7,7 @@ from nets import _keras
 APPLICATION = keras.applications.MobileNetV3Large
 
 
-def build(input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg") -> keras.Model:
+def build(
+    input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg"
+) -> keras.Model:
     return _keras.build("mobilenet_v3_large", APPLICATION, input_shape, pooling=pooling)

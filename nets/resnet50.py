@@ -11,9 +11,16 @@ _BGR_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 
 
 def build(
-    input_shape: tuple[int | None, int | None, int], pooling: str | None = "avg", last_stride: int = 2
+    input_shape: tuple[int | None, int | None, int],
+    pooling: str | None = "avg",
+    last_stride: int = 2,
 ) -> keras.Model:
     last_strided = {"conv5_block1_0_conv": last_stride, "conv5_block1_1_conv": last_stride}
     return _keras.build(
-        "resnet50", APPLICATION, input_shape, lambda images: images[..., ::-1] - _BGR_MEAN, pooling, last_strided
+        "resnet50",
+        APPLICATION,
+        input_shape,
+        lambda images: images[..., ::-1] - _BGR_MEAN,
+        pooling,
+        last_strided,
     )

@@ -1,8 +1,9 @@
 """Checkpoints of experiments, and the reader of those that TensorFlow 1 and TF-slim wrote.
 
-Both are one format, named tensors, and ours have the names that the original's have: a layer's name with "/" for ".",
-then weights, biases, gamma and so on; Adam's moments are `<variable>/Adam` and `<variable>/Adam_1`, the number of
-finished iterations is `global_step`. So one reader serves all, and what does not fit is told by its name.
+Both are one format, named tensors, and ours have the names that the original's have: a layer's name
+with "/" for ".", then weights, biases, gamma and so on; Adam's moments are `<variable>/Adam` and
+`<variable>/Adam_1`, the number of finished iterations is `global_step`. So one reader serves all,
+and what does not fit is told by its name.
 """
 
 import errno
@@ -28,21 +29,23 @@ _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias"
 _ADAM_SLOTS = {"momentum": "Adam", "velocity": "Adam_1"}
 _RANDOM_STATE = "seed_generator_state"
 
-# What TensorFlow raises about files that are missing, damaged (IndexError: too short) or of another format.
+# What TensorFlow raises about files that are missing, damaged (IndexError: too short) or of another
+# format.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
 
 
-# ---------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------- names
 
 
 def named_variables(
-    model: keras.Model | Sequence[keras.layers.Layer], optimizer: keras.optimizers.Optimizer | None = None
+    model: keras.Model | Sequence[keras.layers.Layer],
+    optimizer: keras.optimizers.Optimizer | None = None,
 ) -> dict:
-    """The state of a model, or of several and of layers, and of their optimizer when one is given, under its names in
-    checkpoints.
+    """The state of a model, or of several and of layers, and of their optimizer when one is given,
+    under its names in checkpoints.
 
-    The optimizer has to be built (`optimizer.build(model.trainable_variables)`). Its learning rate is left out: that
-    follows from the flags and the iteration.
+    The optimizer has to be built (`optimizer.build(model.trainable_variables)`). Its learning rate
+    is left out: that follows from the flags and the iteration.
 
     Returns: {name: keras.Variable}.
     Raises: ValueError when two variables would have one name, because their layers have.
@@ -50,17 +53,22 @@ def named_variables(
     named = [
         (_name(layer, variable), variable)
         for layer in _layers(model)
-        # Dropout and the like keep their random state in a variable that is no weight: it belongs here too.
+        # Dropout and the like keep their random state in a variable that is no weight: it belongs
+        # here too.
         for variable in layer.variables
     ]
     if optimizer is not None:
-        names = {variable.path.replace("/", "_"): name for name, variable in named if variable.trainable}
+        names = {
+            variable.path.replace("/", "_"): name for name, variable in named if variable.trainable
+        }
         named += _optimizer_state(optimizer, names)
     variables = dict(named)
     if len(variables) != len(named):
         all_names = [name for name, _ in named]
         twice = sorted(name for name in variables if all_names.count(name) > 1)
-        raise ValueError(f"Variables should have different names; give their layers such. Received twice: {twice}")
+        raise ValueError(
+            f"Variables should have different names; give their layers such. Received twice: {twice}"
+        )
     return variables
 
 
@@ -80,8 +88,12 @@ def _name(layer: keras.layers.Layer, variable: keras.Variable) -> str:
     return f"{layer.name.replace('.', '/')}/{_WEIGHTS.get(weight, weight)}"
 
 
-def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, str]) -> Iterator[tuple]:
-    """Keras calls a slot `<path of its variable, with _ for />_<slot>`; `names` maps such paths to names."""
+def _optimizer_state(
+    optimizer: keras.optimizers.Optimizer, names: Mapping[str, str]
+) -> Iterator[tuple]:
+    """Keras calls a slot `<path of its variable, with _ for />_<slot>`; `names` maps such paths to
+    names.
+    """
     is_adam = isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Adam)
     slots = _ADAM_SLOTS if is_adam else {}
     yield "global_step", optimizer.iterations
@@ -89,7 +101,9 @@ def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, 
         if variable.name in ("iteration", "learning_rate"):
             continue
         # The longest path that fits: one path can be the beginning of another.
-        of = max((path for path in names if variable.name.startswith(path + "_")), key=len, default=None)
+        of = max(
+            (path for path in names if variable.name.startswith(path + "_")), key=len, default=None
+        )
         if of is None:
             yield variable.name, variable
         else:
@@ -97,14 +111,14 @@ def _optimizer_state(optimizer: keras.optimizers.Optimizer, names: Mapping[str, 
             yield f"{names[of]}/{slots.get(slot, slot)}", variable
 
 
-# ---------------------------------------------------------------------------------------------- an experiment's own
+# ------------------------------------------------------------------------- an experiment's own
 
 
 def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping) -> Path:
     """Write `checkpoint-<iteration>`: complete and on the disk, or not there at all.
 
-    A complete checkpoint of that name is left as it is. Also names the newest one in the file `checkpoint`, for
-    TensorFlow's tools and the original.
+    A complete checkpoint of that name is left as it is. Also names the newest one in the file
+    `checkpoint`, for TensorFlow's tools and the original.
 
     Args:
         iteration: number of finished iterations.
@@ -115,7 +129,8 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
     """
     root = Path(experiment_root)
     path = root / f"checkpoint-{iteration}"
-    # What a killed run left here goes with the next save. A folder of the same file system: renaming is atomic.
+    # What a killed run left here goes with the next save. A folder of the same file system:
+    # renaming is atomic.
     scratch = root / "checkpoint.partial"
     try:
         if not _index(path).exists():
@@ -140,15 +155,19 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
 
 
 class Saver:
-    """Saves checkpoints while training goes on, one at a time, in a thread of its own: a context that waits for it.
+    """Saves checkpoints while training goes on, one at a time, in a thread of its own: a context
+    that waits for it.
 
     Args:
       experiment_root, keep: where to save, and how many of the newest to keep; 0 keeps all.
-      before: called in the thread ahead of each save, with its values; what it raises keeps them from being saved.
+      before: called in the thread ahead of each save, with its values; what it raises keeps them
+          from being saved.
       log: told of each that is saved.
     """
 
-    def __init__(self, experiment_root: str | os.PathLike, keep: int, before: Callable, log: logging.Logger):
+    def __init__(
+        self, experiment_root: str | os.PathLike, keep: int, before: Callable, log: logging.Logger
+    ):
         self._root, self._keep, self._before, self._log = experiment_root, keep, before, log
         self._thread, self._saving = ThreadPoolExecutor(1), None
 
@@ -161,7 +180,8 @@ class Saver:
             self.wait()
 
     def save(self, iteration: int, variables: Mapping) -> None:
-        """Save `checkpoint-<iteration>` with the values that the variables have now. Waits for an earlier save.
+        """Save `checkpoint-<iteration>` with the values that the variables have now. Waits for an
+        earlier save.
 
         Raises: what the earlier one raised.
         """
@@ -200,7 +220,10 @@ def _write(prefix: str, variables: Mapping) -> None:
 def _write_state(root: Path) -> None:
     """The state file in TensorFlow's text format. Relative paths: experiments get moved."""
     names = [f"checkpoint-{iteration}" for iteration in _iterations(root)]
-    lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
+    lines = [
+        f'model_checkpoint_path: "{names[-1]}"',
+        *(f'all_model_checkpoint_paths: "{name}"' for name in names),
+    ]
     partial = root / "checkpoint.state.partial"
     try:
         partial.write_text("\n".join(lines) + "\n", encoding="ascii")
@@ -227,13 +250,16 @@ def sync(path: Path) -> None:
 def newest(experiment_root: str | os.PathLike) -> Path:
     """The complete checkpoint of the highest iteration, as a path without suffix.
 
-    The state file is not asked: the original wrote absolute paths there, which are wrong once a directory has moved.
+    The state file is not asked: the original wrote absolute paths there, which are wrong once a
+        directory has moved.
 
     Raises: UserError when there is none.
     """
     iterations = _iterations(Path(experiment_root))
     if not iterations:
-        raise UserError(f"there is no checkpoint in {experiment_root}. Give the --experiment_root of a training.")
+        raise UserError(
+            f"there is no checkpoint in {experiment_root}. Give the --experiment_root of a training."
+        )
     return Path(experiment_root) / f"checkpoint-{iterations[-1]}"
 
 
@@ -257,7 +283,8 @@ def find(experiment_root: str | os.PathLike, name: str) -> Path:
 
 def _iterations(root: Path) -> list[int]:
     matches = (
-        re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)\.index", file.name) for file in root.glob("checkpoint-*.index")
+        re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)\.index", file.name)
+        for file in root.glob("checkpoint-*.index")
     )
     return sorted(int(match[1]) for match in matches if match)
 
@@ -266,19 +293,22 @@ def _index(path: Path) -> Path:
     return path.with_name(path.name + ".index")
 
 
-# ---------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------- reading
 
 
 def restore(path: str | os.PathLike, variables: Mapping) -> None:
-    """Give every variable the value of its name in a checkpoint; what else is in there does not matter.
+    """Give every variable the value of its name in a checkpoint; what else is in there does not
+    matter.
 
-    Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted iterations in int32.
+    Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted
+    iterations in int32.
 
     Args:
         path: without suffix, as from `newest` or `find`.
         variables: {name: variable}, as from named_variables.
 
-    Raises: UserError when the file cannot be read, and for variables that are missing or of another shape.
+    Raises: UserError when the file cannot be read, and for variables that are missing or of another
+        shape.
     """
     reader = _open(path)
     wrong = _misfits(reader, variables)
@@ -295,13 +325,17 @@ class Unreadable(UserError):
     """A checkpoint whose files are missing, damaged or no checkpoint."""
 
 
-def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> tuple[Path, list[str]]:
+def restore_newest(
+    experiment_root: str | os.PathLike, variables: Mapping
+) -> tuple[Path, list[str]]:
     """Restore the newest checkpoint of an experiment that can be read.
 
-    Newer ones that cannot are renamed to `broken-<name>`: the run will come to write their names again.
+    Newer ones that cannot are renamed to `broken-<name>`: the run will come to write their names
+    again.
 
     Returns: its path, and a warning for each newer one.
-    Raises: UserError when there is none, when it does not fit, and the newest one's when none can be read.
+    Raises: UserError when there is none, when it does not fit, and the newest one's when none can
+        be read.
     """
     root, broken = Path(experiment_root), {}
     path = newest(root)
@@ -315,7 +349,10 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> tu
         for unreadable in broken:
             for file in _files(unreadable):
                 file.rename(root / f"broken-{file.name}")
-        return path, [f"{error} Taking {path}; the other is now called broken-{p.name}." for p, error in broken.items()]
+        return path, [
+            f"{error} Taking {path}; the other is now called broken-{p.name}."
+            for p, error in broken.items()
+        ]
     raise next(iter(broken.values()))
 
 
@@ -339,7 +376,9 @@ class Loaded(NamedTuple):
     """What load_body did, as lists of names."""
 
     taken: list[str]
-    passed_over: list[str]  # in the file, not in the body: logits, a head, optimizer slots, global_step
+    passed_over: list[
+        str
+    ]  # in the file, not in the body: logits, a head, optimizer slots, global_step
     missing: list[str]  # in the body, not in the file: left at their initial value
 
     def __str__(self) -> str:
@@ -353,22 +392,27 @@ class Loaded(NamedTuple):
 
 
 def load_body(path: str | os.PathLike, variables: Mapping) -> Loaded:
-    """Start from pretrained weights: give those variables of a body their values that a checkpoint has.
+    """Start from pretrained weights: give those variables of a body their values that a checkpoint
+    has.
 
     Args:
-        path: of a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix, .index or .data
-            file of V2), of a checkpoint of ours, an experiment's directory (its newest), or a weights file of Keras;
-            or the word imagenet: what Keras has for this net.
+        path: of a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix,
+            .index or .data file of V2), of a checkpoint of ours, an experiment's directory (its
+            newest), or a weights file of Keras; or the word imagenet: what Keras has for this net.
         variables: {name: variable} of the body, as from named_variables(model.body(...)).
 
-    Raises: UserError when there is no such checkpoint, when it cannot be read, when a variable has another shape
-        and when no name fits.
+    Raises: UserError when there is no such checkpoint, when it cannot be read, when a variable has
+        another shape and when no name fits.
     """
-    variables = {name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)}
+    variables = {
+        name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)
+    }
     reader = _open_pretrained(path, variables)
     wrong = _misfits(reader, variables)
     if wrong:
-        raise UserError(f"{path} does not fit this net: {_first(wrong, '; ')}. Give the weights of this very net.")
+        raise UserError(
+            f"{path} does not fit this net: {_first(wrong, '; ')}. Give the weights of this very net."
+        )
     names = sorted(reader.get_variable_to_shape_map())
     loaded = Loaded(
         taken=[name for name in variables if reader.has_tensor(name)],
@@ -425,7 +469,10 @@ def _misfits(reader, variables: Mapping) -> list[str]:
         here = tf.as_dtype(variable.dtype)
         if shapes[name] != list(variable.shape):
             wrong.append(f"{name} is {shapes[name]} there and {list(variable.shape)} here")
-        elif (dtypes[name].is_floating, dtypes[name].is_integer) != (here.is_floating, here.is_integer):
+        elif (dtypes[name].is_floating, dtypes[name].is_integer) != (
+            here.is_floating,
+            here.is_integer,
+        ):
             wrong.append(f"{name} is {dtypes[name].name} there and {here.name} here")
     return wrong
 

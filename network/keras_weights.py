@@ -20,7 +20,15 @@ from common import UserError
 SUFFIXES = (".h5", ".hdf5", ".keras")  # .weights.h5 is a .h5 too
 
 # What the libraries raise about a file that is missing, damaged or of another format.
-_READ_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, zipfile.BadZipFile)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+)
 
 # The weights of a net, layer by layer: its name in Keras and its arrays in Keras' order.
 Layers = list[tuple[str, list[np.ndarray]]]
@@ -45,12 +53,17 @@ def read(path: Path, variables: Mapping) -> Arrays:
     Args:
         variables: {name: variable} of the body that they are for.
 
-    Returns: the arrays, under the names of the variables that they belong to, the rest as <layer>/<number>.
+    Returns: the arrays, under the names of the variables that they belong to, the rest as
+        <layer>/<number>.
     Raises: UserError for a file that is damaged or of another format.
     """
     try:
         if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file, h5py.File(file) as h5:
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open("model.weights.h5") as file,
+                h5py.File(file) as h5,
+            ):
                 return _by_layer(_keras3_layers(h5), variables)
         with h5py.File(path) as h5:
             group = h5.get("model_weights", h5)  # a whole model was saved, or its weights
@@ -72,14 +85,20 @@ def imagenet(variables: Mapping) -> Arrays:
     """
     net = next(iter(variables)).partition("/")[0]
     applications = {name: common.load_plugin("nets", name) for name in common.plugin_names("nets")}
-    applications = {name: plugin.APPLICATION for name, plugin in applications.items() if hasattr(plugin, "APPLICATION")}
+    applications = {
+        name: plugin.APPLICATION
+        for name, plugin in applications.items()
+        if hasattr(plugin, "APPLICATION")
+    }
     if net not in applications:
         raise UserError(
             f"Keras has no ImageNet weights for {net}, but for {', '.join(applications)}. Give --initial_checkpoint a "
             "file (for the nets of TF-slim their .ckpt), or one of these as --model_name."
         )
     try:
-        model = applications[net](weights="imagenet", include_top=False, pooling="avg", input_shape=(224, 224, 3))
+        model = applications[net](
+            weights="imagenet", include_top=False, pooling="avg", input_shape=(224, 224, 3)
+        )
     except Exception as error:  # Keras raises just that when a download fails
         url = re.search(r"https?://[^\s:]+", str(error))
         if url is None:
@@ -124,8 +143,14 @@ def _keras2_layers(group: h5py.Group) -> Layers:
 
 
 def _in_order(layers: Layers, variables: Mapping) -> Arrays | None:
-    """One after the other, as Keras does it, whatever the layers were called. None unless all shapes fit."""
-    arrays = [(f"{layer}/{number}", array) for layer, found in layers for number, array in enumerate(found)]
+    """One after the other, as Keras does it, whatever the layers were called. None unless all
+    shapes fit.
+    """
+    arrays = [
+        (f"{layer}/{number}", array)
+        for layer, found in layers
+        for number, array in enumerate(found)
+    ]
     first = [list(array.shape) for _, array in arrays[: len(variables)]]
     if first != [list(variable.shape) for variable in variables.values()]:
         return None
@@ -134,7 +159,9 @@ def _in_order(layers: Layers, variables: Mapping) -> Arrays | None:
 
 
 def _by_layer(layers: Layers, variables: Mapping) -> Arrays:
-    """Our layer resnet50.conv1 is resnet50.conv1 or conv1 there, and its variables have the same order."""
+    """Our layer resnet50.conv1 is resnet50.conv1 or conv1 there, and its variables have the same
+    order.
+    """
     wanted: dict[str, list[str]] = {}
     for name in variables:
         scope = name.rpartition("/")[0]

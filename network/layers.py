@@ -9,13 +9,13 @@ from runtime import devices
 class BatchNorm(keras.layers.Layer):
     """Batch normalisation in one fused operation, over all axes but the last.
 
-    In training it normalises with the statistics of the batch and moves the running ones towards them by
-    (1 - decay) of the way, the variance Bessel-corrected, n / (n - 1), as TensorFlow 1's fused op did for every
-    input. Keras' own layer does neither: it takes several passes over the batch and keeps the biased variance.
-    In inference it normalises with the running statistics.
+    In training it normalises with the statistics of the batch and moves the running ones towards
+    them by (1 - decay) of the way, the variance Bessel-corrected, n / (n - 1), as TensorFlow 1's
+    fused op did for every input. Keras' own layer does neither: it takes several passes over the
+    batch and keeps the biased variance. In inference it normalises with the running statistics.
 
-    Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and dtype; parameters
-    and statistics are float32 under every policy.
+    Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and
+    dtype; parameters and statistics are float32 under every policy.
 
     Args:
         decay: part of the running statistics that one training step leaves in place, in [0, 1).
@@ -23,8 +23,9 @@ class BatchNorm(keras.layers.Layer):
         center: whether there is a beta to be added; else the mean becomes 0.
 
     Attributes:
-        synchronised: whether replicas normalise with the statistics of all their images, as one device would, or
-            each with those of its own, which saves them two messages a layer. Of no effect on one device.
+        synchronised: whether replicas normalise with the statistics of all their images, as one
+            device would, or each with those of its own, which saves them two messages a layer. Of
+            no effect on one device.
     """
 
     def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
@@ -40,22 +41,34 @@ class BatchNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         if len(input_shape) not in (2, 4):
-            raise ValueError(f"BatchNorm takes inputs of shape [B, C] or [B, H, W, C]. Received: {input_shape}")
-        # Not cast to the compute dtype: the fused op takes half-precision images with float32 parameters.
+            raise ValueError(
+                f"BatchNorm takes inputs of shape [B, C] or [B, H, W, C]. Received: {input_shape}"
+            )
+        # Not cast to the compute dtype: the fused op takes half-precision images with float32
+        # parameters.
         options = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
-        # Replicas that normalise on their own see different batches: their running statistics are averaged.
+        # Replicas that normalise on their own see different batches: their running statistics are
+        # averaged.
         running = options | {"trainable": False, "aggregation": "mean"}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
-        self.beta = self.add_weight(name="beta", initializer="zeros", **options) if self.center else None
+        self.beta = (
+            self.add_weight(name="beta", initializer="zeros", **options) if self.center else None
+        )
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **running)
-        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **running)
+        self.moving_variance = self.add_weight(
+            name="moving_variance", initializer="ones", **running
+        )
 
     def call(self, inputs, training=False):
         x = inputs
         if len(inputs.shape) == 2:  # the fused op knows images only
             x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        normalise = self._across_replicas if training and self.synchronised and replicas > 1 else self._fused
+        normalise = (
+            self._across_replicas
+            if training and self.synchronised and replicas > 1
+            else self._fused
+        )
         y = normalise(x, bool(training))
         return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
 
@@ -84,7 +97,10 @@ class BatchNorm(keras.layers.Layer):
         y = tf.nn.batch_normalization(images, mean, variance, self.beta, self.gamma, self.epsilon)
 
         n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * tf.shape(means)[0], tf.float32)
-        for running, value in ((self.moving_mean, mean), (self.moving_variance, variance * n / tf.maximum(n - 1, 1))):
+        for running, value in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance * n / tf.maximum(n - 1, 1)),
+        ):
             running.assign(self.decay * running + (1 - self.decay) * value)
         return tf.cast(y, x.dtype)
 
@@ -93,17 +109,24 @@ class BatchNorm(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
-        return super().get_config() | {"decay": self.decay, "epsilon": self.epsilon, "center": self.center}
+        return super().get_config() | {
+            "decay": self.decay,
+            "epsilon": self.epsilon,
+            "center": self.center,
+        }
 
 
 class GeM(keras.layers.Layer):
-    """Generalised mean over height and width, (mean of x^p)^(1/p), with a p that is learned (arXiv:1711.02512).
+    """Generalised mean over height and width, (mean of x^p)^(1/p), with a p that is learned
+    (arXiv:1711.02512).
 
-    p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map should not be
-    negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for the powers.
+    p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map
+    should not be
+    negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for
+        the powers.
 
-    Powers are taken of parts of the greatest: those of 1e-6 itself would be 0 in float32 from p = 6.4 on, and have no
-    gradient in a channel that is empty.
+    Powers are taken of parts of the greatest: those of 1e-6 itself would be 0 in float32 from p =
+    6.4 on, and have no gradient in a channel that is empty.
     """
 
     def build(self, input_shape):
@@ -112,13 +135,17 @@ class GeM(keras.layers.Layer):
     def call(self, inputs):
         p = tf.convert_to_tensor(self.p)
         inputs = tf.maximum(inputs, 1e-6)
-        greatest = tf.stop_gradient(tf.reduce_max(inputs, axis=[1, 2], keepdims=True))  # it cancels out
+        greatest = tf.stop_gradient(
+            tf.reduce_max(inputs, axis=[1, 2], keepdims=True)
+        )  # it cancels out
         mean = tf.reduce_mean((inputs / greatest) ** p, axis=[1, 2])
         return greatest[:, 0, 0] * mean ** (1 / p)
 
 
 class L2Normalize(keras.layers.Layer):
-    """Scale each row of [B, D] to length 1 (Σ x² is taken as at least 1e-12, so a zero row stays zero)."""
+    """Scale each row of [B, D] to length 1 (Σ x² is taken as at least 1e-12, so a zero row stays
+    zero).
+    """
 
     def call(self, inputs):
         return tf.nn.l2_normalize(inputs, axis=-1, epsilon=1e-12)

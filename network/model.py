@@ -20,11 +20,14 @@ def build(
     Args:
         model_name: a file of nets/. head_name: a file of heads/.
         embedding_dim: D, at least 1.
-        input_shape: (height, width, 3) of the images; height and width may be None where the net allows it.
-        pooling: of the net's last map: "avg" or "gem". last_stride: 2, or 1 for twice its height and width.
-            experiment.check_architecture knows whether the net has other values than the defaults.
-        precision: Keras' dtype policy of what lies between pixels and embeddings: "float32", or with 16 bits
-            "mixed_bfloat16" or "mixed_float16". Weights and statistics are float32 under all of them.
+        input_shape: (height, width, 3) of the images; height and width may be None where the net
+            allows it.
+        pooling: of the net's last map: "avg" or "gem". last_stride: 2, or 1 for twice its height
+            and width. experiment.check_architecture knows whether the net has other values than the
+            defaults.
+        precision: Keras' dtype policy of what lies between pixels and embeddings: "float32", or
+            with 16 bits "mixed_bfloat16" or "mixed_float16". Weights and statistics are float32
+            under all of them.
 
     Returns: a model of float32 RGB images in 0..255, [B, H, W, 3], that gives
         {"emb_raw": [B, D], "emb": [B, D]}, float32: before and after the head's normalisation.
@@ -37,7 +40,9 @@ def build(
     keras.config.set_dtype_policy(precision)
     try:
         images = keras.Input(input_shape, dtype="float32", name="images")
-        options = ({"pooling": None} if pooling == "gem" else {}) | ({"last_stride": 1} if last_stride == 1 else {})
+        options = ({"pooling": None} if pooling == "gem" else {}) | (
+            {"last_stride": 1} if last_stride == 1 else {}
+        )
         features = net.build(input_shape, **options)(images)
         if pooling == "gem":
             features = GeM(name="gem", dtype="float32")(features)
@@ -48,7 +53,8 @@ def build(
 
 
 def body(model: keras.Model) -> keras.Model:
-    """The net inside a model that `build` made: images -> features [B, C], or the map [B, h, w, C] that "gem" pools.
+    """The net inside a model that `build` made: images -> features [B, C], or the map [B, h, w, C]
+    that "gem" pools.
 
     --initial_checkpoint fills its variables, and --freeze_body_iterations holds them.
     """

@@ -1,10 +1,12 @@
-"""Where a network looks: how strongly each place of an image drives the net's last map, before it becomes features.
+"""Where a network looks: how strongly each place of an image drives the net's last map, before it
+becomes features.
 
     from reports.activations import Activations
     maps = Activations("exp")(["a.jpg", "b.png"])  # float32 [2, h, w], 0..1
 
-The strength of a place is the length of its C numbers in the last [h, w, C] that a layer of the net gives; so torchreid
-draws it, after Zagoruyko and Komodakis, Paying More Attention to Attention, arXiv:1612.03928, section 3.1.
+The strength of a place is the length of its C numbers in the last [h, w, C] that a layer of the net
+gives; so torchreid draws it, after Zagoruyko and Komodakis, Paying More Attention to Attention,
+arXiv:1612.03928, section 3.1.
 """
 
 import os
@@ -35,7 +37,8 @@ class Activations:
             )
 
     def __call__(self, paths: Sequence[str]) -> np.ndarray:
-        """Of N image files, N >= 1: float32 [N, h, w], each from 0 to 1, or all 0 where it is the same everywhere.
+        """Of N image files, N >= 1: float32 [N, h, w], each from 0 to 1, or all 0 where it is the
+        same everywhere.
 
         Raises: common.UserError for a file that cannot be decoded, with its name.
         """
@@ -59,7 +62,8 @@ def _stretched(strengths: np.ndarray) -> np.ndarray:
 
 
 def last_maps(net):
-    """A Keras model from the images [B, H, W, 3] of a net, one of nets/, to the last maps [B, h, w, C] in it, or None.
+    """A Keras model from the images [B, H, W, 3] of a net, one of nets/, to the last maps [B, h, w,
+    C] in it, or None.
 
     Maps of a single place, such as a mean over all places, do not count.
     """
@@ -67,7 +71,9 @@ def last_maps(net):
 
     operations = list(net.operations)
     for before, operation in reversed(list(zip(operations, operations[1:], strict=False))):
-        if isinstance(operation, keras.Model):  # the application in nets/_keras.py, the only one that follows `before`
+        if isinstance(
+            operation, keras.Model
+        ):  # the application in nets/_keras.py, the only one that follows `before`
             return keras.Model(net.input, last_maps(operation)(before.output))
         shape = operation.output.shape
         if len(shape) == 4 and shape[1:3] != (1, 1):

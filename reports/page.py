@@ -1,7 +1,9 @@
-"""Web pages that hold all they show: style, charts, pictures. One file to keep or to mail; it asks for no other.
+"""Web pages that hold all they show: style, charts, pictures. One file to keep or to mail; it asks
+for no other.
 
-A page is page.html with a title and a body, HTML that the caller has escaped. Charts are drawn with Matplotlib,
-once for a PNG and for the page; in the page their colours are those of its style, which follow light and dark.
+A page is page.html with a title and a body, HTML that the caller has escaped. Charts are drawn with
+Matplotlib, once for a PNG and for the page; in the page their colours are those of its style, which
+follow light and dark.
 """
 
 import base64
@@ -20,25 +22,37 @@ from runtime import files
 THUMBNAIL = 128  # pixels, the longer side
 
 # Names of the colours in page.html, and what they are in PNG files.
-COLORS = {"ink": "#1f2328", "muted": "#59636e", "line": "#d1d9e0", "true": "#1a7f37", "wrong": "#cf222e"}
+COLORS = {
+    "ink": "#1f2328",
+    "muted": "#59636e",
+    "line": "#d1d9e0",
+    "true": "#1a7f37",
+    "wrong": "#cf222e",
+}
 
 
 def write(path: str | os.PathLike, title: str, body: str) -> None:
     """Write the page. The file appears under its name only when complete."""
     template = Template((common.HERE / "reports" / "page.html").read_text(encoding="utf-8"))
     with files.complete_file(path) as partial:
-        partial.write_text(template.substitute(title=html.escape(title), body=body), encoding="utf-8")
+        partial.write_text(
+            template.substitute(title=html.escape(title), body=body), encoding="utf-8"
+        )
 
 
 def thumbnail(path: str | os.PathLike) -> Image.Image:
-    """The image in RGB, its longer side THUMBNAIL pixels or less. Raises: UserError for a file that is no image."""
+    """The image in RGB, its longer side THUMBNAIL pixels or less. Raises: UserError for a file that
+    is no image.
+    """
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
             small.thumbnail((THUMBNAIL, THUMBNAIL))
             return small
     except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-        raise UserError(f"{path} cannot be read as an image ({error}). Replace it or leave it out.") from None
+        raise UserError(
+            f"{path} cannot be read as an image ({error}). Replace it or leave it out."
+        ) from None
 
 
 def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
@@ -52,7 +66,9 @@ def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
 
 def axes(x_label: str, y_label: str):
     """A Matplotlib figure and its axes, in COLORS, as wide as half of a page."""
-    from matplotlib.figure import Figure  # not pyplot: that would choose a backend and keep every figure
+    from matplotlib.figure import (
+        Figure,  # not pyplot: that would choose a backend and keep every figure
+    )
 
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     plot = figure.subplots()
@@ -79,7 +95,9 @@ def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
     data = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # The salt makes equal calls write equal bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
+    ):
         figure.savefig(data, format="svg", transparent=True, metadata=no_metadata)
     svg = data.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -1,4 +1,5 @@
-"""TensorBoard's projector: embeddings as points in space, each shown as its image, with pid and fid.
+"""TensorBoard's projector: embeddings as points in space, each shown as its image, with pid and
+fid.
 
 In an experiment:
 
@@ -18,13 +19,15 @@ import common
 from common import UserError
 from runtime import files
 
-# TensorBoard takes sprites of at most 8192 x 8192 pixels. These make 6400 x 6400, which a browser still loads well.
+# TensorBoard takes sprites of at most 8192 x 8192 pixels. These make 6400 x 6400, which a browser
+# still loads well.
 THUMBNAIL = 64
 MOST_IMAGES = 10_000
 
 
 def read_config(experiment_root: str | os.PathLike):
-    """The projector's configuration of an experiment, empty where there is none yet: a ProjectorConfig.
+    """The projector's configuration of an experiment, empty where there is none yet: a
+    ProjectorConfig.
 
     Raises: UserError for a file that is none.
     """
@@ -43,9 +46,11 @@ def read_config(experiment_root: str | os.PathLike):
 
 
 def sprite(paths: Sequence[str]) -> Image.Image:
-    """Thumbnails of image files, row by row in a square of them, each in the middle of a transparent square.
+    """Thumbnails of image files, row by row in a square of them, each in the middle of a
+    transparent square.
 
-    TensorBoard draws points as squares, and finds the images only where there are as many rows as columns.
+    TensorBoard draws points as squares, and finds the images only where there are as many rows as
+    columns.
 
     Raises: UserError for a file that is no image.
     """
@@ -54,10 +59,14 @@ def sprite(paths: Sequence[str]) -> Image.Image:
     for number, path in enumerate(paths):
         try:
             with Image.open(path) as image:
-                image.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a large JPEG is decoded at a part of its size
+                image.draft(
+                    "RGB", (THUMBNAIL, THUMBNAIL)
+                )  # a large JPEG is decoded at a part of its size
                 thumbnail = ImageOps.contain(image.convert("RGB"), (THUMBNAIL, THUMBNAIL))
         except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-            raise UserError(f"{path} cannot be read as an image ({error}). Replace it or leave it out.") from None
+            raise UserError(
+                f"{path} cannot be read as an image ({error}). Replace it or leave it out."
+            ) from None
         row, column = divmod(number, side)
         left, top = (THUMBNAIL - thumbnail.width) // 2, (THUMBNAIL - thumbnail.height) // 2
         picture.paste(thumbnail, (column * THUMBNAIL + left, row * THUMBNAIL + top))
@@ -82,9 +91,15 @@ def write(
     """
     from google.protobuf import text_format
 
-    root, config, folder = Path(experiment_root), read_config(experiment_root), Path("projector", name)
+    root, config, folder = (
+        Path(experiment_root),
+        read_config(experiment_root),
+        Path("projector", name),
+    )
     (root / folder).mkdir(parents=True, exist_ok=True)
-    tensors, metadata, thumbnails = (folder / file for file in ("tensors.tsv", "metadata.tsv", "sprite.png"))
+    tensors, metadata, thumbnails = (
+        folder / file for file in ("tensors.tsv", "metadata.tsv", "sprite.png")
+    )
     with files.complete_file(root / thumbnails) as partial:
         sprite(paths).save(partial, "PNG")
     # Binary would be smaller, but TensorBoard takes it for text when it happens to begin like some.
@@ -92,12 +107,16 @@ def write(
         np.savetxt(partial, emb, "%.6g", delimiter="\t")
     with files.complete_file(root / metadata) as partial:
         rows = (("pid", "fid"), *zip(pids, fids, strict=True))
-        partial.write_text("".join("\t".join(map(_cell, row)) + "\n" for row in rows), encoding="utf-8")
+        partial.write_text(
+            "".join("\t".join(map(_cell, row)) + "\n" for row in rows), encoding="utf-8"
+        )
 
     others = [entry for entry in config.embeddings if entry.tensor_name != name]
     del config.embeddings[:]
     config.embeddings.extend(others)
-    entry = config.embeddings.add(tensor_name=name, tensor_path=str(tensors), metadata_path=str(metadata))
+    entry = config.embeddings.add(
+        tensor_name=name, tensor_path=str(tensors), metadata_path=str(metadata)
+    )
     entry.sprite.image_path = str(thumbnails)
     entry.sprite.single_image_dim.extend([THUMBNAIL, THUMBNAIL])
     with files.complete_file(root / "projector_config.pbtxt") as partial:

@@ -30,15 +30,20 @@ def lock(descriptor: int, message: str) -> None:
 
 @contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file that appears under its name, or replaces what is there, only when it is complete.
+    """Write a file that appears under its name, or replaces what is there, only when it is
+    complete.
 
-    Yields: the path to write to meanwhile. After an error it is removed, and what was there before stays.
+    Yields: the path to write to meanwhile. After an error it is removed, and what was there before
+        stays.
     Raises: UserError when another process is writing the same file.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(path.name + ".partial")
     with open(partial, "ab") as file:
-        lock(file.fileno(), f"{path} is being written by another process. Wait for its end, or give another name.")
+        lock(
+            file.fileno(),
+            f"{path} is being written by another process. Wait for its end, or give another name.",
+        )
         try:
             yield partial
             os.fsync(file.fileno())  # else a power cut can leave the new name with nothing in it
@@ -48,7 +53,9 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def check_room(directory: str | os.PathLike) -> None:
-    """Raises: OSError when next to nothing can be written any more. TensorBoard's events get lost without a word."""
+    """Raises: OSError when next to nothing can be written any more. TensorBoard's events get lost
+    without a word.
+    """
     if shutil.disk_usage(directory).free < 2**16:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 

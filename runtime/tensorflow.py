@@ -1,4 +1,6 @@
-"""TensorFlow's import, without what it prints, and with the memory allocator that suits loading images."""
+"""TensorFlow's import, without what it prints, and with the memory allocator that suits loading
+images.
+"""
 
 import contextlib
 import ctypes
@@ -15,12 +17,14 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 def import_tensorflow(log_level: int = 2) -> ModuleType:
-    """Import TensorFlow, which takes seconds, without the notes to its developers that it prints meanwhile.
+    """Import TensorFlow, which takes seconds, without the notes to its developers that it prints
+    meanwhile.
 
     With TF_CPP_MIN_LOG_LEVEL set it says what it has to say.
 
     Args:
-      log_level: what it may say later: 2 errors, 3 nothing (what ends a call is raised as an exception anyway).
+      log_level: what it may say later: 2 errors, 3 nothing (what ends a call is raised as an
+          exception anyway).
     """
     _keep_freed_memory()
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
@@ -32,7 +36,8 @@ def import_tensorflow(log_level: int = 2) -> ModuleType:
     try:
         with _interrupted_afterwards():
             tf = importlib.import_module("tensorflow")
-        # Without a driver it complains of that, too, as soon as it looks for GPUs; with one it may have a reason.
+        # Without a driver it complains of that, too, as soon as it looks for GPUs; with one it may
+        # have a reason.
         if not any(os.path.exists(driver) for driver in ("/proc/driver/nvidia", "/dev/dxg")):
             tf.config.list_physical_devices()
         return tf
@@ -62,10 +67,15 @@ def _interrupted_afterwards() -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Have malloc keep what is freed for the next batch.
 
-    Threads that load images free and take memory all the time, and giving each piece back to the system halted them
+    Threads that load images free and take memory all the time, and giving each piece back to the
+    system halted them
     all: with it reading and decoding took twice as long. The peak is the same.
     """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # of glibc's malloc.h; other systems have no mallopt
+    trim_threshold, top_pad, mmap_threshold = (
+        -1,
+        -2,
+        -3,
+    )  # of glibc's malloc.h; other systems have no mallopt
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         libc.mallopt(trim_threshold, 2**30)

@@ -24,15 +24,19 @@ class _Bar(tqdm):
         images = steps * self._images_per_step
         return values | {
             "images": f"{images:.0f}" if images >= 10 else f"{images:.1f}",
-            "ncols": values["ncols"] and max(values["ncols"] - 2, 1),  # room for ^C: a line that wraps stays behind
+            "ncols": values["ncols"]
+            and max(values["ncols"] - 2, 1),  # room for ^C: a line that wraps stays behind
         }
 
 
-def bar(total: int, unit: str, initial: int = 0, images_per_step: int = 1, show: bool = True) -> tqdm:
-    """The live line: steps done of `total`, images per second, time left. A context, to be told of steps by update(n).
+def bar(
+    total: int, unit: str, initial: int = 0, images_per_step: int = 1, show: bool = True
+) -> tqdm:
+    """The live line: steps done of `total`, images per second, time left. A context, to be told of
+    steps by update(n).
 
-    What set_postfix_str(text, refresh=False) is given stands at its end. Speed and time left are smoothed, over about
-    the last twenty times that the line was drawn, ten times a second at most.
+    What set_postfix_str(text, refresh=False) is given stands at its end. Speed and time left are
+    smoothed, over about the last twenty times that the line was drawn, ten times a second at most.
 
     Args:
       unit: what a step is, "iter" or "img".
@@ -61,7 +65,12 @@ def say(line: str) -> None:
 class _Formatter(logging.Formatter):
     """`time [LEVEL] name: message`, with the level in colour where a person watches."""
 
-    _COLORS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m", "INFO": "\033[32m"}
+    _COLORS = {
+        "WARNING": "\033[33m",
+        "ERROR": "\033[31m",
+        "CRITICAL": "\033[31m",
+        "INFO": "\033[32m",
+    }
 
     def __init__(self, color: bool):
         super().__init__("%(asctime)s [%(levelname)s] %(name)s: %(message)s")
@@ -84,7 +93,9 @@ class _Screen(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """Raises what goes wrong, a full disk say, where logging's own would print a traceback and go on."""
+    """Raises what goes wrong, a full disk say, where logging's own would print a traceback and go
+    on.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704, logging calls this while it handles the error
@@ -95,7 +106,9 @@ ON_LIVE_LINE = {"on_live_line": True}
 
 
 def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.Logger:
-    """The logger of a command: stderr, and `file` (appended to) when one is given. Each call starts anew."""
+    """The logger of a command: stderr, and `file` (appended to) when one is given. Each call starts
+    anew.
+    """
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     logger.propagate = False

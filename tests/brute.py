@@ -57,15 +57,21 @@ def rerank(query, gallery, metric, k1, k2, weight):
 
 
 def pool(rows, embs, how):
-    """The queries [(pid, camera)] and embeddings that are left when those of one pid and camera are one."""
+    """The queries [(pid, camera)] and embeddings that are left when those of one pid and camera are
+    one.
+    """
     groups = {}
     for row, emb in zip(rows, embs.astype(np.float64), strict=True):
         groups.setdefault(row, []).append(emb)
-    return list(groups), np.array([getattr(np.array(group), how)(axis=0) for group in groups.values()])
+    return list(groups), np.array(
+        [getattr(np.array(group), how)(axis=0) for group in groups.values()]
+    )
 
 
 def score(dists, query_rows, gallery_rows):
-    """AP, n / r_n, and the rank of the first match of every query; None without a match. Rows are (pid, camera)."""
+    """AP, n / r_n, and the rank of the first match of every query; None without a match. Rows are
+    (pid, camera).
+    """
     figures = []
     for row, (pid, camera) in zip(dists, query_rows, strict=True):
         kept = [j for j, (p, c) in enumerate(gallery_rows) if p != "-1" and (p, c) != (pid, camera)]

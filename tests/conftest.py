@@ -10,7 +10,9 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
-    """6 pids with 2 to 5 images of 24×16, in `.root`; `.csv` names them, `.pids` and `.fids` are its columns."""
+    """6 pids with 2 to 5 images of 24×16, in `.root`; `.csv` names them, `.pids` and `.fids` are
+    its columns.
+    """
     root = tmp_path_factory.mktemp("dataset")
     rng = np.random.default_rng(0)
     rows = []

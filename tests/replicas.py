@@ -1,7 +1,8 @@
 """Runs trainings under one strategy in a process of its own, for test_distribution.py.
 
-python tests/replicas.py STRATEGY '["flag", ...]' ...: one training for each list of flags; "mirrored" has two virtual
-CPUs. Before the flags of a list may stand "plain": then --model_name is taken by a net without batch norm.
+python tests/replicas.py STRATEGY '["flag", ...]' ...: one training for each list of flags;
+"mirrored" has two virtual CPUs. Before the flags of a list may stand "plain": then --model_name is
+taken by a net without batch norm.
 """
 
 import json
@@ -20,16 +21,22 @@ def build_plain(input_shape):
     import keras
 
     images = keras.Input(input_shape, dtype="float32", name="images")
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(images / 128.0 - 1.0)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(
+        images / 128.0 - 1.0
+    )
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="plain.conv2")(x)
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x), name="plain")
+    return keras.Model(
+        images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x), name="plain"
+    )
 
 
 def main(strategy: str, *trainings: str) -> None:
     tf = import_tensorflow()
     if strategy == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
 
     import train
     from runtime import devices
@@ -41,7 +48,9 @@ def main(strategy: str, *trainings: str) -> None:
     for flags in map(json.loads, trainings):
         plain = flags[0] == "plain"
         nets = {"nets": SimpleNamespace(build=build_plain)} if plain else {}
-        common.load_plugin = lambda folder, name, nets=nets: nets.get(folder) or load_plugin(folder, name)
+        common.load_plugin = lambda folder, name, nets=nets: (
+            nets.get(folder) or load_plugin(folder, name)
+        )
         train.main(train.parse_args([*flags[plain:], f"--strategy={strategy}"]))
 
 

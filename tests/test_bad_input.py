@@ -1,4 +1,6 @@
-"""Everything a person can get wrong at the shell: each ends with its exit code and its words, and writes nothing."""
+"""Everything a person can get wrong at the shell: each ends with its exit code and its words, and
+writes nothing.
+"""
 
 import contextlib
 import re
@@ -16,11 +18,22 @@ import train
 from runtime import files
 
 MAINS = {"train": train, "embed": embed, "evaluate": evaluate}
-TRAIN = ["train", "--experiment_root=new", "--train_set=good.csv", "--image_root=images", "--batch_p=2", "--batch_k=2"]
+TRAIN = [
+    "train",
+    "--experiment_root=new",
+    "--train_set=good.csv",
+    "--image_root=images",
+    "--batch_p=2",
+    "--batch_k=2",
+]
 RESUME = ["train", "--resume"]
 EMBED = ["embed", "--dataset=good.csv", "--experiment_root=exp"]
 EVALUATE = ["evaluate", "--excluder=diagonal", "--metric=euclidean", "--query_dataset=good.csv"]
-EVALUATE += ["--gallery_dataset=good.csv", "--query_embeddings=good.h5", "--gallery_embeddings=good.h5"]
+EVALUATE += [
+    "--gallery_dataset=good.csv",
+    "--query_embeddings=good.h5",
+    "--gallery_embeddings=good.h5",
+]
 REPORT = [*EVALUATE, "--report=new", "--image_root=images"]
 
 # name: (command and flags, exit code, words of the last line on stderr)
@@ -31,19 +44,55 @@ CASES = {
         2,
         "unrecognized arguments: --batchsize=3. .*--help lists all flags",
     ),
-    "a flag with a typo": ([*TRAIN, "--learningrate", "3"], 2, "--learningrate 3. Meant: --learning_rate?"),
-    "no train_set": (["train", "--experiment_root=new", "--image_root=images"], 2, "--train_set: needed"),
-    "no image_root": (["train", "--experiment_root=new", "--train_set=good.csv"], 2, "--image_root: needed"),
-    "a train_set that is missing": ([*TRAIN, "--train_set=nowhere.csv"], 2, "--train_set.*existing file.*nowhere.csv"),
-    "an image_root that is missing": ([*TRAIN, "--image_root=nowhere"], 2, "--image_root.*existing directory.*nowhere"),
-    "an image_root that is a file": ([*TRAIN, "--image_root=good.csv"], 2, "--image_root.*existing directory"),
-    "an unknown net": ([*TRAIN, "--model_name=alexnet"], 2, "'alexnet' in nets/. Available:.*resnet_v1_50"),
+    "a flag with a typo": (
+        [*TRAIN, "--learningrate", "3"],
+        2,
+        "--learningrate 3. Meant: --learning_rate?",
+    ),
+    "no train_set": (
+        ["train", "--experiment_root=new", "--image_root=images"],
+        2,
+        "--train_set: needed",
+    ),
+    "no image_root": (
+        ["train", "--experiment_root=new", "--train_set=good.csv"],
+        2,
+        "--image_root: needed",
+    ),
+    "a train_set that is missing": (
+        [*TRAIN, "--train_set=nowhere.csv"],
+        2,
+        "--train_set.*existing file.*nowhere.csv",
+    ),
+    "an image_root that is missing": (
+        [*TRAIN, "--image_root=nowhere"],
+        2,
+        "--image_root.*existing directory.*nowhere",
+    ),
+    "an image_root that is a file": (
+        [*TRAIN, "--image_root=good.csv"],
+        2,
+        "--image_root.*existing directory",
+    ),
+    "an unknown net": (
+        [*TRAIN, "--model_name=alexnet"],
+        2,
+        "'alexnet' in nets/. Available:.*resnet_v1_50",
+    ),
     "a net by a path": ([*TRAIN, "--model_name=../train"], 2, "--model_name.*Available"),
     "a net that is a shared file": ([*TRAIN, "--model_name=_lunet"], 2, "--model_name.*Available"),
     "an unknown head": ([*TRAIN, "--head_name=fc1"], 2, "'fc1' in heads/. Available: .*direct"),
     "an unknown loss": ([*TRAIN, "--loss=batch_soft"], 2, "--loss.*'batch_soft'.*batch_hard"),
-    "an unknown metric": ([*TRAIN, "--metric=manhattan"], 2, "--metric.*'manhattan'.*euclidean.*cityblock"),
-    "a margin in words": ([*TRAIN, "--margin=big"], 2, '--margin: should be "soft", "none" or .* Received: big'),
+    "an unknown metric": (
+        [*TRAIN, "--metric=manhattan"],
+        2,
+        "--metric.*'manhattan'.*euclidean.*cityblock",
+    ),
+    "a margin in words": (
+        [*TRAIN, "--margin=big"],
+        2,
+        '--margin: should be "soft", "none" or .* Received: big',
+    ),
     "a margin that is nan": ([*TRAIN, "--margin=nan"], 2, "--margin.*Received: nan"),
     "a margin for a loss without": (
         [*TRAIN, "--loss=circle", "--margin=0.2"],
@@ -60,16 +109,44 @@ CASES = {
         2,
         "--loss_ignore_zero needs a number as --margin.*Received: --margin soft",
     ),
-    "an ID loss below 0": ([*TRAIN, "--id_loss_weight=-1"], 2, "--id_loss_weight.*at least 0. Received: -1"),
-    "smoothing of 1": ([*TRAIN, "--label_smoothing=1"], 2, "--label_smoothing.*from 0 to below 1. Received: 1"),
-    "a center loss of nan": ([*TRAIN, "--center_loss_weight=nan"], 2, "--center_loss_weight.*Received: nan"),
-    "batch_p 0": ([*TRAIN, "--batch_p=0"], 2, "--batch_p: should be an integer of at least 1. Received: 0"),
+    "an ID loss below 0": (
+        [*TRAIN, "--id_loss_weight=-1"],
+        2,
+        "--id_loss_weight.*at least 0. Received: -1",
+    ),
+    "smoothing of 1": (
+        [*TRAIN, "--label_smoothing=1"],
+        2,
+        "--label_smoothing.*from 0 to below 1. Received: 1",
+    ),
+    "a center loss of nan": (
+        [*TRAIN, "--center_loss_weight=nan"],
+        2,
+        "--center_loss_weight.*Received: nan",
+    ),
+    "batch_p 0": (
+        [*TRAIN, "--batch_p=0"],
+        2,
+        "--batch_p: should be an integer of at least 1. Received: 0",
+    ),
     "batch_p 1": ([*TRAIN, "--batch_p=1"], 2, "--batch_p should be at least 2.*Received: 1"),
     "batch_k 1": ([*TRAIN, "--batch_k=1"], 2, "--batch_k should be at least 2"),
     "batch_k in words": ([*TRAIN, "--batch_k=four"], 2, "--batch_k.*Received: four"),
-    "cameras of an unknown name": ([*TRAIN, "--cameras=market"], 2, "--cameras: .*market1501, duke.*Received: market"),
-    "cameras by no regular expression": ([*TRAIN, "--cameras=c("], 2, r"--cameras: .*expression.*Received: c\("),
-    "cameras by two groups": ([*TRAIN, r"--cameras=(c)(\d)"], 2, "--cameras: .*one group, the camera. Received"),
+    "cameras of an unknown name": (
+        [*TRAIN, "--cameras=market"],
+        2,
+        "--cameras: .*market1501, duke.*Received: market",
+    ),
+    "cameras by no regular expression": (
+        [*TRAIN, "--cameras=c("],
+        2,
+        r"--cameras: .*expression.*Received: c\(",
+    ),
+    "cameras by two groups": (
+        [*TRAIN, r"--cameras=(c)(\d)"],
+        2,
+        "--cameras: .*one group, the camera. Received",
+    ),
     "a pooling that there is not": ([*TRAIN, "--pooling=max"], 2, "--pooling.*'max'.*avg.*gem"),
     "a pooling that the net has not": (
         [*TRAIN, "--pooling=gem", "--model_name=lunet"],
@@ -87,7 +164,11 @@ CASES = {
         1,
         "--pooling gem is not for --model_name lunet",
     ),
-    "embedding_dim": ([*TRAIN, "--embedding_dim=-3"], 2, "--embedding_dim.*at least 1. Received: -3"),
+    "embedding_dim": (
+        [*TRAIN, "--embedding_dim=-3"],
+        2,
+        "--embedding_dim.*at least 1. Received: -3",
+    ),
     "a height of 0": ([*TRAIN, "--net_input_height=0"], 2, "--net_input_height.*Received: 0"),
     "no threads": ([*TRAIN, "--loading_threads=0"], 2, "--loading_threads.*Received: 0"),
     "learning_rate 0": ([*TRAIN, "--learning_rate=0"], 2, "--learning_rate.*above 0. Received: 0"),
@@ -95,18 +176,46 @@ CASES = {
     "no iterations": ([*TRAIN, "--train_iterations=0"], 2, "--train_iterations.*Received: 0"),
     "an unknown optimizer": ([*TRAIN, "--optimizer=lamb"], 2, "--optimizer.*'lamb'.*adam.*sgd"),
     "an unknown schedule": ([*TRAIN, "--lr_schedule=linear"], 2, "--lr_schedule.*'linear'.*cosine"),
-    "milestones in words": ([*TRAIN, "--lr_milestones=4,x"], 2, "--lr_milestones: should be rising .*Received: 4,x"),
-    "milestones that fall": ([*TRAIN, "--lr_milestones=7,4"], 2, "--lr_milestones.*rising.*Received: 7,4"),
-    "a milestone at 0": ([*TRAIN, "--lr_milestones=0,4"], 2, "--lr_milestones.*rising.*Received: 0,4"),
-    "multistep without steps": ([*TRAIN, "--lr_schedule=multistep"], 2, "multistep needs --lr_milestones, such as"),
+    "milestones in words": (
+        [*TRAIN, "--lr_milestones=4,x"],
+        2,
+        "--lr_milestones: should be rising .*Received: 4,x",
+    ),
+    "milestones that fall": (
+        [*TRAIN, "--lr_milestones=7,4"],
+        2,
+        "--lr_milestones.*rising.*Received: 7,4",
+    ),
+    "a milestone at 0": (
+        [*TRAIN, "--lr_milestones=0,4"],
+        2,
+        "--lr_milestones.*rising.*Received: 0,4",
+    ),
+    "multistep without steps": (
+        [*TRAIN, "--lr_schedule=multistep"],
+        2,
+        "multistep needs --lr_milestones, such as",
+    ),
     "milestones of nothing": (
         [*TRAIN, "--lr_milestones=4,7"],
         2,
         "--lr_milestones is for --lr_schedule multistep. Received: exponential",
     ),
-    "a factor of nothing": ([*TRAIN, "--lr_decay_factor=0.5"], 2, "--lr_decay_factor is for --lr_schedule multistep"),
-    "a decay that grows": ([*TRAIN, "--lr_decay_factor=2"], 2, "--lr_decay_factor.*between 0 and 1. Received: 2"),
-    "a warm-up below 0": ([*TRAIN, "--warmup_iterations=-1"], 2, "--warmup_iterations.*Received: -1"),
+    "a factor of nothing": (
+        [*TRAIN, "--lr_decay_factor=0.5"],
+        2,
+        "--lr_decay_factor is for --lr_schedule multistep",
+    ),
+    "a decay that grows": (
+        [*TRAIN, "--lr_decay_factor=2"],
+        2,
+        "--lr_decay_factor.*between 0 and 1. Received: 2",
+    ),
+    "a warm-up below 0": (
+        [*TRAIN, "--warmup_iterations=-1"],
+        2,
+        "--warmup_iterations.*Received: -1",
+    ),
     "beta1 without a decay": (
         [*TRAIN, "--adam_beta1_decay", "--decay_start_iteration=-1"],
         2,
@@ -118,7 +227,11 @@ CASES = {
         "--adam_beta1_decay is for --optimizer adam or adamw. Received: sgd",
     ),
     "a momentum of 1": ([*TRAIN, "--momentum=1"], 2, "--momentum.*below 1. Received: 1"),
-    "momentum with Adam": ([*TRAIN, "--momentum=0.9"], 2, "--momentum is for --optimizer sgd or rmsprop. Received"),
+    "momentum with Adam": (
+        [*TRAIN, "--momentum=0.9"],
+        2,
+        "--momentum is for --optimizer sgd or rmsprop. Received",
+    ),
     "nesterov without momentum": (
         [*TRAIN, "--optimizer=sgd", "--nesterov"],
         2,
@@ -129,12 +242,32 @@ CASES = {
         2,
         "--weight_decay is for --optimizer adamw or .*: adam",
     ),
-    "weight decay that is nan": ([*TRAIN, "--weight_decay=nan"], 2, "--weight_decay.*Received: nan"),
-    "adamw without weight decay": ([*TRAIN, "--optimizer=adamw"], 2, "adamw needs a --weight_decay above 0, such as"),
+    "weight decay that is nan": (
+        [*TRAIN, "--weight_decay=nan"],
+        2,
+        "--weight_decay.*Received: nan",
+    ),
+    "adamw without weight decay": (
+        [*TRAIN, "--optimizer=adamw"],
+        2,
+        "adamw needs a --weight_decay above 0, such as",
+    ),
     "clip_norm": ([*TRAIN, "--clip_norm=-1"], 2, "--clip_norm.*at least 0. Received: -1"),
-    "freeze_body_iterations": ([*TRAIN, "--freeze_body_iterations=-1"], 2, "--freeze_body_iterations.*Received: -1"),
-    "decay_start": ([*TRAIN, "--decay_start_iteration=-2"], 2, "--decay_start_iteration.*-1 or.*Received: -2"),
-    "checkpoint_frequency": ([*TRAIN, "--checkpoint_frequency=-1"], 2, "--checkpoint_frequency.*Received: -1"),
+    "freeze_body_iterations": (
+        [*TRAIN, "--freeze_body_iterations=-1"],
+        2,
+        "--freeze_body_iterations.*Received: -1",
+    ),
+    "decay_start": (
+        [*TRAIN, "--decay_start_iteration=-2"],
+        2,
+        "--decay_start_iteration.*-1 or.*Received: -2",
+    ),
+    "checkpoint_frequency": (
+        [*TRAIN, "--checkpoint_frequency=-1"],
+        2,
+        "--checkpoint_frequency.*Received: -1",
+    ),
     "keep_checkpoints": ([*TRAIN, "--keep_checkpoints=-1"], 2, "--keep_checkpoints.*Received: -1"),
     "image_frequency": ([*TRAIN, "--image_frequency=-1"], 2, "--image_frequency.*Received: -1"),
     "on_bad_image": ([*TRAIN, "--on_bad_image=ignore"], 2, "--on_bad_image.*'ignore'.*error.*skip"),
@@ -152,10 +285,26 @@ CASES = {
         2,
         "--loss circle compares by cosine. Received: --metric cityblock",
     ),
-    "smoothing of nothing": ([*TRAIN, "--label_smoothing=0.3"], 2, "--label_smoothing is for the ID loss.*--id_loss_w"),
-    "padding and cropping": ([*TRAIN, "--pad_crop=4", "--crop_augment"], 2, "--pad_crop 4 and --crop_augment.*one of"),
-    "jitter beyond 1": ([*TRAIN, "--color_jitter=1.5"], 2, "--color_jitter.*from 0 to 1. Received: 1.5"),
-    "a probability in percent": ([*TRAIN, "--random_erasing=50"], 2, "--random_erasing.*from 0 to 1. Received: 50"),
+    "smoothing of nothing": (
+        [*TRAIN, "--label_smoothing=0.3"],
+        2,
+        "--label_smoothing is for the ID loss.*--id_loss_w",
+    ),
+    "padding and cropping": (
+        [*TRAIN, "--pad_crop=4", "--crop_augment"],
+        2,
+        "--pad_crop 4 and --crop_augment.*one of",
+    ),
+    "jitter beyond 1": (
+        [*TRAIN, "--color_jitter=1.5"],
+        2,
+        "--color_jitter.*from 0 to 1. Received: 1.5",
+    ),
+    "a probability in percent": (
+        [*TRAIN, "--random_erasing=50"],
+        2,
+        "--random_erasing.*from 0 to 1. Received: 50",
+    ),
     "crops higher than the image": (
         [*TRAIN, "--crop_augment", "--net_input_height=300"],
         2,
@@ -167,33 +316,113 @@ CASES = {
         "--net_input_width 128 is more than --pre_crop_width 100",
     ),
     "an empty CSV": ([*TRAIN, "--train_set=empty.csv"], 1, "empty.csv is empty"),
-    "a CSV of one column": ([*TRAIN, "--train_set=one.csv"], 1, "one.csv, line 2: should be two columns.*'0002'"),
-    "a CSV of three columns": ([*TRAIN, "--train_set=three.csv"], 1, "three.csv, line 1: .*two columns"),
-    "a CSV with a header": ([*TRAIN, "--train_set=header.csv"], 1, "1 of the 5 images.*: fid. .*remove the header"),
+    "a CSV of one column": (
+        [*TRAIN, "--train_set=one.csv"],
+        1,
+        "one.csv, line 2: should be two columns.*'0002'",
+    ),
+    "a CSV of three columns": (
+        [*TRAIN, "--train_set=three.csv"],
+        1,
+        "three.csv, line 1: .*two columns",
+    ),
+    "a CSV with a header": (
+        [*TRAIN, "--train_set=header.csv"],
+        1,
+        "1 of the 5 images.*: fid. .*remove the header",
+    ),
     "a CSV that is an image": ([*TRAIN, "--train_set=images/a.png"], 1, "a.png is no CSV in UTF-8"),
     "a CSV with an open quote": ([*TRAIN, "--train_set=quote.csv"], 1, "quote.csv is no CSV"),
-    "images that are missing": ([*TRAIN, "--train_set=missing.csv"], 1, r"4 of the 4 .*: m0, m1, m2, \.\.\."),
-    "images outside of the root": ([*TRAIN, "--train_set=outside.csv"], 1, "2 of the 4 .*not below.*--allow_any_path"),
+    "images that are missing": (
+        [*TRAIN, "--train_set=missing.csv"],
+        1,
+        r"4 of the 4 .*: m0, m1, m2, \.\.\.",
+    ),
+    "images outside of the root": (
+        [*TRAIN, "--train_set=outside.csv"],
+        1,
+        "2 of the 4 .*not below.*--allow_any_path",
+    ),
     "P beyond the pids": ([*TRAIN, "--batch_p=3"], 1, "--batch_p 3 is more than the 2 pids"),
-    "file names without a camera": ([*TRAIN, "--cameras=duke"], 1, "--cameras duke: .*PID_cC_.*Received: 'a.png'"),
-    "file names that do not match": ([*TRAIN, r"--cameras=c(\d)"], 1, r"--cameras c\(.d\) not found.*'a.png'"),
+    "file names without a camera": (
+        [*TRAIN, "--cameras=duke"],
+        1,
+        "--cameras duke: .*PID_cC_.*Received: 'a.png'",
+    ),
+    "file names that do not match": (
+        [*TRAIN, r"--cameras=c(\d)"],
+        1,
+        r"--cameras c\(.d\) not found.*'a.png'",
+    ),
     "a directory in use": ([*TRAIN, "--experiment_root=exp"], 1, "exp is not empty.*--resume"),
     "a directory that is a file": ([*TRAIN, "--experiment_root=good.csv"], 1, "good.csv is a file"),
-    "a directory below a file": ([*TRAIN, "--experiment_root=good.csv/exp"], 1, "cannot be written"),
-    "a directory of another training": ([*TRAIN, "--experiment_root=locked"], 1, "another training is running"),
-    "an initial checkpoint that is missing": ([*TRAIN, "--initial_checkpoint=no.ckpt"], 1, "no.ckpt"),
-    "an initial checkpoint that is none": ([*TRAIN, "--initial_checkpoint=good.csv"], 1, "good.csv"),
+    "a directory below a file": (
+        [*TRAIN, "--experiment_root=good.csv/exp"],
+        1,
+        "cannot be written",
+    ),
+    "a directory of another training": (
+        [*TRAIN, "--experiment_root=locked"],
+        1,
+        "another training is running",
+    ),
+    "an initial checkpoint that is missing": (
+        [*TRAIN, "--initial_checkpoint=no.ckpt"],
+        1,
+        "no.ckpt",
+    ),
+    "an initial checkpoint that is none": (
+        [*TRAIN, "--initial_checkpoint=good.csv"],
+        1,
+        "good.csv",
+    ),
     "resuming nothing": ([*RESUME, "--experiment_root=images"], 1, "args.json does not exist"),
-    "resuming what is no JSON": ([*RESUME, "--experiment_root=no_json"], 1, "args.json cannot be read as JSON"),
-    "resuming with a bad value": ([*RESUME, "--experiment_root=bad_value"], 1, "args.json.*batch_p.*Received: 0"),
-    "resuming with an unknown net": ([*RESUME, "--experiment_root=bad_net"], 1, "args.json.*model_name.*Available"),
-    "resuming with a net by a path": ([*RESUME, "--experiment_root=path_net"], 1, "args.json.*model_name.*Available"),
-    "resuming without a data set": ([*RESUME, "--experiment_root=no_set"], 1, "args.json names no train_set. Add it"),
-    "resuming with a set that is no path": ([*RESUME, "--experiment_root=list_set"], 1, "train_set should be a path"),
-    "resuming with a set that was moved": ([*RESUME, "--experiment_root=moved"], 1, "moved.csv.*train_set.*args.json"),
+    "resuming what is no JSON": (
+        [*RESUME, "--experiment_root=no_json"],
+        1,
+        "args.json cannot be read as JSON",
+    ),
+    "resuming with a bad value": (
+        [*RESUME, "--experiment_root=bad_value"],
+        1,
+        "args.json.*batch_p.*Received: 0",
+    ),
+    "resuming with an unknown net": (
+        [*RESUME, "--experiment_root=bad_net"],
+        1,
+        "args.json.*model_name.*Available",
+    ),
+    "resuming with a net by a path": (
+        [*RESUME, "--experiment_root=path_net"],
+        1,
+        "args.json.*model_name.*Available",
+    ),
+    "resuming without a data set": (
+        [*RESUME, "--experiment_root=no_set"],
+        1,
+        "args.json names no train_set. Add it",
+    ),
+    "resuming with a set that is no path": (
+        [*RESUME, "--experiment_root=list_set"],
+        1,
+        "train_set should be a path",
+    ),
+    "resuming with a set that was moved": (
+        [*RESUME, "--experiment_root=moved"],
+        1,
+        "moved.csv.*train_set.*args.json",
+    ),
     "an abbreviated flag": ([*TRAIN, "--exp=3"], 2, "unrecognized arguments: --exp=3"),
-    "too many iterations": ([*TRAIN, "--train_iterations=100000000000"], 2, "--train_iterations.*2147483647"),
-    "a name that is too long": ([*TRAIN, f"--experiment_root={'x' * 300}"], 1, "cannot use .*x: File name too long"),
+    "too many iterations": (
+        [*TRAIN, "--train_iterations=100000000000"],
+        2,
+        "--train_iterations.*2147483647",
+    ),
+    "a name that is too long": (
+        [*TRAIN, f"--experiment_root={'x' * 300}"],
+        1,
+        "cannot use .*x: File name too long",
+    ),
     "results into a device": ([*EVALUATE, "--filename=/dev/null"], 2, "--filename.*regular file"),
     "results into an experiment's flags": (
         [*EVALUATE, "--filename=exp/args.json"],
@@ -215,55 +444,175 @@ CASES = {
         1,
         "in sizes/args.json: --net_input_w",
     ),
-    "resuming with a null": ([*RESUME, "--experiment_root=null"], 1, "batch_p should have a value. Received: null"),
-    "resuming without a checkpoint": ([*RESUME, "--experiment_root=exp"], 1, "no checkpoint in exp"),
+    "resuming with a null": (
+        [*RESUME, "--experiment_root=null"],
+        1,
+        "batch_p should have a value. Received: null",
+    ),
+    "resuming without a checkpoint": (
+        [*RESUME, "--experiment_root=exp"],
+        1,
+        "no checkpoint in exp",
+    ),
     "embedding nothing": (["embed", "--experiment_root=exp"], 2, "required.*--dataset"),
     "embedding without an experiment": ([*EMBED, "--experiment_root=images"], 1, "args.json"),
-    "embedding a CSV that is missing": ([*EMBED, "--dataset=nowhere.csv"], 2, "--dataset.*nowhere.csv"),
-    "embedding images that are missing": ([*EMBED, "--dataset=missing.csv"], 1, "4 of the 4 images of missing.csv"),
-    "flips without aggregator": ([*EMBED, "--flip_augment"], 2, "--aggregator: needed.*mean or normalized_mean"),
+    "embedding a CSV that is missing": (
+        [*EMBED, "--dataset=nowhere.csv"],
+        2,
+        "--dataset.*nowhere.csv",
+    ),
+    "embedding images that are missing": (
+        [*EMBED, "--dataset=missing.csv"],
+        1,
+        "4 of the 4 images of missing.csv",
+    ),
+    "flips without aggregator": (
+        [*EMBED, "--flip_augment"],
+        2,
+        "--aggregator: needed.*mean or normalized_mean",
+    ),
     "five crops without aggregator": ([*EMBED, "--crop_augment=five"], 2, "--aggregator: needed"),
-    "an aggregator of nothing": ([*EMBED, "--aggregator=mean"], 2, "--aggregator: mean has nothing to aggregate"),
-    "an unknown aggregator": ([*EMBED, "--flip_augment", "--aggregator=median"], 2, "'median'.*normalized_mean"),
+    "an aggregator of nothing": (
+        [*EMBED, "--aggregator=mean"],
+        2,
+        "--aggregator: mean has nothing to aggregate",
+    ),
+    "an unknown aggregator": (
+        [*EMBED, "--flip_augment", "--aggregator=median"],
+        2,
+        "'median'.*normalized_mean",
+    ),
     "an unknown crop": ([*EMBED, "--crop_augment=six"], 2, "--crop_augment.*'six'.*avgpool"),
     "embedding without a checkpoint": ([*EMBED], 1, "no checkpoint in exp"),
     "embedding into nowhere": ([*EMBED, "--filename=no/where.h5"], 1, "--filename.*does not exist"),
-    "embedding by an unknown strategy": ([*EMBED, "--strategy=two"], 2, "--strategy.*'two'.*mirrored.*multi_worker"),
-    "embedding with workers of no job": ([*EMBED, "--strategy=multi_worker"], 1, "TF_CONFIG.*leave --strategy out"),
+    "embedding by an unknown strategy": (
+        [*EMBED, "--strategy=two"],
+        2,
+        "--strategy.*'two'.*mirrored.*multi_worker",
+    ),
+    "embedding with workers of no job": (
+        [*EMBED, "--strategy=multi_worker"],
+        1,
+        "TF_CONFIG.*leave --strategy out",
+    ),
     "a projector's file that is none": (
         [*EMBED, "--experiment_root=bad_projector", "--projector"],
         1,
         "projector_config.pbtxt is no configuration of TensorBoard's projector.*Remove or repair it",
     ),
     "evaluating nothing": (["evaluate"], 2, "required.*--excluder.*--query_dataset"),
-    "an unknown excluder": ([*EVALUATE, "--excluder=all"], 2, "'all' in excluders/. Available: cuhk03, diagonal"),
+    "an unknown excluder": (
+        [*EVALUATE, "--excluder=all"],
+        2,
+        "'all' in excluders/. Available: cuhk03, diagonal",
+    ),
     "embeddings that are none": ([*EVALUATE, "--query_embeddings=good.csv"], 1, "good.csv"),
     "too few embeddings": ([*EVALUATE, "--query_embeddings=few.h5"], 1, "few.h5.*3.*4"),
-    "embeddings of two sizes": ([*EVALUATE, "--query_embeddings=wide.h5"], 1, "dimension.*5 in wide.h5, 2 in good.h5"),
+    "embeddings of two sizes": (
+        [*EVALUATE, "--query_embeddings=wide.h5"],
+        1,
+        "dimension.*5 in wide.h5, 2 in good.h5",
+    ),
     "embeddings that are not finite": ([*EVALUATE, "--query_embeddings=nan.h5"], 1, "nan.h5.*row"),
     "names without a camera": ([*EVALUATE, "--excluder=market1501"], 1, "a.png.*diagonal"),
-    "multi-query without cameras": ([*EVALUATE, "--multi_query=mean"], 1, "--excluder diagonal reads no cameras"),
+    "multi-query without cameras": (
+        [*EVALUATE, "--multi_query=mean"],
+        1,
+        "--excluder diagonal reads no cameras",
+    ),
     "an unknown pooling": ([*EVALUATE, "--multi_query=sum"], 2, "--multi_query.*'sum'.*mean.*max"),
-    "expansion by nothing": ([*EVALUATE, "--query_expansion=1"], 2, "--query_expansion: .*at least 2. Received: 1"),
-    "an alpha in words": ([*EVALUATE, "--query_expansion", "--query_expansion_alpha=x"], 2, "_alpha.*Received: x"),
-    "an alpha of no expansion": ([*EVALUATE, "--query_expansion_alpha=1"], 2, "_alpha: has no effect without"),
-    "re-ranking by no neighbour": ([*EVALUATE, "--rerank", "--rerank_k1=0"], 2, "--rerank_k1.*Received: 0"),
-    "a k2 beyond k1": ([*EVALUATE, "--rerank", "--rerank_k2=99"], 2, "--rerank_k2: .*at most .*Received: 99"),
-    "a lambda of nan": ([*EVALUATE, "--rerank", "--rerank_lambda=nan"], 2, "--rerank_lambda: .*Received: nan"),
-    "a k1 of no re-ranking": ([*EVALUATE, "--rerank_k1=30"], 2, "--rerank_k1: has no effect without --rerank"),
+    "expansion by nothing": (
+        [*EVALUATE, "--query_expansion=1"],
+        2,
+        "--query_expansion: .*at least 2. Received: 1",
+    ),
+    "an alpha in words": (
+        [*EVALUATE, "--query_expansion", "--query_expansion_alpha=x"],
+        2,
+        "_alpha.*Received: x",
+    ),
+    "an alpha of no expansion": (
+        [*EVALUATE, "--query_expansion_alpha=1"],
+        2,
+        "_alpha: has no effect without",
+    ),
+    "re-ranking by no neighbour": (
+        [*EVALUATE, "--rerank", "--rerank_k1=0"],
+        2,
+        "--rerank_k1.*Received: 0",
+    ),
+    "a k2 beyond k1": (
+        [*EVALUATE, "--rerank", "--rerank_k2=99"],
+        2,
+        "--rerank_k2: .*at most .*Received: 99",
+    ),
+    "a lambda of nan": (
+        [*EVALUATE, "--rerank", "--rerank_lambda=nan"],
+        2,
+        "--rerank_lambda: .*Received: nan",
+    ),
+    "a k1 of no re-ranking": (
+        [*EVALUATE, "--rerank_k1=30"],
+        2,
+        "--rerank_k1: has no effect without --rerank",
+    ),
     "a ROC of no file": ([*EVALUATE, "--roc"], 2, "--roc: has no effect without --filename"),
-    "a report without images": ([*EVALUATE, "--report=new"], 2, "--image_root: needed with --report"),
-    "images without a report": ([*EVALUATE, "--image_root=images"], 2, "--image_root: has no effect without --report"),
-    "activations without a report": ([*EVALUATE, "--activations=exp"], 2, "--activations: has no effect without"),
-    "any path without a report": ([*EVALUATE, "--allow_any_path"], 2, "--allow_any_path: has no effect without"),
-    "a report into nowhere": ([*REPORT, "--report=no/where"], 2, "--report.*does not exist: create it first"),
-    "a report into a file": ([*REPORT, "--report=good.csv"], 2, "--report.*is a file. Received: good.csv"),
-    "a report of missing images": ([*REPORT, "--gallery_dataset=missing.csv"], 1, "4 of the 4 images of missing.csv"),
-    "a report of images outside": ([*REPORT, "--query_dataset=outside.csv"], 1, "not below.*--allow_any_path"),
-    "activations of nothing": ([*REPORT, "--activations=nowhere"], 2, "--activations.*existing directory.*nowhere"),
-    "activations of no experiment": ([*REPORT, "--activations=images"], 1, "images/args.json does not exist"),
+    "a report without images": (
+        [*EVALUATE, "--report=new"],
+        2,
+        "--image_root: needed with --report",
+    ),
+    "images without a report": (
+        [*EVALUATE, "--image_root=images"],
+        2,
+        "--image_root: has no effect without --report",
+    ),
+    "activations without a report": (
+        [*EVALUATE, "--activations=exp"],
+        2,
+        "--activations: has no effect without",
+    ),
+    "any path without a report": (
+        [*EVALUATE, "--allow_any_path"],
+        2,
+        "--allow_any_path: has no effect without",
+    ),
+    "a report into nowhere": (
+        [*REPORT, "--report=no/where"],
+        2,
+        "--report.*does not exist: create it first",
+    ),
+    "a report into a file": (
+        [*REPORT, "--report=good.csv"],
+        2,
+        "--report.*is a file. Received: good.csv",
+    ),
+    "a report of missing images": (
+        [*REPORT, "--gallery_dataset=missing.csv"],
+        1,
+        "4 of the 4 images of missing.csv",
+    ),
+    "a report of images outside": (
+        [*REPORT, "--query_dataset=outside.csv"],
+        1,
+        "not below.*--allow_any_path",
+    ),
+    "activations of nothing": (
+        [*REPORT, "--activations=nowhere"],
+        2,
+        "--activations.*existing directory.*nowhere",
+    ),
+    "activations of no experiment": (
+        [*REPORT, "--activations=images"],
+        1,
+        "images/args.json does not exist",
+    ),
     "activations without a checkpoint": ([*REPORT, "--activations=exp"], 1, "no checkpoint in exp"),
-    "results into nowhere": ([*EVALUATE, "--filename=no/where.json"], 2, "--filename.*does not exist"),
+    "results into nowhere": (
+        [*EVALUATE, "--filename=no/where.json"],
+        2,
+        "--filename.*does not exist",
+    ),
 }
 
 
@@ -298,7 +647,9 @@ def place(dataset, tmp_path_factory):
         with h5py.File(root / f"{name}.h5", "w") as file:
             file["emb"] = emb
     with contextlib.chdir(root):
-        args = vars(experiment.make_parser().parse_args([flag for flag in TRAIN if flag.startswith("--")]))
+        args = vars(
+            experiment.make_parser().parse_args([flag for flag in TRAIN if flag.startswith("--")])
+        )
     changes = {
         "exp": {},
         "no_set": {"train_set": None},
@@ -336,7 +687,11 @@ def test_bad_input_ends_with_its_words_and_writes_nothing(case, place, monkeypat
     with pytest.raises(SystemExit) as end:
         common.run(MAINS[command].main, MAINS[command].parse_args)
     # The interpreter prints a SystemExit's text on stderr and exits with 1.
-    code, text = (1, end.value.code) if isinstance(end.value.code, str) else (end.value.code, capsys.readouterr().err)
+    code, text = (
+        (1, end.value.code)
+        if isinstance(end.value.code, str)
+        else (end.value.code, capsys.readouterr().err)
+    )
     assert code == exit_code
     last_line = text.strip().splitlines()[-1]
     assert re.search(words, last_line), last_line

@@ -23,12 +23,22 @@ def write(path, text, encoding="utf-8"):
 
 def test_dataset_keeps_both_columns_as_they_are_written(tmp_path):
     path = write(tmp_path / "a.csv", "0001,a b.jpg\n1,x#y.jpg\n-1,ü/é.png\nNA,null\n")
-    assert dataset.load(path) == (["0001", "1", "-1", "NA"], ["a b.jpg", "x#y.jpg", "ü/é.png", "null"])
+    assert dataset.load(path) == (
+        ["0001", "1", "-1", "NA"],
+        ["a b.jpg", "x#y.jpg", "ü/é.png", "null"],
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["0001,a.jpg", "0001,a.jpg\n", "0001,a.jpg\r\n", "\ufeff0001,a.jpg\n", '"0001","a.jpg"\n\n', "\n0001,a.jpg\n"],
+    [
+        "0001,a.jpg",
+        "0001,a.jpg\n",
+        "0001,a.jpg\r\n",
+        "\ufeff0001,a.jpg\n",
+        '"0001","a.jpg"\n\n',
+        "\n0001,a.jpg\n",
+    ],
     ids=["one line", "newline", "CRLF", "byte-order mark", "quotes", "blank lines"],
 )
 def test_dataset_in_the_shapes_that_programs_write(tmp_path, text):
@@ -90,8 +100,12 @@ def test_ctrl_c_within_an_import_counts_after_it():
 
 
 def test_plugins_are_the_files_of_their_folder():
-    assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(common.plugin_names("nets"))
-    assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(common.plugin_names("heads"))
+    assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(
+        common.plugin_names("nets")
+    )
+    assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(
+        common.plugin_names("heads")
+    )
     excluders = {"cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"}
     assert excluders == set(common.plugin_names("excluders"))
 
@@ -113,7 +127,9 @@ def test_json_is_sorted_and_replaced_in_one_step(tmp_path):
     assert json.loads(path.read_text()) == {"b": 1, "a": [None]}
 
 
-@pytest.mark.parametrize("text, message", [(None, "no experiment"), ("{", "cannot be read as JSON"), ("[1]", "list")])
+@pytest.mark.parametrize(
+    "text, message", [(None, "no experiment"), ("{", "cannot be read as JSON"), ("[1]", "list")]
+)
 def test_args_json_that_is_none(tmp_path, text, message):
     if text is not None:
         (tmp_path / "args.json").write_text(text)
@@ -125,18 +141,34 @@ def test_log_lines_go_to_the_screen_and_to_the_end_of_the_file(tmp_path, capfd):
     for message in ("first", "second"):
         terminal.setup_logging("test", tmp_path / "a.log").warning(message)
     lines = (tmp_path / "a.log").read_text().splitlines()
-    assert [line.split(" ", 2)[2] for line in lines] == ["[WARNING] test: first", "[WARNING] test: second"]
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        "[WARNING] test: first",
+        "[WARNING] test: second",
+    ]
     assert capfd.readouterr().err.count("\n") == 2
     terminal.setup_logging("test")  # closes the file
 
 
 def test_help_tells_the_defaults_that_there_are():
     parser = common.make_parser("A command.")
-    for name, default in (("zero", 0), ("number", 2.5), ("list", [1, "b"]), ("none", None), ("text", "x")):
+    for name, default in (
+        ("zero", 0),
+        ("number", 2.5),
+        ("list", [1, "b"]),
+        ("none", None),
+        ("text", "x"),
+    ):
         parser.add_argument(f"--{name}", default=default, help=f"Of {name}.")
     parser.add_argument("--switch", action="store_true", help="Of switch.")
     told = dict(re.findall(r"Of (\w+)\.(?: \(default: (.*)\))?", parser.format_help()))
-    assert told == {"zero": "0", "number": "2.5", "list": "1 b", "none": "", "text": "x", "switch": ""}
+    assert told == {
+        "zero": "0",
+        "number": "2.5",
+        "list": "1 b",
+        "none": "",
+        "text": "x",
+        "switch": "",
+    }
 
 
 @pytest.mark.parametrize("command", ["train.py", "embed.py", "evaluate.py"])
@@ -182,7 +214,10 @@ def test_directories_that_cannot_be_written(tmp_path, monkeypatch):
     for name in (tmp_path, tmp_path / "new"):
         assert common.writeable_directory(str(name)) == str(name)
     (tmp_path / "file").touch()
-    for name, message in ((tmp_path / "file", "is a file"), (tmp_path / "no" / "x", "does not exist")):
+    for name, message in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "no" / "x", "does not exist"),
+    ):
         with pytest.raises(argparse.ArgumentTypeError, match=message):
             common.writeable_directory(str(name))
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -209,7 +244,10 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
     path = tmp_path / "result"
     with files.complete_file(path) as partial:
         partial.write_text("first")
-        with pytest.raises(common.UserError, match="being written by another process"), files.complete_file(path):
+        with (
+            pytest.raises(common.UserError, match="being written by another process"),
+            files.complete_file(path),
+        ):
             raise AssertionError("two at a time")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
@@ -256,12 +294,18 @@ def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
     [
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, None),
         (KeyboardInterrupt(), 130, None),
-        (PermissionError(errno.EACCES, "Permission denied", "a/b"), None, "cannot use a/b: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a/b"),
+            None,
+            "cannot use a/b: Permission denied",
+        ),
     ],
 )
 def test_ends_that_are_no_bugs_show_no_traceback(error, code, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the broken pipe's stdout is this process's own
+    monkeypatch.setattr(
+        os, "dup2", lambda *_: None
+    )  # the broken pipe's stdout is this process's own
 
     def main(args):
         raise error

@@ -27,19 +27,39 @@ SIZE = (24, 16)
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments") / "exp"
-    flags = ["--model_name=lunet_narrow", "--head_name=direct", "--embedding_dim=8", "--batch_p=3", "--batch_k=2"]
-    flags += ["--net_input_height=24", "--net_input_width=16", "--pre_crop_height=28", "--pre_crop_width=18"]
+    flags = [
+        "--model_name=lunet_narrow",
+        "--head_name=direct",
+        "--embedding_dim=8",
+        "--batch_p=3",
+        "--batch_k=2",
+    ]
+    flags += [
+        "--net_input_height=24",
+        "--net_input_width=16",
+        "--pre_crop_height=28",
+        "--pre_crop_width=18",
+    ]
     flags += ["--crop_augment", "--train_iterations=2", "--seed=1"]
     train.main(
         train.parse_args(
-            [f"--experiment_root={root}", f"--train_set={dataset.csv}", f"--image_root={dataset.root}", *flags]
+            [
+                f"--experiment_root={root}",
+                f"--train_set={dataset.csv}",
+                f"--image_root={dataset.root}",
+                *flags,
+            ]
         )
     )
     return root
 
 
 def run(trained, dataset, *more):
-    embed.main(embed.parse_args([f"--experiment_root={trained}", f"--dataset={dataset.csv}", "--quiet", *more]))
+    embed.main(
+        embed.parse_args(
+            [f"--experiment_root={trained}", f"--dataset={dataset.csv}", "--quiet", *more]
+        )
+    )
 
 
 def read(path):
@@ -55,7 +75,9 @@ def expected(trained, dataset, flip, crop, checkpoint="checkpoint-2"):
     for fid in dataset.fids:
         image = images.decode(tf.io.read_file(str(dataset.root / fid)))
         resized = images.resize(image, (28, 18) if crop else SIZE)
-        embs.append(network(images.variants(resized, SIZE, flip, crop), training=False)["emb"].numpy())
+        embs.append(
+            network(images.variants(resized, SIZE, flip, crop), training=False)["emb"].numpy()
+        )
     return np.stack(embs, axis=1)
 
 
@@ -75,11 +97,15 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(batch_size, trained, datas
 
 def test_the_default_name_is_that_of_the_dataset(trained, dataset):
     run(trained, dataset, "--crop_augment=center")
-    close(read(trained / "all_embeddings.h5")["emb"], expected(trained, dataset, False, "center")[0])
+    close(
+        read(trained / "all_embeddings.h5")["emb"], expected(trained, dataset, False, "center")[0]
+    )
 
 
 @pytest.mark.parametrize("aggregator", ["mean", "normalized_mean"])
-@pytest.mark.parametrize("flip, crop", [(True, None), (True, "center"), (False, "five"), (True, "five")])
+@pytest.mark.parametrize(
+    "flip, crop", [(True, None), (True, "center"), (False, "five"), (True, "five")]
+)
 def test_variants_are_kept_and_aggregated(flip, crop, aggregator, trained, dataset, tmp_path):
     flags = [f"--filename={tmp_path / 'out.h5'}", f"--aggregator={aggregator}", "--batch_size=25"]
     flags += ["--flip_augment"] if flip else []
@@ -96,23 +122,38 @@ def test_variants_are_kept_and_aggregated(flip, crop, aggregator, trained, datas
 
 def test_a_checkpoint_by_name(trained, dataset, tmp_path):
     run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", "--checkpoint=checkpoint-0")
-    close(read(tmp_path / "out.h5")["emb"], expected(trained, dataset, False, None, "checkpoint-0")[0])
+    close(
+        read(tmp_path / "out.h5")["emb"], expected(trained, dataset, False, None, "checkpoint-0")[0]
+    )
 
 
 @pytest.mark.parametrize(
-    "flags, warned", [([], True), (["--crop_augment=center"], False), (["--crop_augment=center", "--quiet"], False)]
+    "flags, warned",
+    [([], True), (["--crop_augment=center"], False), (["--crop_augment=center", "--quiet"], False)],
 )
-def test_crops_unlike_those_of_the_training_are_warned_about(flags, warned, trained, dataset, tmp_path, capfd):
-    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={tmp_path / 'out.h5'}"]
+def test_crops_unlike_those_of_the_training_are_warned_about(
+    flags, warned, trained, dataset, tmp_path, capfd
+):
+    argv = [
+        f"--experiment_root={trained}",
+        f"--dataset={dataset.csv}",
+        f"--filename={tmp_path / 'out.h5'}",
+    ]
     embed.main(embed.parse_args([*argv, *flags]))
     err = capfd.readouterr().err
     assert ("WARNING" in err) == warned
     assert ("--quiet" in flags) == (err == "")
 
 
-def test_the_projector_is_given_the_first_embeddings(trained, dataset, tmp_path, monkeypatch, capfd):
+def test_the_projector_is_given_the_first_embeddings(
+    trained, dataset, tmp_path, monkeypatch, capfd
+):
     monkeypatch.setattr(projector, "MOST_IMAGES", 5)
-    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={tmp_path / 'some.h5'}"]
+    argv = [
+        f"--experiment_root={trained}",
+        f"--dataset={dataset.csv}",
+        f"--filename={tmp_path / 'some.h5'}",
+    ]
     embed.main(embed.parse_args([*argv, "--crop_augment=center", "--projector"]))
     assert "shows the first 5 of the 19 images" in capfd.readouterr().err
     (entry,) = projector.read_config(trained).embeddings
@@ -120,27 +161,45 @@ def test_the_projector_is_given_the_first_embeddings(trained, dataset, tmp_path,
     shown = np.loadtxt(trained / entry.tensor_path)
     np.testing.assert_allclose(shown, read(tmp_path / "some.h5")["emb"][:5], rtol=1e-5)
     rows = (trained / entry.metadata_path).read_text().splitlines()[1:]
-    assert rows == [f"{pid}\t{fid}" for pid, fid in zip(dataset.pids[:5], dataset.fids[:5], strict=True)]
+    assert rows == [
+        f"{pid}\t{fid}" for pid, fid in zip(dataset.pids[:5], dataset.fids[:5], strict=True)
+    ]
 
 
 def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(trained, tmp_path):
     root = tmp_path / "exp"
     shutil.copytree(trained, root)
-    files.write_json(root / "args.json", args_json.read(root) | {"pre_crop_height": 96, "pre_crop_width": 64})
-    with pytest.raises(common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"):
+    files.write_json(
+        root / "args.json", args_json.read(root) | {"pre_crop_height": 96, "pre_crop_width": 64}
+    )
+    with pytest.raises(
+        common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"
+    ):
         embed.Embedder(root, crop_augment="avgpool")
 
 
 BAD_FLAGS = {
     "no experiment_root": (["--dataset=CSV"], "--experiment_root"),
     "no dataset": (["--experiment_root=EXP"], "--dataset"),
-    "missing dataset": (["--dataset=nowhere.csv"], "--dataset: should be an existing file. Received: nowhere.csv"),
+    "missing dataset": (
+        ["--dataset=nowhere.csv"],
+        "--dataset: should be an existing file. Received: nowhere.csv",
+    ),
     "missing image_root": (["--image_root=nowhere"], "--image_root.*nowhere"),
     "flip without aggregator": (["--flip_augment"], "--aggregator: needed"),
     "five crops without aggregator": (["--crop_augment=five"], "--aggregator: needed"),
-    "aggregator without variants": (["--aggregator=mean"], "--aggregator: mean has nothing to aggregate"),
-    "aggregator of one crop": (["--aggregator=mean", "--crop_augment=center"], "nothing to aggregate"),
-    "unknown aggregator": (["--flip_augment", "--aggregator=median"], "--aggregator.*'median'.*normalized_mean"),
+    "aggregator without variants": (
+        ["--aggregator=mean"],
+        "--aggregator: mean has nothing to aggregate",
+    ),
+    "aggregator of one crop": (
+        ["--aggregator=mean", "--crop_augment=center"],
+        "nothing to aggregate",
+    ),
+    "unknown aggregator": (
+        ["--flip_augment", "--aggregator=median"],
+        "--aggregator.*'median'.*normalized_mean",
+    ),
     "unknown crop": (["--crop_augment=six"], "--crop_augment.*'six'.*center.*avgpool.*five"),
     "batch_size": (["--batch_size=0"], "--batch_size.*at least 1. Received: 0"),
 }
@@ -167,10 +226,17 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file["emb"] = [b"the result of before"]
     old = (tmp_path / "old.h5").read_bytes()
-    before = sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())
+    before = (
+        sorted(path.name for path in tmp_path.iterdir()),
+        sorted(path.name for path in trained.iterdir()),
+    )
     cases = {
         "1 of the 1 images of .*missing.csv.*nowhere.png": [f"--dataset={missing}"],
-        "bad.png cannot be read": [f"--dataset={broken}", f"--image_root={tmp_path}", f"--filename={tmp_path}/old.h5"],
+        "bad.png cannot be read": [
+            f"--dataset={broken}",
+            f"--image_root={tmp_path}",
+            f"--filename={tmp_path}/old.h5",
+        ],
         "checkpoint-7.*Available: checkpoint-0, checkpoint-2": ["--checkpoint=checkpoint-7"],
         "args.json does not exist": [f"--experiment_root={tmp_path}"],
         "--filename.*does not exist": [f"--filename={tmp_path}/no/out.h5"],
@@ -179,11 +245,14 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
     for message, flags in cases.items():
         with pytest.raises(common.UserError, match=message):
             run(trained, dataset, *flags)
-    assert (sorted(path.name for path in tmp_path.iterdir()), sorted(path.name for path in trained.iterdir())) == before
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()),
+        sorted(path.name for path in trained.iterdir()),
+    ) == before
     assert (tmp_path / "old.h5").read_bytes() == old
 
 
-# ---------------------------------------------------------------------------------------------- from Python
+# ------------------------------------------------------------------------- from Python
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +272,9 @@ def test_files_and_arrays_are_embedded(embedder, trained, dataset):
     close(embedder(np.stack(arrays)), wanted)
     close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
     assert embedder([]).shape == (0, 8)
-    assert embedder._embed.experimental_get_tracing_count() == 1  # whatever is left for the last batch
+    assert (
+        embedder._embed.experimental_get_tracing_count() == 1
+    )  # whatever is left for the last batch
 
 
 def test_arrays_of_different_sizes_are_embedded(embedder):
@@ -214,7 +285,9 @@ def test_arrays_of_different_sizes_are_embedded(embedder):
 
 
 def test_variants_are_aggregated_from_python_too(trained, dataset):
-    embedder = embed.Embedder(trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean")
+    embedder = embed.Embedder(
+        trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean"
+    )
     assert embedder.checkpoint == trained / "checkpoint-0"
     assert embedder.variant_names == images.variant_names(True, "five")
     embs = embedder([dataset.root / fid for fid in dataset.fids[:3]])
@@ -241,7 +314,7 @@ def test_an_aggregator_is_needed_from_python_too(trained):
         embed.Embedder(trained, flip_augment=True)
 
 
-# ---------------------------------------------------------------------------------------------- several devices
+# ------------------------------------------------------------------------- several devices
 
 TWO_DEVICES = """
 import sys
@@ -256,9 +329,17 @@ VARIANTS = ["--flip_augment", "--crop_augment=five", "--aggregator=mean", "--bat
 
 
 def start(command, trained, dataset, filename, **environment):
-    flags = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", f"--filename={filename}", *VARIANTS]
+    flags = [
+        f"--experiment_root={trained}",
+        f"--dataset={dataset.csv}",
+        f"--filename={filename}",
+        *VARIANTS,
+    ]
     return subprocess.Popen(
-        [sys.executable, *command, *flags], cwd=common.HERE, env=os.environ | environment, stderr=subprocess.PIPE
+        [sys.executable, *command, *flags],
+        cwd=common.HERE,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -274,7 +355,10 @@ def processes_on(kind, trained, dataset, filename):
     if kind == "two devices":
         return [start(["-c", TWO_DEVICES, "--strategy=mirrored"], trained, dataset, filename)]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index in range(2)
+    ]
     return [start(["embed.py"], trained, dataset, filename, TF_CONFIG=config) for config in configs]
 
 

@@ -31,8 +31,18 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("layers", "mo
 def experiment(tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments") / "exp"
     root.mkdir()
-    args = {"model_name": "lunet_narrow", "head_name": "fc1024_normalize", "embedding_dim": 8, "crop_augment": False}
-    args |= {"net_input_height": 24, "net_input_width": 16, "pre_crop_height": 28, "pre_crop_width": 18}
+    args = {
+        "model_name": "lunet_narrow",
+        "head_name": "fc1024_normalize",
+        "embedding_dim": 8,
+        "crop_augment": False,
+    }
+    args |= {
+        "net_input_height": 24,
+        "net_input_width": 16,
+        "pre_crop_height": 28,
+        "pre_crop_width": 18,
+    }
     files.write_json(root / "args.json", args)
     for iteration in (0, 3):
         network = model.build("lunet_narrow", "fc1024_normalize", 8, (*SIZE, 3))
@@ -58,7 +68,9 @@ def photos(tmp_path_factory):
 
 
 def run(experiment, directory, *more):
-    export.main(export.parse_args([f"--experiment_root={experiment}", f"--directory={directory}", *more]))
+    export.main(
+        export.parse_args([f"--experiment_root={experiment}", f"--directory={directory}", *more])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +150,19 @@ def test_litert_embeds_as_we_do(experiment, exported):
 def test_onnx_embeds_as_we_do(experiment, tmp_path):
     run(experiment, tmp_path / "out", "--formats", "onnx")
     images, expected = inputs_and_embeddings(experiment)
-    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"]
+    )
     (emb,) = session.run(["emb"], {"images": images})
     np.testing.assert_allclose(emb, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_onnx_without_its_packages_is_told(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "tf2onnx" else name)
-    with pytest.raises(common.UserError, match="--formats onnx needs tf2onnx: pip install -r requirements-export.txt"):
+    with pytest.raises(
+        common.UserError,
+        match="--formats onnx needs tf2onnx: pip install -r requirements-export.txt",
+    ):
         run(experiment, tmp_path / "out", "--formats", "saved_model", "onnx")
     assert not list(tmp_path.iterdir())
 
@@ -155,11 +172,19 @@ def test_a_directory_that_cannot_be_written_is_told(experiment, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious").touch()
     for name in ("file", "full"):
-        with pytest.raises(common.UserError, match=f"--directory .*{name} exists and is no empty directory"):
+        with pytest.raises(
+            common.UserError, match=f"--directory .*{name} exists and is no empty directory"
+        ):
             run(experiment, tmp_path / name)
-    with pytest.raises(common.UserError, match="nowhere/out cannot be written: .*nowhere is no writeable directory"):
+    with pytest.raises(
+        common.UserError, match="nowhere/out cannot be written: .*nowhere is no writeable directory"
+    ):
         run(experiment, tmp_path / "nowhere/out")
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["file", "full", "full/precious"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "file",
+        "full",
+        "full/precious",
+    ]
 
 
 def test_what_goes_wrong_leaves_nothing(experiment, tmp_path, monkeypatch):

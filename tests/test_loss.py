@@ -29,7 +29,10 @@ def test_distances_are_the_originals(case, metric):
 @pytest.mark.parametrize("case", CASES)
 def test_losses_gradients_and_monitoring_are_the_originals(case, metric, margin):
     embs, pids = tf.constant(NUMBERS[f"{case}/embs"]), tf.constant(NUMBERS[f"{case}/pids"])
-    golden = {name: NUMBERS[f"{case}/{metric}/{margin}/{name}"] for name in ("losses", "grad", "top1", "prec_at_k")}
+    golden = {
+        name: NUMBERS[f"{case}/{metric}/{margin}/{name}"]
+        for name in ("losses", "grad", "top1", "prec_at_k")
+    }
     with tf.GradientTape() as tape:
         tape.watch(embs)
         dists = loss.cdist(embs, embs, metric)
@@ -51,7 +54,9 @@ def apply_margin(x, margin):
 def triplets_of(anchor, pids):
     """Indices of the positives and of the negatives of an anchor."""
     others = [i for i in range(len(pids)) if i != anchor]
-    return [i for i in others if pids[i] == pids[anchor]], [i for i in others if pids[i] != pids[anchor]]
+    return [i for i in others if pids[i] == pids[anchor]], [
+        i for i in others if pids[i] != pids[anchor]
+    ]
 
 
 def batch_hard(dist, positives, negatives, margin):
@@ -71,7 +76,9 @@ def lifted(dist, positives, negatives, margin):
     if not positives or not negatives:
         return 0.0
     m = 0.0 if isinstance(margin, str) else margin
-    x = np.log(sum(np.exp(dist[p]) for p in positives)) + np.log(sum(np.exp(m - dist[n]) for n in negatives))
+    x = np.log(sum(np.exp(dist[p]) for p in positives)) + np.log(
+        sum(np.exp(m - dist[n]) for n in negatives)
+    )
     return apply_margin(x, margin) if isinstance(margin, str) else max(0.0, x)
 
 
@@ -81,7 +88,9 @@ DRAWING = ("batch_sample", "triplet")
 
 def reference(name, dists, pids, margin):
     """The losses of all anchors, float64, by going through their pairs and triplets one by one."""
-    return np.array([REFERENCES[name](dists[a], *triplets_of(a, pids), margin) for a in range(len(pids))])
+    return np.array(
+        [REFERENCES[name](dists[a], *triplets_of(a, pids), margin) for a in range(len(pids))]
+    )
 
 
 def numeric_gradient(function, x, step=1e-5):
@@ -116,7 +125,9 @@ def random_dists(size=9):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_losses_and_gradients_over_every_triplet(name, margin):
     dists, weights = random_dists(), np.linspace(0.5, 2, len(PIDS))
-    losses, gradient = with_gradient(lambda x: loss.LOSS_CHOICES[name](x, tf.constant(PIDS), margin), dists, weights)
+    losses, gradient = with_gradient(
+        lambda x: loss.LOSS_CHOICES[name](x, tf.constant(PIDS), margin), dists, weights
+    )
     np.testing.assert_allclose(losses, reference(name, dists, PIDS, margin), rtol=1e-5, atol=1e-6)
     numeric = numeric_gradient(lambda x: weights @ reference(name, x, PIDS, margin), dists)
     np.testing.assert_allclose(gradient, numeric, atol=1e-5)
@@ -134,8 +145,13 @@ def test_losses_that_draw_take_one_positive_and_one_negative(name, margin):
         if not positives:
             assert losses[anchor] == 0 and not gradient[anchor].any()
             continue
-        (positive,), (negative,) = np.flatnonzero(drawn[anchor] == 1), np.flatnonzero(drawn[anchor] == -1)
-        assert positive in positives and negative in negatives and np.count_nonzero(drawn[anchor]) == 2
+        (positive,), (negative,) = (
+            np.flatnonzero(drawn[anchor] == 1),
+            np.flatnonzero(drawn[anchor] == -1),
+        )
+        assert (
+            positive in positives and negative in negatives and np.count_nonzero(drawn[anchor]) == 2
+        )
         x = dists[anchor, positive] - dists[anchor, negative]
         assert losses[anchor] == pytest.approx(apply_margin(x, margin), abs=1e-6)
         slope = {"soft": 1 / (1 + np.exp(-x)), "none": 1.0}.get(margin, float(x + 0.3 > 0))
@@ -146,15 +162,25 @@ def test_losses_that_draw_take_one_positive_and_one_negative(name, margin):
 def test_draws_have_their_probabilities(name):
     pids, draws = np.array([0, 0, 0, 0, 1, 1, 2]), 600
     dists = 2 * random_dists(size=len(pids)).astype(np.float32)
-    function = tf.function(lambda seed: loss.LOSS_CHOICES[name](dists, tf.constant(pids), "none", seed=seed))
+    function = tf.function(
+        lambda seed: loss.LOSS_CHOICES[name](dists, tf.constant(pids), "none", seed=seed)
+    )
     found = np.array([function(tf.constant([7, number])) for number in range(draws)])
     for anchor in range(len(pids) - 1):
         positives, negatives = triplets_of(anchor, pids)
         scale = 1 if name == "batch_sample" else 0
-        up, down = np.exp(scale * dists[anchor, positives]), np.exp(-scale * dists[anchor, negatives])
+        up, down = (
+            np.exp(scale * dists[anchor, positives]),
+            np.exp(-scale * dists[anchor, negatives]),
+        )
         for p, p_share in zip(positives, up / up.sum(), strict=True):
             for n, n_share in zip(negatives, down / down.sum(), strict=True):
-                count, share = np.isclose(found[:, anchor], dists[anchor, p] - dists[anchor, n], atol=1e-6).sum(), 0
+                count, share = (
+                    np.isclose(
+                        found[:, anchor], dists[anchor, p] - dists[anchor, n], atol=1e-6
+                    ).sum(),
+                    0,
+                )
                 share = p_share * n_share
                 assert abs(count - draws * share) < 5 * np.sqrt(draws * share * (1 - share)) + 1
 
@@ -162,7 +188,10 @@ def test_draws_have_their_probabilities(name):
 @pytest.mark.parametrize("name", DRAWING)
 def test_draws_follow_from_the_seed(name):
     dists, pids = tf.constant(random_dists(size=40), tf.float32), tf.constant(np.arange(40) // 4)
-    draw = [loss.LOSS_CHOICES[name](dists, pids, "none", seed=tf.constant(seed)) for seed in ([1, 2], [1, 2], [1, 3])]
+    draw = [
+        loss.LOSS_CHOICES[name](dists, pids, "none", seed=tf.constant(seed))
+        for seed in ([1, 2], [1, 2], [1, 3])
+    ]
     np.testing.assert_array_equal(draw[0], draw[1])
     assert np.mean(np.not_equal(draw[0], draw[2])) > 0.5
     with pytest.raises(ValueError, match="needs a seed"):
@@ -171,7 +200,10 @@ def test_draws_follow_from_the_seed(name):
 
 @pytest.mark.parametrize("name", common.LOSSES)
 def test_losses_are_the_same_when_they_are_compiled(name):
-    embs, pids = tf.constant(np.random.default_rng(7).normal(size=(12, 4)), tf.float32), tf.constant(np.arange(12) // 3)
+    embs, pids = (
+        tf.constant(np.random.default_rng(7).normal(size=(12, 4)), tf.float32),
+        tf.constant(np.arange(12) // 3),
+    )
 
     def gradient():
         with tf.GradientTape() as tape:
@@ -188,7 +220,9 @@ def test_means_without_zeros(name):
     dists, margin = random_dists(), 0.2
     single = {
         "batch_hard": lambda dist, ps, ns: [batch_hard(dist, ps, ns, margin)],
-        "batch_all": lambda dist, ps, ns: [apply_margin(dist[p] - dist[n], margin) for p in ps for n in ns],
+        "batch_all": lambda dist, ps, ns: [
+            apply_margin(dist[p] - dist[n], margin) for p in ps for n in ns
+        ],
     }[name]
 
     def mean(dists):
@@ -202,7 +236,9 @@ def test_means_without_zeros(name):
     parts, gradient = with_gradient(ours, dists, np.ones(len(PIDS)))
     assert parts.sum() == pytest.approx(mean(dists), rel=1e-5)
     np.testing.assert_allclose(gradient, numeric_gradient(mean, dists), atol=1e-5)
-    means, counts = loss.WITHOUT_ZEROS[name](tf.constant(dists, tf.float32), tf.constant(PIDS), margin)
+    means, counts = loss.WITHOUT_ZEROS[name](
+        tf.constant(dists, tf.float32), tf.constant(PIDS), margin
+    )
     for anchor, (value, count) in enumerate(zip(means.numpy(), counts.numpy(), strict=True)):
         terms = np.array(single(dists[anchor], *triplets_of(anchor, PIDS)))
         assert count == np.count_nonzero(terms)
@@ -213,10 +249,14 @@ def test_means_without_zeros(name):
 def test_where_all_terms_are_zero_so_is_their_mean_and_its_gradient(name):
     dists = np.where(np.equal.outer(PIDS, PIDS), 0.0, 9.0)
     terms = loss.WITHOUT_ZEROS[name]
-    means, gradient = with_gradient(lambda x: terms(x, tf.constant(PIDS), 0.2)[0], dists, np.ones(len(PIDS)))
+    means, gradient = with_gradient(
+        lambda x: terms(x, tf.constant(PIDS), 0.2)[0], dists, np.ones(len(PIDS))
+    )
     np.testing.assert_array_equal(means, 0)
     np.testing.assert_array_equal(gradient, 0)
-    np.testing.assert_array_equal(terms(tf.constant(dists, tf.float32), tf.constant(PIDS), 0.2)[1], 0)
+    np.testing.assert_array_equal(
+        terms(tf.constant(dists, tf.float32), tf.constant(PIDS), 0.2)[1], 0
+    )
 
 
 def similarities(embs):
@@ -231,7 +271,9 @@ def multi_similarity(embs, pids):
         hard_positives = [p for p in positives if any(sims[p] < sims[n] + 0.1 for n in negatives)]
         hard_negatives = [n for n in negatives if any(sims[n] > sims[p] - 0.1 for p in positives)]
         pull = np.log(1 + sum(np.exp(-2 * (sims[p] - 0.5)) for p in hard_positives)) / 2
-        losses.append(pull + np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50)
+        losses.append(
+            pull + np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50
+        )
     return np.array(losses)
 
 
@@ -244,7 +286,9 @@ def circle(embs, pids, weighted_by=None):
         positives, negatives = triplets_of(anchor, pids)
         for p in positives:
             for n in negatives:
-                x = max(0, frozen[n] + 0.25) * (sims[n] - 0.25) - max(0, 1.25 - frozen[p]) * (sims[p] - 0.75)
+                x = max(0, frozen[n] + 0.25) * (sims[n] - 0.25) - max(0, 1.25 - frozen[p]) * (
+                    sims[p] - 0.75
+                )
                 total += np.exp(64 * x)
         losses.append(np.log(1 + total))
     return np.array(losses)
@@ -259,10 +303,14 @@ def test_losses_over_embeddings_and_their_gradients(name, spread):
     rng = np.random.default_rng(6)
     embs = spread * rng.normal(size=(len(PIDS), 5)) + 0.5
     weights = np.linspace(0.5, 2, len(PIDS))
-    losses, gradient = with_gradient(lambda x: loss.EMBEDDING_LOSSES[name](x, tf.constant(PIDS)), embs, weights)
+    losses, gradient = with_gradient(
+        lambda x: loss.EMBEDDING_LOSSES[name](x, tf.constant(PIDS)), embs, weights
+    )
     np.testing.assert_allclose(losses, EMBEDDING_REFERENCES[name](embs, PIDS), rtol=1e-5, atol=1e-5)
     frozen = {"circle": {"weighted_by": embs}}.get(name, {})
-    numeric = numeric_gradient(lambda x: weights @ EMBEDDING_REFERENCES[name](x, PIDS, **frozen), embs)
+    numeric = numeric_gradient(
+        lambda x: weights @ EMBEDDING_REFERENCES[name](x, PIDS, **frozen), embs
+    )
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 
 
@@ -280,9 +328,16 @@ def test_losses_over_embeddings_are_finite_far_from_their_optimum():
 
 
 ALL_LOSSES = {
-    name: (lambda embs, pids, margin="soft", f=f, **kw: f(loss.cdist(embs, embs), pids, margin, seed=SEED, **kw))
+    name: (
+        lambda embs, pids, margin="soft", f=f, **kw: f(
+            loss.cdist(embs, embs), pids, margin, seed=SEED, **kw
+        )
+    )
     for name, f in loss.LOSS_CHOICES.items()
-} | {name: (lambda embs, pids, margin="soft", f=f: f(embs, pids)) for name, f in loss.EMBEDDING_LOSSES.items()}
+} | {
+    name: (lambda embs, pids, margin="soft", f=f: f(embs, pids))
+    for name, f in loss.EMBEDDING_LOSSES.items()
+}
 
 
 @pytest.mark.parametrize("margin", ["soft", "none", 0.2])
@@ -290,7 +345,9 @@ ALL_LOSSES = {
 @pytest.mark.parametrize("name", sorted(ALL_LOSSES.keys() - {"batch_hard"}))
 def test_without_triplets_there_is_neither_loss_nor_gradient(name, pids, margin):
     embs = np.random.default_rng(8).normal(size=(4, 3))
-    losses, gradient = with_gradient(lambda x: ALL_LOSSES[name](x, tf.constant(pids), margin), embs, np.ones(4))
+    losses, gradient = with_gradient(
+        lambda x: ALL_LOSSES[name](x, tf.constant(pids), margin), embs, np.ones(4)
+    )
     np.testing.assert_array_equal(losses, 0)
     np.testing.assert_array_equal(gradient, 0)
 
@@ -299,8 +356,12 @@ def test_without_triplets_there_is_neither_loss_nor_gradient(name, pids, margin)
 @pytest.mark.parametrize("name", ALL_LOSSES)
 def test_equal_embeddings_have_a_finite_loss_and_gradient(name, point):
     embs = np.full((6, 8), point)
-    losses, gradient = with_gradient(lambda x: ALL_LOSSES[name](x, tf.constant([0, 0, 0, 1, 1, 1])), embs, np.ones(6))
-    expected = {"lifted": np.log1p(2 * 3), "multi_similarity": None, "circle": None}.get(name, np.log(2))
+    losses, gradient = with_gradient(
+        lambda x: ALL_LOSSES[name](x, tf.constant([0, 0, 0, 1, 1, 1])), embs, np.ones(6)
+    )
+    expected = {"lifted": np.log1p(2 * 3), "multi_similarity": None, "circle": None}.get(
+        name, np.log(2)
+    )
     assert np.isfinite(losses).all() and np.isfinite(gradient).all()
     if expected is not None:
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -313,7 +374,9 @@ def test_an_anchor_without_positive_or_without_negative():
     np.testing.assert_allclose(alone[0], 0 - 3, atol=1e-5)
     same = loss.batch_hard(loss.cdist(embs, embs), tf.constant([5, 5, 5]), 0.2)
     np.testing.assert_array_equal(same, [0, 0, 0])
-    assert np.isneginf(loss.batch_hard(loss.cdist(embs, embs), tf.constant([5, 5, 5]), "none")).all()
+    assert np.isneginf(
+        loss.batch_hard(loss.cdist(embs, embs), tf.constant([5, 5, 5]), "none")
+    ).all()
 
 
 @pytest.mark.parametrize("metric", common.METRICS)
@@ -355,14 +418,22 @@ def test_cityblock_gradient_equals_that_of_all_differences():
 @pytest.mark.parametrize("name", common.LOSSES)
 def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses(name):
     rng = np.random.default_rng(5)
-    embs, pids = tf.constant(rng.normal(size=(12, 6)), tf.float32), tf.constant(np.arange(12) // 3 % 2)
+    embs, pids = (
+        tf.constant(rng.normal(size=(12, 6)), tf.float32),
+        tf.constant(np.arange(12) // 3 % 2),
+    )
 
     def losses(rows, **columns):
         if name in loss.EMBEDDING_LOSSES:
             return loss.EMBEDDING_LOSSES[name](embs[rows], pids[rows], column_embs=embs, **columns)
-        return loss.LOSS_CHOICES[name](loss.cdist(embs[rows], embs), pids[rows], "soft", seed=SEED, **columns)
+        return loss.LOSS_CHOICES[name](
+            loss.cdist(embs[rows], embs), pids[rows], "soft", seed=SEED, **columns
+        )
 
-    parts = [losses(slice(start, start + 4), column_pids=pids, offset=tf.constant(start)) for start in (0, 4, 8)]
+    parts = [
+        losses(slice(start, start + 4), column_pids=pids, offset=tf.constant(start))
+        for start in (0, 4, 8)
+    ]
     np.testing.assert_allclose(tf.concat(parts, 0), losses(slice(None)), rtol=1e-6)
 
 
@@ -376,18 +447,27 @@ def test_a_slice_of_anchors_without_zeros(name):
 
 def test_monitoring_of_a_slice_of_anchors_is_that_slice_of_the_whole():
     rng = np.random.default_rng(5)
-    embs, pids = tf.constant(rng.normal(size=(12, 6)), tf.float32), tf.constant(np.arange(12) // 3 % 2)
+    embs, pids = (
+        tf.constant(rng.normal(size=(12, 6)), tf.float32),
+        tf.constant(np.arange(12) // 3 % 2),
+    )
     dists, found = loss.cdist(embs, embs), []
     for offset in (0, 6):
         part = slice(offset, offset + 6)
-        found.append(loss.retrieval_in_batch(dists[part], pids[part], 2, column_pids=pids, offset=offset))
-    np.testing.assert_allclose(np.concatenate(found, axis=1), loss.retrieval_in_batch(dists, pids, 2), rtol=1e-6)
+        found.append(
+            loss.retrieval_in_batch(dists[part], pids[part], 2, column_pids=pids, offset=offset)
+        )
+    np.testing.assert_allclose(
+        np.concatenate(found, axis=1), loss.retrieval_in_batch(dists, pids, 2), rtol=1e-6
+    )
 
 
 def test_monitoring_leaves_out_the_anchor_itself_and_not_its_copies():
     # Rows 0 and 1 are one image twice: each finds the other, which by rank would pass for itself.
     embs = tf.constant([[0.0], [0.0], [5.0], [9.0], [9.5], [20.0]])
-    top1, precision = loss.retrieval_in_batch(loss.cdist(embs, embs), tf.constant([0, 0, 0, 1, 1, 1]), 2)
+    top1, precision = loss.retrieval_in_batch(
+        loss.cdist(embs, embs), tf.constant([0, 0, 0, 1, 1, 1]), 2
+    )
     np.testing.assert_array_equal(top1, [1, 1, 0, 1, 1, 1])  # row 2 is nearer to row 3
     np.testing.assert_array_equal(precision, [1, 1, 0, 0.5, 0.5, 1])
 
@@ -403,7 +483,10 @@ def test_no_tensor_of_the_loss_and_its_gradient_has_more_than_two_axes(name):
 
     graph = step.get_concrete_function(tf.TensorSpec([64, 16]), tf.TensorSpec([64], tf.int32)).graph
     graph = graph.as_graph_def(add_shapes=True)
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    nodes = [
+        *graph.node,
+        *(node for function in graph.library.function for node in function.node_def),
+    ]
     shapes = [shape for node in nodes for shape in node.attr["_output_shapes"].list.shape]
     assert any([dim.size for dim in shape.dim] == [64, 64] for shape in shapes)
     assert all(len(shape.dim) <= 2 and not shape.unknown_rank for shape in shapes)
@@ -441,7 +524,9 @@ def test_gradients_of_distances_by_finite_differences(metric):
 
     def total(a, b):
         if metric == "cosine":
-            cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (b / np.linalg.norm(b, axis=1)[:, None]).T
+            cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (
+                b / np.linalg.norm(b, axis=1)[:, None]
+            ).T
             return (weights * (1 - cosines)).sum()
         squared = ((a[:, None] - b[None]) ** 2).sum(-1)
         return (weights * (squared if metric == "sqeuclidean" else np.sqrt(squared))).sum()

@@ -1,4 +1,5 @@
-"""The recipes run with a `python` that notes what it is called with: the flags are held against the real parsers.
+"""The recipes run with a `python` that notes what it is called with: the flags are held against the
+real parsers.
 
 Nothing is trained. The CSVs are made, of an imitation of Market-1501's folder.
 """
@@ -22,7 +23,11 @@ if sys.argv[1] == "-m":
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 sys.exit(os.path.basename(sys.argv[1]) == os.environ.get("FAILS"))
 """
-TRAINING = {"market1501_trinet": ["ckpt"], "market1501_lunet": [], "market1501_bag_of_tricks": ["ckpt"]}
+TRAINING = {
+    "market1501_trinet": ["ckpt"],
+    "market1501_lunet": [],
+    "market1501_bag_of_tricks": ["ckpt"],
+}
 each = pytest.mark.parametrize("recipe", TRAINING)
 
 
@@ -50,7 +55,9 @@ def place(tmp_path, monkeypatch):
 def call(recipe, *arguments, code=0):
     """Run a recipe. Returns: what it called python with, as [[script or -m, ...], ...]."""
     Path("calls").write_text("")
-    done = subprocess.run([RECIPES / f"{recipe}.sh", *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [RECIPES / f"{recipe}.sh", *arguments], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == code, done.stderr
     return [json.loads(line) for line in Path("calls").read_text().splitlines()]
 
@@ -77,12 +84,22 @@ def commands(calls):
 @each
 def test_a_recipe_trains_embeds_and_evaluates_with_flags_that_there_are(recipe, place):
     calls = train_on_market(recipe)
-    assert calls[0] == ["-m", "data.market1501", "--image_root", "market 1501", "--directory", "out/csvs"]
+    assert calls[0] == [
+        "-m",
+        "data.market1501",
+        "--image_root",
+        "market 1501",
+        "--directory",
+        "out/csvs",
+    ]
     assert commands(calls[1:])[:4] == ["train.py", "embed.py", "embed.py", "evaluate.py"]
     training, query, gallery, *evaluations = map(parse, calls[1:])
     assert (training.train_set, training.image_root) == ("out/csvs/train.csv", "market 1501")
     for args, part in ((query, "query"), (gallery, "gallery")):
-        assert args.dataset == f"out/csvs/{part}.csv" and args.experiment_root == training.experiment_root
+        assert (
+            args.dataset == f"out/csvs/{part}.csv"
+            and args.experiment_root == training.experiment_root
+        )
         for evaluation in evaluations:
             assert getattr(evaluation, f"{part}_dataset") == args.dataset
             filename = args.filename or f"{part}_embeddings.h5"
@@ -94,21 +111,35 @@ def test_a_recipe_trains_embeds_and_evaluates_with_flags_that_there_are(recipe, 
 
 @each
 def test_the_numbers_of_a_header_are_those_of_the_flags(recipe, place):
-    header = (RECIPES / f"{recipe}.sh").read_text().split("set -euo")[0].replace(",", "").replace("\n# ", " ")
+    header = (
+        (RECIPES / f"{recipe}.sh")
+        .read_text()
+        .split("set -euo")[0]
+        .replace(",", "")
+        .replace("\n# ", " ")
+    )
     args = parse(train_on_market(recipe)[1])
     if recipe == "market1501_bag_of_tricks":
         batch = re.search(r"batches of (\d+) pids × (\d+) images", header)
         products = re.findall(r"(\d+) × (\d+) = (\d+)", header)
         milestones = [int(number) for number in args.lr_milestones.split(",")]
-        assert [int(n) for *_, n in products] == [args.train_iterations, args.warmup_iterations, *milestones]
+        assert [int(n) for *_, n in products] == [
+            args.train_iterations,
+            args.warmup_iterations,
+            *milestones,
+        ]
         assert all(int(a) * int(b) == int(n) for a, b, n in products)
     else:
-        iterations, *batch = re.search(r"on (\d+) batches of (\d+) pids × (\d+) images", header).groups()
+        iterations, *batch = re.search(
+            r"on (\d+) batches of (\d+) pids × (\d+) images", header
+        ).groups()
         assert int(iterations) == args.train_iterations
         batch = [None, *batch]
     assert (int(batch[1]), int(batch[2])) == (args.batch_p, args.batch_k)
     millions = float(re.search(r"([\d.]+) million images", header)[1])
-    assert args.batch_p * args.batch_k * args.train_iterations / 1e6 == pytest.approx(millions, abs=0.05)
+    assert args.batch_p * args.batch_k * args.train_iterations / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
 
 
 @each
@@ -130,7 +161,9 @@ def test_nothing_is_evaluated_after_a_training_that_failed(recipe, place, monkey
 def test_ten_crops_of_any_data_set(place):
     for name in ("q.csv", "g.csv"):
         Path(name).write_text("1,a.png\n")
-    calls = call("evaluate_ten_crop", "exp", "q.csv", "g.csv", "diagonal", "r.json", "--metric", "cityblock")
+    calls = call(
+        "evaluate_ten_crop", "exp", "q.csv", "g.csv", "diagonal", "r.json", "--metric", "cityblock"
+    )
     query, gallery, evaluation = map(parse, calls)
     for args, csv in ((query, "q.csv"), (gallery, "g.csv")):
         assert (args.experiment_root, args.dataset) == ("exp", csv)
@@ -140,7 +173,11 @@ def test_ten_crops_of_any_data_set(place):
         f"exp/{query.filename}",
         f"exp/{gallery.filename}",
     )
-    assert (evaluation.excluder, evaluation.filename, evaluation.metric) == ("diagonal", "r.json", "cityblock")
+    assert (evaluation.excluder, evaluation.filename, evaluation.metric) == (
+        "diagonal",
+        "r.json",
+        "cityblock",
+    )
 
 
 @pytest.mark.parametrize("recipe", [*TRAINING, "evaluate_ten_crop"])
@@ -158,5 +195,7 @@ def test_every_recipe_is_tested_here():
 @each
 def test_a_training_that_was_told_to_stop_is_not_evaluated(recipe, place):
     (place / "out" / "experiment").mkdir(parents=True)
-    (place / "out" / "experiment" / "train.log").write_text("iter: 5\nInterrupted after iteration 5. To go on: \n")
+    (place / "out" / "experiment" / "train.log").write_text(
+        "iter: 5\nInterrupted after iteration 5. To go on: \n"
+    )
     assert commands(train_on_market(recipe, code=130)) == ["-m", "train.py"]

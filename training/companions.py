@@ -1,6 +1,8 @@
-"""What is trained beside the network and not exported: a classifier of the pids and a center for each of them.
+"""What is trained beside the network and not exported: a classifier of the pids and a center for
+each of them.
 
-N pids are labelled 0..N-1. Both losses give float32 [B], one an anchor, to be added to that of loss.py with a weight.
+N pids are labelled 0..N-1. Both losses give float32 [B], one an anchor, to be added to that of
+loss.py with a weight.
 """
 
 import argparse
@@ -11,8 +13,8 @@ import tensorflow as tf
 
 
 def classifier(count: int) -> keras.layers.Layer:
-    """The bias-free linear layer from embeddings [B, D] to logits float32 [B, N], `count` = N, of the bag of tricks
-    (arXiv:1903.07071). In checkpoints it is classifier/weights [D, N]."""
+    """The bias-free linear layer from embeddings [B, D] to logits float32 [B, N], `count` = N, of
+    the bag of tricks (arXiv:1903.07071). In checkpoints it is classifier/weights [D, N]."""
     return keras.layers.Dense(
         count,
         use_bias=False,
@@ -38,10 +40,11 @@ def id_losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> t
 
 
 class Centers(keras.layers.Layer):
-    """A center of each pid's embeddings, which they are drawn to: the center loss of Wen et al., ECCV 2016.
+    """A center of each pid's embeddings, which they are drawn to: the center loss of Wen et al.,
+    ECCV 2016.
 
-    Centers are not trained by gradients: `move` takes them towards the embeddings of a batch. They begin at 0. In
-    checkpoints they are centers/centers [N, D].
+    Centers are not trained by gradients: `move` takes them towards the embeddings of a batch. They
+    begin at 0. In checkpoints they are centers/centers [N, D].
 
     Args:
         count: N, how many pids there are.
@@ -64,11 +67,16 @@ class Centers(keras.layers.Layer):
         )
 
     def call(self, embs, labels):
-        """Squared distances of embeddings [B, D] to the centers of their labels, int [B] in 0..N-1: float32 [B]."""
-        return tf.reduce_sum(tf.square(embs - tf.gather(tf.convert_to_tensor(self.centers), labels)), axis=1)
+        """Squared distances of embeddings [B, D] to the centers of their labels, int [B] in 0..N-1:
+        float32 [B].
+        """
+        return tf.reduce_sum(
+            tf.square(embs - tf.gather(tf.convert_to_tensor(self.centers), labels)), axis=1
+        )
 
     def move(self, embs, labels):
-        """Eq. 3 and 4 of the paper: each center c with n embeddings x among these, by -alpha Σ (c - x) / (1 + n).
+        """Eq. 3 and 4 of the paper: each center c with n embeddings x among these, by -alpha Σ (c -
+        x) / (1 + n).
 
         With replicas, give each of them the embeddings and labels of all, in the same order.
         """
@@ -97,7 +105,8 @@ class Companions(NamedTuple):
 def companions(count: int, args: argparse.Namespace) -> Companions:
     """The layers that --id_loss_weight and --center_loss_weight want, built, for `count` pids."""
     made = Companions(
-        classifier(count) if args.id_loss_weight else None, Centers(count) if args.center_loss_weight else None
+        classifier(count) if args.id_loss_weight else None,
+        Centers(count) if args.center_loss_weight else None,
     )
     for layer in made.layers:
         layer.build((None, args.embedding_dim))

@@ -1,4 +1,6 @@
-"""The learning rate, and whether the body is trained: plain functions of the iteration, so nothing of them is saved."""
+"""The learning rate, and whether the body is trained: plain functions of the iteration, so nothing
+of them is saved.
+"""
 
 import argparse
 import bisect
@@ -8,17 +10,19 @@ _WARMUP_START = 0.01  # of the rate, as in the bag of tricks (arXiv:1903.07071)
 
 
 def learning_rate(iteration: int, args: argparse.Namespace) -> float:
-    """The rate of the step after `iteration` finished ones: --learning_rate times the schedule times the warm-up.
+    """The rate of the step after `iteration` finished ones: --learning_rate times the schedule
+    times the warm-up.
 
     By --lr_schedule it falls
 
-        exponential  from decay_start_iteration on, to a thousandth at train_iterations (section 4.1 of the paper, but
-                     from 3e-4 on as in its code)
+        exponential  from decay_start_iteration on, to a thousandth at train_iterations (section 4.1
+                     of the paper, but from 3e-4 on as in its code)
         cosine       over the same iterations, by half a cosine, to 0
         multistep    to lr_decay_factor of itself at each of lr_milestones
         constant     never
 
-    The warm-up rises linearly, from a hundredth at the first step to all of it after warmup_iterations.
+    The warm-up rises linearly, from a hundredth at the first step to all of it after
+    warmup_iterations.
     """
     rate = args.learning_rate * _SCHEDULES[args.lr_schedule](iteration, args)
     if iteration < args.warmup_iterations:
@@ -48,6 +52,6 @@ _SCHEDULES = {
 
 
 def body_is_frozen(iteration: int, args: argparse.Namespace) -> bool:
-    """Whether the step after `iteration` finished ones trains only what is not of the body: the head, the pooling, a
-    classifier. The body's running statistics move all the same."""
+    """Whether the step after `iteration` finished ones trains only what is not of the body: the
+    head, the pooling, a classifier. The body's running statistics move all the same."""
     return iteration < args.freeze_body_iterations

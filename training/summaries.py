@@ -17,9 +17,14 @@ from training import pictures
 def write_hparams(iteration: int, args: argparse.Namespace) -> None:
     """The flags, for TensorBoard's page that compares runs. Call it at the first iteration.
 
-    hparams.hparams would write them at step 0, where rewind would leave them, and a run that begins again doubles them.
+    hparams.hparams would write them at step 0, where rewind would leave them, and a run that begins
+    again doubles them.
     """
-    flags = {name: value for name, value in vars(args).items() if isinstance(value, bool | int | float | str)}
+    flags = {
+        name: value
+        for name, value in vars(args).items()
+        if isinstance(value, bool | int | float | str)
+    }
     for name in ("experiment_root", "image_root", "resume"):
         flags.pop(name, None)
     message = hparams.hparams_pb(flags, trial_id=args.experiment_root)
@@ -27,7 +32,12 @@ def write_hparams(iteration: int, args: argparse.Namespace) -> None:
 
 
 def write_scalars(
-    iteration: int, result: dict, args: argparse.Namespace, rate: float, seconds: float, waited: float
+    iteration: int,
+    result: dict,
+    args: argparse.Namespace,
+    rate: float,
+    seconds: float,
+    waited: float,
 ) -> None:
     """The original's scalars, and the seconds for which the iteration waited for its images."""
     scalars = {
@@ -57,7 +67,9 @@ def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np
 
 
 def _write(summaries: Sequence[Summary], iteration: int) -> None:
-    """As one event: tf.summary.scalar and tf.summary.histogram, one by one, take longer than a small network does."""
+    """As one event: tf.summary.scalar and tf.summary.histogram, one by one, take longer than a
+    small network does.
+    """
     event = Summary()
     for summary in summaries:
         event.MergeFrom(summary)
@@ -65,10 +77,16 @@ def _write(summaries: Sequence[Summary], iteration: int) -> None:
 
 
 def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> None:
-    """What the network sees of the first pids; images: float32 RGB 0..255 [B, H, W, 3], of the batch."""
+    """What the network sees of the first pids; images: float32 RGB 0..255 [B, H, W, 3], of the
+    batch.
+    """
     tf.summary.image("network_input", pictures.network_input(images, batch_k)[None], step=iteration)
 
 
-def write_hardest_triplets(iteration: int, paths: Sequence[str], pids: Sequence[str], dists: np.ndarray) -> None:
+def write_hardest_triplets(
+    iteration: int, paths: Sequence[str], pids: Sequence[str], dists: np.ndarray
+) -> None:
     """The triplets that are most wrong; paths, pids: of the batch, [B] each; dists: float [B, B]."""
-    tf.summary.image("hardest_triplets", pictures.draw_triplets(paths, pids, dists)[None], step=iteration)
+    tf.summary.image(
+        "hardest_triplets", pictures.draw_triplets(paths, pids, dists)[None], step=iteration
+    )

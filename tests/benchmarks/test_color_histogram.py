@@ -19,7 +19,12 @@ def number_of_color(red, green, blue):
 
 def run(tmp_path, dataset, *flags):
     filename = tmp_path / "out.h5"
-    argv = [f"--dataset={dataset.csv}", f"--image_root={dataset.root}", f"--filename={filename}", *flags]
+    argv = [
+        f"--dataset={dataset.csv}",
+        f"--image_root={dataset.root}",
+        f"--filename={filename}",
+        *flags,
+    ]
     module.main(module.parse_args(argv))
     with h5py.File(filename) as file:
         assert list(file) == ["emb"]
@@ -37,7 +42,9 @@ def test_an_image_of_one_color(color, size):
 
 
 def test_stripes_shares_and_borders():
-    """Left and right quarters do not count; three of the four pixels in each row of the first stripe are red."""
+    """Left and right quarters do not count; three of the four pixels in each row of the first
+    stripe are red.
+    """
     image = np.zeros((12, 8, 3), np.uint8)
     image[:, [0, 1, 6, 7]] = (0, 255, 0)
     image[:2, 2:5] = (255, 0, 0)
@@ -59,14 +66,18 @@ def test_distance_counts_pixels_not_places():
     image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     mirrored, upside_down = color_histogram(image[:, ::-1]), color_histogram(image[::-1])
     np.testing.assert_array_equal(mirrored, color_histogram(image))
-    np.testing.assert_array_equal(upside_down.reshape(6, 64), color_histogram(image).reshape(6, 64)[::-1])
+    np.testing.assert_array_equal(
+        upside_down.reshape(6, 64), color_histogram(image).reshape(6, 64)[::-1]
+    )
 
 
 def test_the_file_is_in_the_order_of_the_csv(dataset, tmp_path):
     embs = run(tmp_path, dataset)
     assert (embs.shape, embs.dtype) == ((len(dataset.fids), 384), np.float32)
     for fid, emb in zip(dataset.fids, embs, strict=True):
-        np.testing.assert_array_equal(emb, color_histogram(np.asarray(Image.open(dataset.root / fid))))
+        np.testing.assert_array_equal(
+            emb, color_histogram(np.asarray(Image.open(dataset.root / fid)))
+        )
     assert os.listdir(tmp_path) == ["out.h5"]
 
 
@@ -82,7 +93,11 @@ def test_a_file_that_is_no_image_is_named_and_the_old_result_kept(dataset, tmp_p
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with open(tmp_path / "set.csv", "w", newline="") as file:
         csv.writer(file).writerow(("0001", "broken.jpg"))
-    argv = [f"--dataset={tmp_path}/set.csv", f"--image_root={tmp_path}", f"--filename={tmp_path}/out.h5"]
+    argv = [
+        f"--dataset={tmp_path}/set.csv",
+        f"--image_root={tmp_path}",
+        f"--filename={tmp_path}/out.h5",
+    ]
     with pytest.raises(common.UserError, match=r"broken\.jpg cannot be read"):
         module.main(module.parse_args(argv))
     with h5py.File(tmp_path / "out.h5") as file:
@@ -98,7 +113,9 @@ def test_a_truncated_image_is_named(tmp_path):
 
 def test_missing_images_are_counted(dataset, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(common.UserError, match=f"{len(dataset.fids)} of the {len(dataset.fids)} images"):
+    with pytest.raises(
+        common.UserError, match=f"{len(dataset.fids)} of the {len(dataset.fids)} images"
+    ):
         run(tmp_path, dataset, f"--image_root={tmp_path / 'empty'}")
 
 

@@ -9,7 +9,10 @@ from experiment import make_parser
 FIDS = {
     "market1501": {"query/0001_c1s1_001051_00.jpg": "1", "-1_c12s3_000001_01.jpg": "12"},
     "duke": {"gallery/0005_c2_f0047105.jpg": "2"},
-    "msmt17": {"test/0000/0000_000_01_0303morning_0015_0.jpg": "01", "0001_000_14_0303noon_0015_0.jpg": "14"},
+    "msmt17": {
+        "test/0000/0000_000_01_0303morning_0015_0.jpg": "01",
+        "0001_000_14_0303noon_0015_0.jpg": "14",
+    },
     "cuhk03": {"labeled/query/0001_c1_1.png": "1"},
     "veri776": {"image_test/0002_c002_00030605_1.jpg": "002"},
     r"cam(\d)": {"cam3/0001/a.png": "3", "b/cam4_x.png": "4"},
@@ -33,14 +36,20 @@ def test_without_a_rule_there_are_no_cameras():
     assert make_parser().parse_args(["--experiment_root=e"]).cameras is None
 
 
-@pytest.mark.parametrize("rule", ["market1501", "duke", "msmt17", "cuhk03", "veri776", r"cam(\d)", r"c(\d)?"])
+@pytest.mark.parametrize(
+    "rule", ["market1501", "duke", "msmt17", "cuhk03", "veri776", r"cam(\d)", r"c(\d)?"]
+)
 def test_the_first_fid_without_a_camera_is_named(rule):
     good = FIDS.get(rule, ["c1.png"])
-    with pytest.raises(common.UserError, match=r"--cameras .*Received: 'cx/bad.jpg'.*leave --cameras out"):
+    with pytest.raises(
+        common.UserError, match=r"--cameras .*Received: 'cx/bad.jpg'.*leave --cameras out"
+    ):
         cameras.of_fids([*good, "cx/bad.jpg", "worse.jpg"], rule)
 
 
 @pytest.mark.parametrize("text", ["", "market", "c(", r"c\d", r"(c)(\d)"])
 def test_what_is_no_rule(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="market1501, duke, .*one group, the camera. Received: "):
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="market1501, duke, .*one group, the camera. Received: "
+    ):
         cameras.rule(text)

@@ -9,7 +9,12 @@ from data import check
 
 @pytest.fixture
 def images(tmp_path):
-    for name, size in {"a1.png": (4, 6), "a2.png": (4, 6), "b1.png": (8, 5), "b2.png": (2, 9)}.items():
+    for name, size in {
+        "a1.png": (4, 6),
+        "a2.png": (4, 6),
+        "b1.png": (8, 5),
+        "b2.png": (2, 9),
+    }.items():
         Image.new("RGB", size, name.encode().hex()[:6].join(["#", ""])).save(tmp_path / name)
     return tmp_path
 
@@ -46,7 +51,8 @@ def test_pids_with_few_images_are_named(images, capsys):
 
 
 @pytest.mark.parametrize(
-    "rows, told", [(["1,a1.png", "1,a2.png"], True), (["1,a1.png", "2,b1.png"], True), (GOOD, False)]
+    "rows, told",
+    [(["1,a1.png", "1,a2.png"], True), (["1,a1.png", "2,b1.png"], True), (GOOD, False)],
 )
 def test_a_set_without_triplets_is_told(rows, told, images, capsys):
     _, out = run(images, rows, capsys)
@@ -62,7 +68,10 @@ def test_every_problem_is_found_with_its_names(images, capsys):
     code, out = run(images, GOOD + rows, capsys)
     assert code == 1
     assert "images that are missing: 1\n    gone.png\n" in out
-    assert re.search(r"images that cannot be decoded: 3\n    empty.jpg \(.*\n    text.jpg \(.*\n    cut.png \(", out)
+    assert re.search(
+        r"images that cannot be decoded: 3\n    empty.jpg \(.*\n    text.jpg \(.*\n    cut.png \(",
+        out,
+    )
     assert "rows that stand there more than once: 1\n    1,a1.png\n" in out
     assert "images with more than one pid: 1\n    a2.png\n" in out
     assert "copies of an image under another pid: 1\n    b1.png = copy.png\n" in out

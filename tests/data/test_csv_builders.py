@@ -29,20 +29,42 @@ def annotations(root, name, column, rows):
     fields = [("bbox_x1", object), (column, object), ("class", object)]
     array = np.array([(np.uint8(39), file, np.uint8(label)) for file, label in rows], fields)
     (root / name).parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(root / name, {"annotations": array, "class_names": np.array(["a", "b"], object)})
+    scipy.io.savemat(
+        root / name, {"annotations": array, "class_names": np.array(["a", "b"], object)}
+    )
 
 
 # Each makes a folder, and tells the rows that are expected in each CSV.
 
 
 def market1501(root):
-    touch(root, "bounding_box_train/0007_c3s3_077419_03.jpg", "bounding_box_train/0002_c1s1_000451_03.jpg")
-    touch(root, "bounding_box_train/0000_c1s1_000451_03.jpg", "bounding_box_train/-1_c1s1_000451_03.jpg")
-    touch(root, "query/0001_c1s1_001051_00.jpg", "query/Thumbs.db", "query/._0001_c1s1_001051_00.jpg")
-    touch(root, "bounding_box_test/0001_c2s1_000301_00.jpg", "bounding_box_test/-1_c1s1_000401_03.jpg")
-    touch(root, "bounding_box_test/0000_c1s1_000151_01.jpg", "bounding_box_test/Thumbs.db", "readme.txt")
+    touch(
+        root,
+        "bounding_box_train/0007_c3s3_077419_03.jpg",
+        "bounding_box_train/0002_c1s1_000451_03.jpg",
+    )
+    touch(
+        root,
+        "bounding_box_train/0000_c1s1_000451_03.jpg",
+        "bounding_box_train/-1_c1s1_000451_03.jpg",
+    )
+    touch(
+        root, "query/0001_c1s1_001051_00.jpg", "query/Thumbs.db", "query/._0001_c1s1_001051_00.jpg"
+    )
+    touch(
+        root, "bounding_box_test/0001_c2s1_000301_00.jpg", "bounding_box_test/-1_c1s1_000401_03.jpg"
+    )
+    touch(
+        root,
+        "bounding_box_test/0000_c1s1_000151_01.jpg",
+        "bounding_box_test/Thumbs.db",
+        "readme.txt",
+    )
     return {
-        "train": ["0002,bounding_box_train/0002_c1s1_000451_03.jpg", "0007,bounding_box_train/0007_c3s3_077419_03.jpg"],
+        "train": [
+            "0002,bounding_box_train/0002_c1s1_000451_03.jpg",
+            "0007,bounding_box_train/0007_c3s3_077419_03.jpg",
+        ],
         "query": ["0001,query/0001_c1s1_001051_00.jpg"],
         "gallery": [
             "-1,bounding_box_test/-1_c1s1_000401_03.jpg",
@@ -59,17 +81,26 @@ def duke(root):
     return {
         "train": ["0001,bounding_box_train/0001_c2_f0046182.jpg"],
         "query": ["0005,query/0005_c2_f0046985.jpg"],
-        "gallery": ["0005,bounding_box_test/0005_c5_f0051261.jpg", "7139,bounding_box_test/7139_c2_f0160815.jpg"],
+        "gallery": [
+            "0005,bounding_box_test/0005_c5_f0051261.jpg",
+            "7139,bounding_box_test/7139_c2_f0160815.jpg",
+        ],
     }
 
 
 def cuhk03_np(root):
     rows = {}
     for kind in ("detected", "labeled"):
-        touch(root, f"{kind}/bounding_box_train/0001_c1_1.png", f"{kind}/bounding_box_train/0001_c2_6.png")
+        touch(
+            root,
+            f"{kind}/bounding_box_train/0001_c1_1.png",
+            f"{kind}/bounding_box_train/0001_c2_6.png",
+        )
         touch(root, f"{kind}/query/0007_c1_2.png", f"{kind}/bounding_box_test/0007_c2_7.png")
         rows |= {
-            f"{kind}_train": [f"0001,{kind}/bounding_box_train/0001_c{end}.png" for end in ("1_1", "2_6")],
+            f"{kind}_train": [
+                f"0001,{kind}/bounding_box_train/0001_c{end}.png" for end in ("1_1", "2_6")
+            ],
             f"{kind}_query": [f"0007,{kind}/query/0007_c1_2.png"],
             f"{kind}_gallery": [f"0007,{kind}/bounding_box_test/0007_c2_7.png"],
         }
@@ -77,7 +108,12 @@ def cuhk03_np(root):
 
 
 def msmt17(root, train="train", test="test"):
-    write(root, "list_train.txt", "0000/0000_000_01_0303morning_0015_0.jpg 0", "0001/0001_004_12_0303noon_0160_1.jpg 1")
+    write(
+        root,
+        "list_train.txt",
+        "0000/0000_000_01_0303morning_0015_0.jpg 0",
+        "0001/0001_004_12_0303noon_0160_1.jpg 1",
+    )
     write(root, "list_val.txt", "0000/0000_001_05_0303morning_0016_0.jpg 0", "")
     write(root, "list_query.txt", "0000/0000_002_07_0303evening_0009_2_ex.jpg 0")
     write(root, "list_gallery.txt", "0000/0000_003_08_0303evening_0009_2.jpg 0")
@@ -104,7 +140,10 @@ def veri776(root):
     write(root, "name_query.txt", "0002_c002_00030600_0.jpg")
     write(root, "name_test.txt", "0002_c002_00030605_1.jpg")
     rows = {
-        "train": ["0001,image_train/0001_c001_00016450_0.jpg", "0001,image_train/0001_c003_00017085_0.jpg"],
+        "train": [
+            "0001,image_train/0001_c001_00016450_0.jpg",
+            "0001,image_train/0001_c003_00017085_0.jpg",
+        ],
         "query": ["0002,image_query/0002_c002_00030600_0.jpg"],
         "gallery": ["0002,image_test/0002_c002_00030605_1.jpg"],
     }
@@ -113,15 +152,27 @@ def veri776(root):
 
 
 def cub200(root):
-    paths = ["001.Black_footed_Albatross/B_0046_18.jpg", "100.Brown_Pelican/P_1.jpg", "101.White_Pelican/W_2.jpg"]
+    paths = [
+        "001.Black_footed_Albatross/B_0046_18.jpg",
+        "100.Brown_Pelican/P_1.jpg",
+        "101.White_Pelican/W_2.jpg",
+    ]
     write(root, "images.txt", *(f"{number} {path}" for number, path in enumerate(paths, 1)))
     write(root, "image_class_labels.txt", "1 1", "2 100", "3 101")
     touch(root, *(f"images/{path}" for path in paths))
-    return {"train": [f"1,images/{paths[0]}", f"100,images/{paths[1]}"], "test": [f"101,images/{paths[2]}"]}
+    return {
+        "train": [f"1,images/{paths[0]}", f"100,images/{paths[1]}"],
+        "test": [f"101,images/{paths[2]}"],
+    }
 
 
 def cars196(root):
-    rows = [("car_ims/000001.jpg", 1), ("car_ims/000002.jpg", 98), ("car_ims/000003.jpg", 99), ("car_ims/4.jpg", 196)]
+    rows = [
+        ("car_ims/000001.jpg", 1),
+        ("car_ims/000002.jpg", 98),
+        ("car_ims/000003.jpg", 99),
+        ("car_ims/4.jpg", 196),
+    ]
     annotations(root, "cars_annos.mat", "relative_im_path", rows)
     touch(root, *(file for file, _ in rows))
     lines = [f"{label},{file}" for file, label in rows]
@@ -129,15 +180,28 @@ def cars196(root):
 
 
 def cars196_devkit(root):
-    annotations(root, "devkit/cars_train_annos.mat", "fname", [("00001.jpg", 14), ("00002.jpg", 120)])
-    annotations(root, "cars_test_annos_withlabels.mat", "fname", [("00001.jpg", 98)])  # one row: no array in MATLAB
+    annotations(
+        root, "devkit/cars_train_annos.mat", "fname", [("00001.jpg", 14), ("00002.jpg", 120)]
+    )
+    annotations(
+        root, "cars_test_annos_withlabels.mat", "fname", [("00001.jpg", 98)]
+    )  # one row: no array in MATLAB
     touch(root, "cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg")
-    return {"train": ["14,cars_train/00001.jpg", "98,cars_test/00001.jpg"], "test": ["120,cars_train/00002.jpg"]}
+    return {
+        "train": ["14,cars_train/00001.jpg", "98,cars_test/00001.jpg"],
+        "test": ["120,cars_train/00002.jpg"],
+    }
 
 
 def sop(root):
     header = "image_id class_id super_class_id path"
-    write(root, "Ebay_train.txt", header, "1 1 1 bicycle_final/111085122871_0.JPG", "2 1 1 bicycle_final/1_1.JPG")
+    write(
+        root,
+        "Ebay_train.txt",
+        header,
+        "1 1 1 bicycle_final/111085122871_0.JPG",
+        "2 1 1 bicycle_final/1_1.JPG",
+    )
     write(root, "Ebay_test.txt", header, "59552 11319 1 chair_final/2_0.JPG")
     touch(root, "bicycle_final/111085122871_0.JPG", "bicycle_final/1_1.JPG", "chair_final/2_0.JPG")
     return {
@@ -146,12 +210,25 @@ def sop(root):
     }
 
 
-IMITATIONS = (market1501, duke, cuhk03_np, msmt17, msmt17_v2, veri776, cub200, cars196, cars196_devkit, sop)
+IMITATIONS = (
+    market1501,
+    duke,
+    cuhk03_np,
+    msmt17,
+    msmt17_v2,
+    veri776,
+    cub200,
+    cars196,
+    cars196_devkit,
+    sop,
+)
 each = pytest.mark.parametrize("imitation", IMITATIONS, ids=lambda imitation: imitation.__name__)
 
 
 def builder_of(imitation):
-    return importlib.import_module(f"data.{imitation.__name__.removesuffix('_v2').removesuffix('_devkit')}")
+    return importlib.import_module(
+        f"data.{imitation.__name__.removesuffix('_v2').removesuffix('_devkit')}"
+    )
 
 
 def run(builder, root, out):
@@ -168,13 +245,17 @@ def test_the_csvs_list_what_the_folder_holds(imitation, tmp_path, capsys):
         f"{name}.csv": rows for name, rows in expected.items()
     }
     assert expected.keys() == builder.OFFICIAL.figures.keys()
-    # Each can be loaded and its images are where it says; its figures are told, and that they are not the published.
+    # Each can be loaded and its images are where it says; its figures are told, and that they are
+    # not the published.
     printed, warned = capsys.readouterr()
     for name, rows in expected.items():
         _, fids = dataset.load(out / f"{name}.csv")
         dataset.check_images(name, str(root), fids)
         assert f"{name}.csv: {len(rows)} images" in printed
-        assert f"{name}.csv differs from what was published: {builder.OFFICIAL.figures[name]}." in warned
+        assert (
+            f"{name}.csv differs from what was published: {builder.OFFICIAL.figures[name]}."
+            in warned
+        )
 
 
 @each
@@ -194,7 +275,9 @@ def test_file_names_fit_the_excluder_of_the_set(imitation, tmp_path):
 @each
 def test_a_folder_of_something_else_is_told_and_nothing_is_written(imitation, tmp_path):
     (tmp_path / "other").mkdir()
-    with pytest.raises(common.UserError, match="there is no .* in --image_root .*other, which holds nothing"):
+    with pytest.raises(
+        common.UserError, match="there is no .* in --image_root .*other, which holds nothing"
+    ):
         run(builder_of(imitation), tmp_path / "other", tmp_path / "csvs")
     assert not (tmp_path / "csvs").exists()
 
@@ -203,7 +286,9 @@ def test_a_folder_of_something_else_is_told_and_nothing_is_written(imitation, tm
 def test_an_image_that_is_listed_but_missing_is_named(imitation, tmp_path):
     gone = imitation(tmp_path / "set")["train"][-1].split(",")[1]
     (tmp_path / "set" / gone).unlink()
-    with pytest.raises(common.UserError, match=f"1 of the . images of .* are not in --image_root .*: {gone}"):
+    with pytest.raises(
+        common.UserError, match=f"1 of the . images of .* are not in --image_root .*: {gone}"
+    ):
         run(builder_of(imitation), tmp_path / "set", tmp_path / "csvs")
     assert not (tmp_path / "csvs").exists()
 
@@ -214,7 +299,8 @@ def test_a_folder_of_other_images_is_told(imitation, tmp_path):
     for path in list((tmp_path / "set").rglob("bounding_box_train/*")):
         path.rename(path.with_name("holiday.jpg"))
     with pytest.raises(
-        common.UserError, match="has no image whose name begins with PID_c.*: among 1 files holiday.jpg"
+        common.UserError,
+        match="has no image whose name begins with PID_c.*: among 1 files holiday.jpg",
     ):
         run(builder_of(imitation), tmp_path / "set", tmp_path / "csvs")
     assert not (tmp_path / "csvs").exists()
@@ -226,22 +312,33 @@ def test_the_figures_of_a_part(tmp_path, capsys):
     run(builder_of(market1501), tmp_path / "set", tmp_path)
     printed, warned = capsys.readouterr()
     assert "train.csv: 2 images, 2 pids, 2 cameras\n" in printed
-    assert "gallery.csv: 3 images, 1 pids, 2 cameras, 1 images of pid 0000, 1 images of pid -1\n" in printed
-    assert re.search("2 images are left out: .* PID_cCsS_.*: query/holiday.jpg, query/holiday2.png\n", warned)
+    assert (
+        "gallery.csv: 3 images, 1 pids, 2 cameras, 1 images of pid 0000, 1 images of pid -1\n"
+        in printed
+    )
+    assert re.search(
+        "2 images are left out: .* PID_cCsS_.*: query/holiday.jpg, query/holiday2.png\n", warned
+    )
 
 
 def test_a_set_of_the_published_size_is_not_warned_about(tmp_path, capsys):
     duke(tmp_path / "set")
     builder = builder_of(duke)
     figures = {"train": (1, 1, 1), "query": (1, 1, 1), "gallery": (2, 2, 2)}
-    official = builder.OFFICIAL._replace(figures={name: csv_builder.Figures(*n) for name, n in figures.items()})
-    args = csv_builder.parse_args(builder.__doc__, [f"--image_root={tmp_path / 'set'}", f"--directory={tmp_path}"])
+    official = builder.OFFICIAL._replace(
+        figures={name: csv_builder.Figures(*n) for name, n in figures.items()}
+    )
+    args = csv_builder.parse_args(
+        builder.__doc__, [f"--image_root={tmp_path / 'set'}", f"--directory={tmp_path}"]
+    )
     csv_builder.main(args, builder.build, official)
     assert capsys.readouterr().err == ""
 
 
 def test_the_csvs_of_the_demos_data_are_those_it_came_with(tmp_path):
-    synthetic.main(synthetic.parse_args([str(tmp_path / "made"), "--train_pids=2", "--test_pids=2"]))
+    synthetic.main(
+        synthetic.parse_args([str(tmp_path / "made"), "--train_pids=2", "--test_pids=2"])
+    )
     run(builder_of(market1501), tmp_path / "made", tmp_path / "csvs")
     for name in ("train.csv", "query.csv", "gallery.csv"):
         assert (tmp_path / "csvs" / name).read_text() == (tmp_path / "made" / name).read_text()
@@ -249,7 +346,12 @@ def test_the_csvs_of_the_demos_data_are_those_it_came_with(tmp_path):
 
 def test_images_for_multi_query_are_of_the_queries_persons_and_cameras(tmp_path, capsys):
     market1501(tmp_path / "set")
-    names = ["0001_c1s1_001051_00.jpg", "0001_c1s2_002000_00.jpg", "0001_c2s1_000301_00.jpg", "0002_c1s1_000451_00.jpg"]
+    names = [
+        "0001_c1s1_001051_00.jpg",
+        "0001_c1s2_002000_00.jpg",
+        "0001_c2s1_000301_00.jpg",
+        "0002_c1s1_000451_00.jpg",
+    ]
     touch(tmp_path / "set", *(f"gt_bbox/{name}" for name in names))
     run(builder_of(market1501), tmp_path / "set", tmp_path)
     wanted = "".join(f"0001,gt_bbox/{name}\n" for name in names[:2])
@@ -276,11 +378,31 @@ def test_one_kind_of_boxes_is_enough_for_cuhk03(tmp_path):
 @pytest.mark.parametrize(
     ("imitation", "name", "lines", "message"),
     [
-        (msmt17, "list_val.txt", ["0000/img.jpg 0"], "list_val.txt: .*PID_NUMBER_C_.*Received: '0000/img.jpg'"),
+        (
+            msmt17,
+            "list_val.txt",
+            ["0000/img.jpg 0"],
+            "list_val.txt: .*PID_NUMBER_C_.*Received: '0000/img.jpg'",
+        ),
         (veri776, "name_test.txt", [], "name_test.txt lists no image"),
-        (cub200, "images.txt", ["1 a b.jpg"], "images.txt should have 2 columns. Received: '1 a b.jpg'"),
-        (cub200, "image_class_labels.txt", ["1 1"], "class of images/100.* should be a number. Received: ''"),
-        (sop, "Ebay_test.txt", ["a,b", "c"], "Ebay_test.txt should have 4 columns. Received: 'a,b'"),
+        (
+            cub200,
+            "images.txt",
+            ["1 a b.jpg"],
+            "images.txt should have 2 columns. Received: '1 a b.jpg'",
+        ),
+        (
+            cub200,
+            "image_class_labels.txt",
+            ["1 1"],
+            "class of images/100.* should be a number. Received: ''",
+        ),
+        (
+            sop,
+            "Ebay_test.txt",
+            ["a,b", "c"],
+            "Ebay_test.txt should have 4 columns. Received: 'a,b'",
+        ),
         (cars196, "cars_annos.mat", ["no MATLAB"], "cars_annos.mat cannot be read"),
         (cars196_devkit, "devkit/cars_train_annos.mat", [], "cars_train_annos.mat cannot be read"),
     ],
@@ -313,7 +435,9 @@ def test_the_command_runs_without_tensorflow(imitation, tmp_path):
     rows = imitation(tmp_path)
     command = [sys.executable, "-X", "importtime", "-m", builder_of(imitation).__name__]
     flags = ["--image_root", str(tmp_path), "--directory", str(tmp_path / "csvs")]
-    done = subprocess.run([*command, *flags], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*command, *flags], check=True, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.count("images, ") == len(rows) and "import time" in done.stderr
     assert "tensorflow" not in done.stderr
 

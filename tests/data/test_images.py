@@ -47,7 +47,9 @@ def test_resized_flipped_and_cropped_images_are_the_originals(name):
     exact([pre, images.flip(pre)], NUMBERS[f"{name}/flip"])
 
 
-@pytest.mark.parametrize("old, new", [((5, 7), (5, 7)), ((5, 7), (3, 4)), ((3, 4), (8, 9)), ((1, 1), (2, 3))])
+@pytest.mark.parametrize(
+    "old, new", [((5, 7), (5, 7)), ((5, 7), (3, 4)), ((3, 4), (8, 9)), ((1, 1), (2, 3))]
+)
 def test_resize_is_the_rule_written_out(old, new):
     image = np.random.default_rng(0).integers(0, 256, (*old, 3)).astype(np.uint8)
     resized = images.resize(tf.constant(image), new)
@@ -78,7 +80,10 @@ def test_variants_and_their_names():
         assert images.variant_names(flip, crop) == names
         resized = images.resize(image, PRE if crop else NET)
         exact(images.variants(resized, NET, flip, crop), pixels)
-        exact(images.variants(tf.stack([resized, -resized]), NET, flip, crop), [pixels, np.negative(pixels)])
+        exact(
+            images.variants(tf.stack([resized, -resized]), NET, flip, crop),
+            [pixels, np.negative(pixels)],
+        )
 
 
 def test_augmentation_is_a_function_of_seed_and_iteration():
@@ -109,7 +114,9 @@ ALL = PADDED._replace(color_jitter=0.4, random_erasing=0.9)
 def training_stream(start, threads=4, augmentation=CROPS, paths=PATHS, **options):
     """12 batches of 6 images of all sizes."""
     rows = np.random.default_rng(0).integers(0, len(PATHS), (12, 6))
-    batches = images.training_batches(rows[start:], 6, paths, 9, start, augmentation, threads, **options)
+    batches = images.training_batches(
+        rows[start:], 6, paths, 9, start, augmentation, threads, **options
+    )
     if not options.get("finished", True):
         batches = batches.map(lambda batch, rows: (images.finish(batch, augmentation), rows))
     return rows[start:], [(pixels.numpy(), row.numpy()) for pixels, row in batches]
@@ -140,7 +147,9 @@ def test_a_stream_started_later_is_the_tail_whatever_the_threads(threads, finish
     equal(tail, whole[7:])
 
 
-@pytest.mark.parametrize("augmentation", [CROPS, PADDED, images.Augmentation(NET), images.Augmentation((256, 128))])
+@pytest.mark.parametrize(
+    "augmentation", [CROPS, PADDED, images.Augmentation(NET), images.Augmentation((256, 128))]
+)
 def test_the_way_of_an_accelerator_is_within_half_a_grey_level(augmentation):
     _, expected = training_stream(0, augmentation=augmentation)
     _, got = training_stream(0, augmentation=augmentation, finished=False)
@@ -152,7 +161,11 @@ def test_the_way_of_an_accelerator_is_within_half_a_grey_level(augmentation):
 @pytest.mark.parametrize("finished", [True, False])
 def test_shards_are_parts_of_what_one_device_sees(finished):
     _, whole = training_stream(0, augmentation=ALL, finished=finished)
-    for shards in [(slice(0, 3), slice(3, 6)), (slice(4, 6), slice(0, 2)), [slice(i, i + 1) for i in range(6)]]:
+    for shards in [
+        (slice(0, 3), slice(3, 6)),
+        (slice(4, 6), slice(0, 2)),
+        [slice(i, i + 1) for i in range(6)],
+    ]:
         _, parts = training_stream(0, augmentation=ALL, finished=finished, shards=shards)
         equal(parts, [(pixels[shard], rows) for pixels, rows in whole for shard in shards])
 
@@ -173,7 +186,16 @@ def test_cached_images_are_the_same_and_need_no_file(tmp_path, cache, finished):
         path.write_bytes((GOLDEN / "images" / path.name).read_bytes())
     rows = np.random.default_rng(0).integers(0, len(PATHS), (12, 6))
     batches = images.training_batches(
-        rows, 6, [*map(str, paths)], 9, 0, ALL, 3, cache=cache, shards=[slice(None)], finished=finished
+        rows,
+        6,
+        [*map(str, paths)],
+        9,
+        0,
+        ALL,
+        3,
+        cache=cache,
+        shards=[slice(None)],
+        finished=finished,
     )
     for path in paths:
         path.unlink()
@@ -187,7 +209,9 @@ def test_a_bad_image_is_named_whatever_is_cached(tmp_path, cache):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image at all")
     paths = [*PATHS, str(bad)]
-    named = pytest.raises(common.UserError, match=r"bad\.jpg cannot be read: Unknown image file format")
+    named = pytest.raises(
+        common.UserError, match=r"bad\.jpg cannot be read: Unknown image file format"
+    )
     with named, images.naming_bad_images(lambda: paths):
         list(images.training_batches([np.array([1, 8])], 2, paths, 1, 0, CROPS, 2, cache))
 
@@ -201,18 +225,26 @@ def reference_augment(image, flipped, corner, augmentation):
     return image[top : top + height, left : left + width]
 
 
-@pytest.mark.parametrize("augmentation", [CROPS, PADDED, images.Augmentation((3, 2), (3, 9)), images.Augmentation(NET)])
+@pytest.mark.parametrize(
+    "augmentation", [CROPS, PADDED, images.Augmentation((3, 2), (3, 9)), images.Augmentation(NET)]
+)
 def test_images_of_mixed_sizes_are_augmented_as_written_out(augmentation):
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (2, 70), (72, 36), (64, 32), (100, 3), (128, 64), (37, 90), (128, 64)]
     batch = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
     flips = np.arange(8) % 2 == 0
     corners = rng.integers(0, augmentation.room, (8, 2), endpoint=True).astype(np.int32)
-    corners[:4] = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * augmentation.room  # the corners of the room
-    expected = [reference_augment(*one, augmentation) for one in zip(batch, flips, corners, strict=True)]
+    corners[:4] = (
+        np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * augmentation.room
+    )  # the corners of the room
+    expected = [
+        reference_augment(*one, augmentation) for one in zip(batch, flips, corners, strict=True)
+    ]
 
     pixels = np.concatenate([image.reshape(-1, 3) for image in batch])
-    got = images.augment_batch(pixels, tf.constant(sizes), tf.constant(flips), tf.constant(corners), augmentation)
+    got = images.augment_batch(
+        pixels, tf.constant(sizes), tf.constant(flips), tf.constant(corners), augmentation
+    )
     np.testing.assert_allclose(got, expected, atol=5e-3)
     arguments = zip(map(tf.constant, batch), flips, corners, strict=True)
     got = [images.augment(*one, augmentation) for one in arguments]
@@ -224,7 +256,12 @@ def test_what_is_drawn_does_not_depend_on_what_else_is_on():
         flips, corners = images.augmentations(9, iteration, 50, (10, 10), random_flip=True)
         everything = images.draws(9, iteration, 50, ALL)
         assert everything.keys() == {"flips", "corners", "colors", "holes"}
-        for augmentation in (PADDED, PADDED._replace(color_jitter=0.4), PADDED._replace(random_erasing=0.9), ALL):
+        for augmentation in (
+            PADDED,
+            PADDED._replace(color_jitter=0.4),
+            PADDED._replace(random_erasing=0.9),
+            ALL,
+        ):
             drawn = images.draws(9, iteration, 50, augmentation)
             np.testing.assert_array_equal(drawn["flips"], flips)
             np.testing.assert_array_equal(drawn["corners"], corners)
@@ -248,7 +285,9 @@ def test_recolored_images_are_as_written_out():
     expected = []
     for image, (brightness, contrast, saturation) in zip(batch, factors, strict=True):
         image = np.clip(image * brightness, 0, 255)
-        image = np.clip((image @ [0.299, 0.587, 0.114]).mean() * (1 - contrast) + image * contrast, 0, 255)
+        image = np.clip(
+            (image @ [0.299, 0.587, 0.114]).mean() * (1 - contrast) + image * contrast, 0, 255
+        )
         grey = (image @ [0.299, 0.587, 0.114])[..., None]
         expected.append(np.clip(grey * (1 - saturation) + image * saturation, 0, 255))
     got = images.recolor(tf.constant(batch, tf.float32), tf.constant(factors, tf.float32))
@@ -279,7 +318,9 @@ def test_erased_images_are_as_written_out():
     expected = batch.copy()
     for image, (top, left, bottom, right) in zip(expected, rectangles, strict=True):
         image[top:bottom, left:right] = 123.68, 116.78, 103.94
-    np.testing.assert_array_equal(images.erase(tf.constant(batch), tf.constant(rectangles)), expected)
+    np.testing.assert_array_equal(
+        images.erase(tf.constant(batch), tf.constant(rectangles)), expected
+    )
 
 
 def test_test_batches_keep_the_order_and_bound_the_batch():
@@ -294,7 +335,8 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path):
     paths = [*PATHS[:2], str(bad)]
     stream = images.test_batches(paths, 4, 2, NET)
     named = pytest.raises(
-        common.UserError, match=r"bad\.jpg cannot be read: Unknown image file format.*take its line out"
+        common.UserError,
+        match=r"bad\.jpg cannot be read: Unknown image file format.*take its line out",
     )
     with named, images.naming_bad_images(lambda: paths):
         list(stream)
@@ -312,19 +354,34 @@ def encoded(image, format, **options):
     return buffer.getvalue()
 
 
-GRADIENT = Image.fromarray(np.uint8(20 + np.indices((32, 24)).sum(0)[..., None] * np.array([3, 2, 4]) % 230))
+GRADIENT = Image.fromarray(
+    np.uint8(20 + np.indices((32, 24)).sum(0)[..., None] * np.array([3, 2, 4]) % 230)
+)
 GREY = GRADIENT.convert("L")
 GREY_RGB = np.repeat(np.array(GREY)[..., None], 3, axis=2)
-# What people have: the file, what it shows, and by how many grey levels its compression may be off in the mean.
+# What people have: the file, what it shows, and by how many grey levels its compression may be off
+# in the mean.
 KINDS = {
-    "CMYK JPEG": (encoded(GRADIENT.convert("CMYK"), "JPEG", quality=95, subsampling=0), np.array(GRADIENT), 8),
-    "16-bit grey PNG": (encoded(Image.fromarray(np.array(GREY).astype(np.uint16) * 257), "PNG"), GREY_RGB, 0),
+    "CMYK JPEG": (
+        encoded(GRADIENT.convert("CMYK"), "JPEG", quality=95, subsampling=0),
+        np.array(GRADIENT),
+        8,
+    ),
+    "16-bit grey PNG": (
+        encoded(Image.fromarray(np.array(GREY).astype(np.uint16) * 257), "PNG"),
+        GREY_RGB,
+        0,
+    ),
     "grey PNG with alpha": (encoded(GREY.convert("LA"), "PNG"), GREY_RGB, 0),
     "PNG with alpha": (encoded(GRADIENT.convert("RGBA"), "PNG"), np.array(GRADIENT), 0),
     "PNG with palette": (encoded(GREY.convert("P"), "PNG"), GREY_RGB, 0),
     "BMP": (encoded(GRADIENT, "BMP"), np.array(GRADIENT), 0),
     "GIF": (encoded(GREY, "GIF"), GREY_RGB, 0),
-    "moving GIF": (encoded(GREY, "GIF", save_all=True, append_images=[GREY.rotate(180)]), GREY_RGB, 0),
+    "moving GIF": (
+        encoded(GREY, "GIF", save_all=True, append_images=[GREY.rotate(180)]),
+        GREY_RGB,
+        0,
+    ),
     "WebP": (encoded(GRADIENT, "WEBP", lossless=True), np.array(GRADIENT), 0),
 }
 

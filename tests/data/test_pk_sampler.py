@@ -58,7 +58,9 @@ def test_a_batch_is_P_pids_of_K_different_images():
             assert len({pids[row] for row in of_one}) == 1
 
 
-@pytest.mark.parametrize("count, K, allowed", [(1, 4, {(4,)}), (2, 4, {(2, 2)}), (3, 4, {(1, 1, 2), (2, 2)})])
+@pytest.mark.parametrize(
+    "count, K, allowed", [(1, 4, {(4,)}), (2, 4, {(2, 2)}), (3, 4, {(1, 1, 2), (2, 2)})]
+)
 def test_a_pid_with_few_images_repeats_them(count, K, allowed):
     _, groups = make([count] * 2)
     seen = set()
@@ -103,7 +105,7 @@ def test_more_pids_asked_for_than_there_are():
         pk_sampler.check_enough_pids(groups, 4)
 
 
-# ------------------------------------------------------------------------------------------ with cameras
+# ------------------------------------------------------------------------- with cameras
 
 
 def draws(counts, K, iterations=200):
@@ -119,7 +121,19 @@ def draws(counts, K, iterations=200):
 @pytest.mark.parametrize("K", [1, 2, 4, 7])
 @pytest.mark.parametrize(
     "counts",
-    [[9], [4], [3], [1], [2, 2], [1, 9], [5, 5, 5, 5], [1, 1, 1, 1], [9, 1, 1], [8, 1, 1, 1, 1, 1, 3], [2, 4, 6]],
+    [
+        [9],
+        [4],
+        [3],
+        [1],
+        [2, 2],
+        [1, 9],
+        [5, 5, 5, 5],
+        [1, 1, 1, 1],
+        [9, 1, 1],
+        [8, 1, 1, 1, 1, 1, 3],
+        [2, 4, 6],
+    ],
 )
 def test_images_of_a_pid_come_from_as_many_cameras_as_possible(counts, K):
     for drawn in draws(counts, K):
@@ -159,5 +173,9 @@ def test_cameras_change_neither_the_pids_nor_what_a_later_start_gives():
 
 
 def test_without_cameras_the_batches_are_those_of_before_there_was_the_flag():
-    groups = pk_sampler.group_by_pid([f"{pid}" for pid, count in enumerate([3, 1, 5, 2, 6]) for _ in range(count)])
-    np.testing.assert_array_equal(list(pk_sampler.batches(groups, 2, 4, seed=7, start=0, end=4)), GOLDEN)
+    groups = pk_sampler.group_by_pid(
+        [f"{pid}" for pid, count in enumerate([3, 1, 5, 2, 6]) for _ in range(count)]
+    )
+    np.testing.assert_array_equal(
+        list(pk_sampler.batches(groups, 2, 4, seed=7, start=0, end=4)), GOLDEN
+    )

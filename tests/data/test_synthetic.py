@@ -21,7 +21,10 @@ def make(directory, *flags):
 
 def content(directory):
     files = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,14 @@ def test_processes_draw_the_same_bytes_as_one(made, tmp_path, monkeypatch):
 
 def test_a_persons_images_do_not_depend_on_how_many_persons_there_are(made, tmp_path):
     more = make(tmp_path / "more", "--test_pids=5")
-    here, there = ({path.name: path.read_bytes() for path in root.rglob("000[1-7]*.jpg")} for root in (made, more))
+    here, there = (
+        {path.name: path.read_bytes() for path in root.rglob("000[1-7]*.jpg")}
+        for root in (made, more)
+    )
     both = here.keys() & there.keys()
-    assert len(both) >= len(here) / 2  # the others are a query in one set and in the gallery or training of the other
+    assert (
+        len(both) >= len(here) / 2
+    )  # the others are a query in one set and in the gallery or training of the other
     assert all(here[name] == there[name] for name in both)
 
 
@@ -67,7 +75,12 @@ def test_the_csvs_list_all_files_in_order_and_nothing_else(made, sets):
         folder = synthetic.FOLDERS[name]
         assert sorted(os.listdir(made / folder)) == [os.path.basename(fid) for fid in fids]
         assert {os.path.dirname(fid) for fid in fids} == {folder}
-    assert set(os.listdir(made)) == {"train.csv", "query.csv", "gallery.csv", *synthetic.FOLDERS.values()}
+    assert set(os.listdir(made)) == {
+        "train.csv",
+        "query.csv",
+        "gallery.csv",
+        *synthetic.FOLDERS.values(),
+    }
     assert os.listdir(made.parent) == ["made"]
 
 
@@ -102,7 +115,9 @@ def test_one_query_for_each_person_and_camera_and_a_match_from_another(sets):
 
 def test_the_default_is_large_enough_for_a_demo():
     args = synthetic.parse_args(["somewhere"])
-    plan = synthetic.plan_dataset(args.seed, args.train_pids, args.test_pids, args.images_per_camera)
+    plan = synthetic.plan_dataset(
+        args.seed, args.train_pids, args.test_pids, args.images_per_camera
+    )
     persons = {row[0] for rows in plan.values() for row in rows} - {"0000", "-1"}
     assert len(persons) >= 300
     assert {camera(row[-1]) for row in plan["query"]} == set("123456")
@@ -111,8 +126,15 @@ def test_the_default_is_large_enough_for_a_demo():
 
 
 def test_a_person_looks_alike_and_moves():
-    """Images of a camera differ, but less than from another person's, on average and without the surroundings."""
-    images = np.float32([[synthetic.draw_image(0, pid, 0, k)[20:100, 20:44] for k in range(4)] for pid in (10, 40, 70)])
+    """Images of a camera differ, but less than from another person's, on average and without the
+    surroundings.
+    """
+    images = np.float32(
+        [
+            [synthetic.draw_image(0, pid, 0, k)[20:100, 20:44] for k in range(4)]
+            for pid in (10, 40, 70)
+        ]
+    )
     distances = abs(images[:, None, :, None] - images[None, :, None, :]).mean((-3, -2, -1))
     same = np.array([distances[i, i][np.triu_indices(4, 1)].mean() for i in range(3)])
     other = np.array([distances[i, j].mean() for i in range(3) for j in range(i)])

@@ -42,7 +42,13 @@ VERI776 = [
     ("0002", "020", "0002_c020_00030600_0.jpg"),
     ("0003", "002", "0003_c002_00030600_0.jpg"),
 ]
-IMAGES = {"market1501": MARKET, "duke": DUKE, "msmt17": MSMT17, "cuhk03": CUHK03, "veri776": VERI776}
+IMAGES = {
+    "market1501": MARKET,
+    "duke": DUKE,
+    "msmt17": MSMT17,
+    "cuhk03": CUHK03,
+    "veri776": VERI776,
+}
 
 
 def excluder(name, gallery_fids):
@@ -66,11 +72,15 @@ def test_diagonal_ignores_the_query_itself():
     gallery = ["a/1.jpg", "b/1.jpg", "-1_c1s1_0_0.jpg", "a/1.jpg"]
     ignored = excluder("diagonal", gallery)(["b/1.jpg", "1.jpg", "a/1.jpg"])
     assert ignored.dtype == bool
-    np.testing.assert_array_equal(ignored, np.array([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]], bool))
+    np.testing.assert_array_equal(
+        ignored, np.array([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]], bool)
+    )
 
 
 @pytest.mark.parametrize("name, good", [(name, images[0][-1]) for name, images in IMAGES.items()])
-@pytest.mark.parametrize("bad", ["img_17.jpg", "0001.jpg", "_c1s1_0.jpg", "0001_c1", "0001_cxs1_0.jpg", "dir/", ""])
+@pytest.mark.parametrize(
+    "bad", ["img_17.jpg", "0001.jpg", "_c1s1_0.jpg", "0001_c1", "0001_cxs1_0.jpg", "dir/", ""]
+)
 def test_a_fid_of_another_form_is_named(bad, name, good):
     for call in (lambda: excluder(name, [good, bad]), lambda: excluder(name, [good])([good, bad])):
         with pytest.raises(common.UserError, match="PID_.*C.*0001.*Received: .*diagonal") as error:
@@ -89,5 +99,7 @@ def test_the_forms_are_told_apart():
 
 def test_the_excluders_there_are():
     assert {"diagonal", *IMAGES} <= set(common.plugin_names("excluders"))
-    with pytest.raises(common.UserError, match="cuhk03, diagonal, duke, market1501, msmt17, veri776"):
+    with pytest.raises(
+        common.UserError, match="cuhk03, diagonal, duke, market1501, msmt17, veri776"
+    ):
         common.load_plugin("excluders", "_camera")

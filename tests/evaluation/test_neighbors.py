@@ -6,7 +6,9 @@ from evaluation import neighbors, ranking
 
 
 @pytest.mark.parametrize("metric", ranking.METRICS)
-@pytest.mark.parametrize(("count", "k"), [(1, 1), (1, 5), (2, 1), (5, 5), (6, 9), (97, 4), (300, 3), (300, 21)])
+@pytest.mark.parametrize(
+    ("count", "k"), [(1, 1), (1, 5), (2, 1), (5, 5), (6, 9), (97, 4), (300, 3), (300, 21)]
+)
 def test_nearest_are_those_of_a_full_sort(count, k, metric):
     embs = np.random.default_rng(count).standard_normal((count, 6)).astype(np.float32)
     order, furthest = neighbors.nearest(embs, k, metric)
@@ -39,15 +41,20 @@ def test_an_image_is_the_nearest_of_itself_among_its_copies():
 @pytest.mark.parametrize("seed", range(3))
 def test_expansion_is_that_of_plain_loops(seed, k, alpha):
     rng = np.random.default_rng(seed)
-    embs = (rng.standard_normal((12, 5))[rng.integers(0, 12, 80)] + rng.standard_normal((80, 5)) / 2).astype("f4")
+    embs = (
+        rng.standard_normal((12, 5))[rng.integers(0, 12, 80)] + rng.standard_normal((80, 5)) / 2
+    ).astype("f4")
     got = neighbors.expand(embs, k, alpha)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, brute.expand(embs, k, alpha), rtol=1e-6, atol=1e-7)
 
 
 def test_expansion_of_embeddings_of_zeros_and_by_hand():
-    np.testing.assert_array_equal(neighbors.expand(np.zeros((4, 3), np.float32), 3, 3), np.zeros((4, 3)))
-    # At 60 degrees the cosine is 1/2 and its cube 1/8; the third is opposite and counts for nothing.
+    np.testing.assert_array_equal(
+        neighbors.expand(np.zeros((4, 3), np.float32), 3, 3), np.zeros((4, 3))
+    )
+    # At 60 degrees the cosine is 1/2 and its cube 1/8; the third is opposite and counts for
+    # nothing.
     embs = np.float32([[2, 0], [1, np.sqrt(3)], [-9, 0]])
     got = neighbors.expand(embs, 3, 3)
     np.testing.assert_allclose(got[0], (embs[0] + embs[1] / 8) / 3, rtol=1e-6)

@@ -18,12 +18,16 @@ def all_bounds(bounds, query_size, gallery_size):
     return lower, np.array([upper(row, np.arange(gallery_size)) for row in range(query_size)])
 
 
-@pytest.mark.parametrize(("k1", "k2", "weight"), [(20, 6, 0.3), (7, 1, 0.3), (6, 7, 0), (1, 2, 1), (5, 3, 0.5)])
+@pytest.mark.parametrize(
+    ("k1", "k2", "weight"), [(20, 6, 0.3), (7, 1, 0.3), (6, 7, 0), (1, 2, 1), (5, 3, 0.5)]
+)
 @pytest.mark.parametrize("metric", ranking.METRICS)
 @pytest.mark.parametrize("seed", range(3))
 def test_distances_are_those_of_the_papers_definitions(seed, metric, k1, k2, weight):
     query, gallery = persons(seed)
-    lower, upper = all_bounds(reranking.bounds(query, gallery, metric, k1, k2, weight), *map(len, (query, gallery)))
+    lower, upper = all_bounds(
+        reranking.bounds(query, gallery, metric, k1, k2, weight), *map(len, (query, gallery))
+    )
     wanted = brute.rerank(query, gallery, metric, k1, k2, weight)
     np.testing.assert_allclose(lower, wanted, rtol=0, atol=1e-11)
     np.testing.assert_allclose(upper, wanted, rtol=0, atol=1e-11)
@@ -35,7 +39,9 @@ def test_queries_that_are_in_the_gallery_are_there_once():
     everyone = np.concatenate([query, others])
     order = np.random.default_rng(7).permutation(len(everyone))
     same = np.where(order < len(query), order, -1)
-    got, _ = all_bounds(reranking.bounds(query, everyone[order], "euclidean", 9, 4, 0.3, same), 15, 105)
+    got, _ = all_bounds(
+        reranking.bounds(query, everyone[order], "euclidean", 9, 4, 0.3, same), 15, 105
+    )
     for number, row in enumerate(got):
         rest = np.delete(everyone, number, axis=0)
         (wanted,) = brute.rerank(query[[number]], rest, "euclidean", 9, 4, 0.3)
@@ -48,7 +54,9 @@ def test_queries_that_are_in_the_gallery_are_there_once():
 def test_sets_smaller_than_the_neighborhood(count):
     query, gallery = persons(4, 1, count)
     lower, _ = all_bounds(reranking.bounds(query, gallery, "euclidean"), 1, count)
-    np.testing.assert_allclose(lower, brute.rerank(query, gallery, "euclidean", 20, 6, 0.3), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        lower, brute.rerank(query, gallery, "euclidean", 20, 6, 0.3), rtol=0, atol=1e-11
+    )
 
 
 def test_one_point_for_all_images_is_finite():

@@ -34,7 +34,9 @@ def test_a_longer_run_keeps_the_rows_and_a_shorter_one_does_not_cut_them(tmp_pat
         assert read(tmp_path / "fids").tolist() == [[b"ab"], [b"abcde"], [b""], [b""]]
 
 
-@pytest.mark.parametrize("dtype, shape", [(np.float64, (2, 3)), (np.float32, (2, 4)), (np.float32, (2, 3, 1))])
+@pytest.mark.parametrize(
+    "dtype, shape", [(np.float64, (2, 3)), (np.float32, (2, 4)), (np.float32, (2, 3, 1))]
+)
 def test_another_kind_of_rows_is_refused_and_nothing_is_changed(tmp_path, dtype, shape):
     write(tmp_path / "x", np.float32, (2, 3), {0: [7, 7, 7], 1: [8, 8, 8]})
     with pytest.raises(common.UserError, match="does not go on"):
@@ -53,7 +55,7 @@ def test_rows_of_files_that_are_not_kept_are_passed_over(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------ what they tell
+# ------------------------------------------------------------------------- what they tell
 
 
 def test_hard_images_are_those_of_the_last_appearances(monkeypatch):
@@ -93,25 +95,40 @@ def test_distance_percentiles_are_those_of_all_pairs_but_images_with_themselves(
     for pids, dists in random_batches():
         pairs = list(itertools.permutations(range(len(pids)), 2))
         expected = [
-            np.percentile([dists[i, j] for i, j in pairs if (pids[i] == pids[j]) == same], (5, 50, 95))
+            np.percentile(
+                [dists[i, j] for i, j in pairs if (pids[i] == pids[j]) == same], (5, 50, 95)
+            )
             for same in (True, False)
         ]
-        np.testing.assert_allclose(detailed_logs.distance_percentiles(pids, dists), expected, rtol=1e-12)
+        np.testing.assert_allclose(
+            detailed_logs.distance_percentiles(pids, dists), expected, rtol=1e-12
+        )
 
 
 @pytest.fixture
 def experiment(dataset, tmp_path):
-    """An experiment that was to run 4 iterations and ran 3; the second image of the data set is the hardest."""
+    """An experiment that was to run 4 iterations and ran 3; the second image of the data set is the
+    hardest.
+    """
     root = tmp_path / "exp"
     root.mkdir()
     flags = {"train_set": str(dataset.csv), "image_root": str(dataset.root), "metric": "cityblock"}
     write_json(root / "args.json", flags)
     fids = np.array([[fid.encode() for fid in dataset.fids[:8]]] * 3)
     rng = np.random.default_rng(1)
-    files = {"embeddings": (np.float32, (4, 8, 5)), "losses": (np.float32, (4, 8)), "fids": (fids.dtype, (4, 8))}
+    files = {
+        "embeddings": (np.float32, (4, 8, 5)),
+        "losses": (np.float32, (4, 8)),
+        "fids": (fids.dtype, (4, 8)),
+    }
     with DetailedLogs(root, files) as logs:
         for row in range(3):
-            logs.write(row, embeddings=rng.normal(size=(8, 5)), losses=[1, 3.25, 1, 1, 1, 1, 1, 1], fids=fids[row])
+            logs.write(
+                row,
+                embeddings=rng.normal(size=(8, 5)),
+                losses=[1, 3.25, 1, 1, 1, 1, 1, 1],
+                fids=fids[row],
+            )
     return root
 
 
@@ -119,7 +136,9 @@ def look(*argv):
     detailed_logs.main(detailed_logs.parse_args([str(text) for text in argv]))
 
 
-def test_the_command_prints_and_writes_a_page_that_needs_nothing_else(experiment, dataset, tmp_path, capsys):
+def test_the_command_prints_and_writes_a_page_that_needs_nothing_else(
+    experiment, dataset, tmp_path, capsys
+):
     look(experiment, "--directory", tmp_path / "page")
     printed = capsys.readouterr().out
     assert printed.startswith("3 iterations of 8 images")
@@ -131,15 +150,22 @@ def test_the_command_prints_and_writes_a_page_that_needs_nothing_else(experiment
     assert page.count('src="data:image/jpeg') == 8 + 2 * 3  # the images, and pairs of three pids
     with Image.open(tmp_path / "page" / "distances.png") as chart:
         assert chart.format == "PNG"
-    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["distances.png", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
+        "distances.png",
+        "index.html",
+    ]
 
 
-def test_percentiles_of_the_command_are_those_of_the_experiments_metric(experiment, dataset, capsys):
+def test_percentiles_of_the_command_are_those_of_the_experiments_metric(
+    experiment, dataset, capsys
+):
     look(experiment)
     embs = read(experiment / "embeddings")[0].astype(np.float64)
     pids = np.array(dataset.pids[:8])
     expected = detailed_logs.distance_percentiles(pids, np.abs(embs[:, None] - embs).sum(axis=-1))
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  iter 1 "))
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  iter 1 ")
+    )
     assert line.split()[2:] == [f"{number:.3f}" for number in expected.ravel()]
 
 
@@ -147,7 +173,9 @@ def test_what_is_missing_is_named(experiment, tmp_path):
     (tmp_path / "few.csv").write_text("0000,another.png\n")
     with pytest.raises(common.UserError, match="few.csv lacks the image .*Give the --train_set"):
         look(experiment, "--train_set", tmp_path / "few.csv")
-    with pytest.raises(common.UserError, match="1 of the 1 images of .*few.csv are not in --image_root"):
+    with pytest.raises(
+        common.UserError, match="1 of the 1 images of .*few.csv are not in --image_root"
+    ):
         look(experiment, "--train_set", tmp_path / "few.csv", "--directory", tmp_path / "page")
     assert not (tmp_path / "page").exists()
     fids = experiment / "fids"

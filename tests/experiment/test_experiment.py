@@ -11,7 +11,8 @@ from runtime import files
 
 ORIGINALS_ARGS = json.loads((GOLDEN / "experiment" / "args.json").read_text())
 
-# Flags of the original with their defaults, as SPEC tells them, and what it does without a flag for it.
+# Flags of the original with their defaults, as SPEC tells them, and what it does without a flag for
+# it.
 DEFAULTS = {
     "experiment_root": "exp",
     "train_set": None,
@@ -59,17 +60,30 @@ def write_args(root, **changes):
     [
         ([], []),
         (["--decay_start_iteration=-1"], []),
-        (["--train_iterations=15000"], ["--decay_start_iteration 15000 is not before --train_iterations 15000"]),
+        (
+            ["--train_iterations=15000"],
+            ["--decay_start_iteration 15000 is not before --train_iterations 15000"],
+        ),
         (["--train_iterations=9", "--lr_schedule=constant"], []),
-        (["--train_iterations=9", "--lr_schedule=constant", "--adam_beta1_decay"], ["--decay_start_iteration 15000"]),
+        (
+            ["--train_iterations=9", "--lr_schedule=constant", "--adam_beta1_decay"],
+            ["--decay_start_iteration 15000"],
+        ),
         (["--train_iterations=9", "--lr_schedule=multistep", "--lr_milestones=8,12"], []),
-        (["--train_iterations=8", "--lr_schedule=multistep", "--lr_milestones=8,12"], ["--lr_milestones 8 is not"]),
+        (
+            ["--train_iterations=8", "--lr_schedule=multistep", "--lr_milestones=8,12"],
+            ["--lr_milestones 8 is not"],
+        ),
         (["--warmup_iterations=25000"], ["The warm-up never ends"]),
     ],
 )
 def test_what_the_training_ends_before_is_warned_about(flags, warned):
-    lines = experiment.never_comes(experiment.make_parser().parse_args(["--experiment_root", "exp", *flags]))
-    assert len(lines) == len(warned) and all(part in line for part, line in zip(warned, lines, strict=True))
+    lines = experiment.never_comes(
+        experiment.make_parser().parse_args(["--experiment_root", "exp", *flags])
+    )
+    assert len(lines) == len(warned) and all(
+        part in line for part, line in zip(warned, lines, strict=True)
+    )
 
 
 def test_every_flag_of_the_original_has_its_default():
@@ -118,7 +132,13 @@ def test_a_value_in_args_json_that_is_not_allowed_is_told_by_name(tmp_path, name
 def test_resuming_takes_args_json_and_warns(tmp_path):
     write_args(tmp_path)
     args = train.parse_args(
-        [f"--experiment_root={tmp_path}", "--resume", "--batch_p=16", "--train_iterations=99", "--seed=5"]
+        [
+            f"--experiment_root={tmp_path}",
+            "--resume",
+            "--batch_p=16",
+            "--train_iterations=99",
+            "--seed=5",
+        ]
     )
     given = vars(args).pop("given")
     resumed, warnings = experiment.resume(args, given)
@@ -134,7 +154,8 @@ def test_a_key_of_args_json_that_is_no_flag_is_warned_about(tmp_path):
     args = train.parse_args([f"--experiment_root={tmp_path}", "--resume"])
     _, warnings = experiment.resume(args, vars(args).pop("given"))
     assert any(
-        line == "args.json has lerning_rate, which is no flag and does nothing. Meant: learning_rate?"
+        line
+        == "args.json has lerning_rate, which is no flag and does nothing. Meant: learning_rate?"
         for line in warnings
     )
 

@@ -62,7 +62,10 @@ def test_later_lines_of_the_log_go(tmp_path):
 def test_nothing_later_changes_nothing(tmp_path):
     write_events(tmp_path, [1, 2])
     (tmp_path / "train.log").write_text("one line\n")
-    before, times = contents(tmp_path), {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before, times = (
+        contents(tmp_path),
+        {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()},
+    )
     rewind(tmp_path, 2)
     assert contents(tmp_path) == before
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
@@ -70,8 +73,15 @@ def test_nothing_later_changes_nothing(tmp_path):
 
 def test_what_a_kill_left_half_done_goes(tmp_path):
     (tmp_path / "checkpoint.partial").mkdir()
-    for name in ("checkpoint.partial/checkpoint-3.index", "args.json.partial", "events.out.partial.1", "a.h5.partial"):
+    for name in (
+        "checkpoint.partial/checkpoint-3.index",
+        "args.json.partial",
+        "events.out.partial.1",
+        "a.h5.partial",
+    ):
         (tmp_path / name).touch()
     (tmp_path / "checkpoint-5.data-00000-of-00001").touch()  # its index comes last and goes first
     rewind(tmp_path, 3)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.h5.partial"]  # of an embed.py that runs at the same time
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "a.h5.partial"
+    ]  # of an embed.py that runs at the same time

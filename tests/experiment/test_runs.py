@@ -9,15 +9,17 @@ from paths import PROJECT
 import common
 import runs
 
-LINE = (
-    "2026-01-02 03:04:05,678 [INFO] train: iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
-)
+LINE = "2026-01-02 03:04:05,678 [INFO] train: iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
 
 
 def write(root, log=(), evaluations=(), **flags):
-    """An experiment as train.py and evaluate.py leave it; evaluations are (file name, mAP, top-1), oldest first."""
+    """An experiment as train.py and evaluate.py leave it; evaluations are (file name, mAP, top-1),
+    oldest first.
+    """
     root.mkdir()
-    (root / "args.json").write_text(json.dumps({"experiment_root": str(root), "train_iterations": 600} | flags))
+    (root / "args.json").write_text(
+        json.dumps({"experiment_root": str(root), "train_iterations": 600} | flags)
+    )
     (root / "train.log").write_text("".join(f"{line}\n" for line in log))
     for age, (name, mean_ap, top_1) in enumerate(evaluations):
         (root / name).write_text(json.dumps({"mAP": mean_ap, "CMC": [top_1, 1.0], "aps": []}))
@@ -31,7 +33,11 @@ def shown(capsys, *argv):
 
 
 def test_the_table_shows_progress_evaluations_and_the_flags_that_differ(tmp_path, capsys):
-    log = [LINE.format(199, 0.7), LINE.format(200, 0.451), "2026 [INFO] train: Saved exp/checkpoint-200."]
+    log = [
+        LINE.format(199, 0.7),
+        LINE.format(200, 0.451),
+        "2026 [INFO] train: Saved exp/checkpoint-200.",
+    ]
     found = [("old.json", 0.5, 0.75), ("best.json", 0.581, 0.775), ("new.json", 0.25, 0.5)]
     a = write(tmp_path / "a", log, found, margin="soft", learning_rate=1e-3, metric="euclidean")
     b = write(tmp_path / "b", [], [("only.json", 0.1, 0.2)], margin=0.2, metric="euclidean")
@@ -67,7 +73,9 @@ def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
 
 
 def test_the_last_line_counts_where_a_log_goes_on_after_another(tmp_path):
-    root = write(tmp_path / "a", [LINE.format(5, 0.5), "a line that was cut: iter:     6, loss min|avg|"])
+    root = write(
+        tmp_path / "a", [LINE.format(5, 0.5), "a line that was cut: iter:     6, loss min|avg|"]
+    )
     assert runs.progress(root) == (5, "0.500", "92.19%")
     (root / "train.log").unlink()
     assert runs.progress(root) == (0, "-", "-")
@@ -81,6 +89,8 @@ def test_a_folder_without_experiments_is_refused(tmp_path):
 def test_tensorflow_is_not_imported(tmp_path):
     write(tmp_path / "a")
     code = "import sys, runs; runs.main(runs.parse_args([sys.argv[1]])); sys.exit('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "0 of 600" in done.stdout

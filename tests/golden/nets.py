@@ -11,7 +11,8 @@ import loss
 
 _HERE = Path(__file__).parent
 ARRAYS = np.load(_HERE / "nets_golden.npz")
-# {"<net>/<head>": {TF1 name: shape}, "<net>/<head>/train_state": ..., "<net>/prefix": scope of the body}
+# {"<net>/<head>": {TF1 name: shape}, "<net>/<head>/train_state": ..., "<net>/prefix": scope of the
+# body}
 VARIABLES = json.loads((_HERE / "nets_golden_variables.json").read_text())
 CASES = sorted(key for key in VARIABLES if key.count("/") == 1 and not key.endswith("/prefix"))
 INPUT_SHAPE = ARRAYS["images"].shape[1:]
@@ -35,13 +36,17 @@ def images(iteration: int = 0) -> np.ndarray:
 
 
 def adam_steps(model, optimizer, case: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Train `count` steps as the original did. Returns: emb of the first step [B, D] and all losses [count, B]."""
+    """Train `count` steps as the original did. Returns: emb of the first step [B, D] and all losses
+    [count, B].
+    """
     first, losses = None, []
     for step in range(count):
         optimizer.learning_rate.assign(ARRAYS[f"{case}/train/lr"][step])
         with tf.GradientTape() as tape:
             emb = model(images(step), training=True)["emb"]
-            losses.append(loss.batch_hard(loss.cdist(emb, emb), tf.constant(ARRAYS["pids"]), "soft"))
+            losses.append(
+                loss.batch_hard(loss.cdist(emb, emb), tf.constant(ARRAYS["pids"]), "soft")
+            )
             mean = tf.reduce_mean(losses[-1])
         optimizer.apply(tape.gradient(mean, model.trainable_variables), model.trainable_variables)
         first = emb.numpy() if first is None else first

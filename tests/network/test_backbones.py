@@ -25,7 +25,9 @@ PREPROCESSED = {"resnet50": "resnet", "densenet121": "densenet"}  # the others d
 SMALL = "mobilenet_v3_large"
 
 # Keras' own saver and NumPy 2 do not agree.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
 
 
 def plugin(net):
@@ -33,15 +35,21 @@ def plugin(net):
 
 
 def original(net, **options):
-    return plugin(net).APPLICATION(**({"weights": None, "include_top": False, "pooling": "avg"} | options))
+    return plugin(net).APPLICATION(
+        **({"weights": None, "include_top": False, "pooling": "avg"} | options)
+    )
 
 
 def scramble(variables):
-    """Values that differ from each other and from the initial ones, without making the net's maps too large."""
+    """Values that differ from each other and from the initial ones, without making the net's maps
+    too large.
+    """
     rng = np.random.default_rng(0)
     for weight in variables:
         values = weight.numpy() * rng.uniform(0.9, 1.1, weight.shape)
-        weight.assign(values + rng.uniform(0, 0.05, weight.shape) if len(weight.shape) == 1 else values)
+        weight.assign(
+            values + rng.uniform(0, 0.05, weight.shape) if len(weight.shape) == 1 else values
+        )
 
 
 def images(*size, count=2):
@@ -125,7 +133,9 @@ def test_names_do_not_depend_on_size_and_on_what_was_built_before(net):
 
 
 def test_images_that_are_too_small_are_told():
-    with pytest.raises(UserError, match="densenet121 takes images of at least 32x32. Received: 64x16"):
+    with pytest.raises(
+        UserError, match="densenet121 takes images of at least 32x32. Received: 64x16"
+    ):
         plugin("densenet121").build((64, 16, 3))
 
 
@@ -168,7 +178,7 @@ def test_half_precision_keeps_variables_and_features_in_float32():
     assert 0 < deviation(features, full(images(64, 32), training=False).numpy()) < 0.1
 
 
-# ---------------------------------------------------------------------------------------------- weights to start from
+# ------------------------------------------------------------------------- weights to start from
 
 
 def test_weights_of_keras_resnet50_are_loaded(tmp_path):
@@ -182,11 +192,22 @@ def test_weights_of_keras_resnet50_are_loaded(tmp_path):
     assert loaded.passed_over == ["predictions/0", "predictions/1"]
     batch = images(224, 224)
     features = keras.Model(theirs.input, theirs.get_layer("avg_pool").output)
-    assert deviation(network(batch, training=False), keras_features("resnet50", features, batch).numpy()) < 1e-5
+    assert (
+        deviation(
+            network(batch, training=False), keras_features("resnet50", features, batch).numpy()
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    "net, name", [(SMALL, "a.keras"), (SMALL, "a.weights.h5"), (SMALL, "a.h5"), ("convnext_tiny", "a.weights.h5")]
+    "net, name",
+    [
+        (SMALL, "a.keras"),
+        (SMALL, "a.weights.h5"),
+        (SMALL, "a.h5"),
+        ("convnext_tiny", "a.weights.h5"),
+    ],
 )
 def test_every_format_of_keras_is_loaded(net, name, tmp_path):
     theirs = original(net)
@@ -204,7 +225,11 @@ def test_our_own_weights_saved_by_keras_are_loaded(tmp_path):
     network.save_weights(tmp_path / "a.weights.h5")
     _, variables = body("lunet_narrow", (48, 48))
     loaded = checkpoints.load_body(tmp_path / "a.weights.h5", variables)
-    assert (loaded.taken, loaded.passed_over, loaded.missing) == (list(variables), ["emb/0", "emb/1"], [])
+    assert (loaded.taken, loaded.passed_over, loaded.missing) == (
+        list(variables),
+        ["emb/0", "emb/1"],
+        [],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +247,19 @@ def test_a_file_that_fits_in_part_says_what_is_missing(small, tmp_path):
         del file["layers/conv2d"]  # the first
     loaded = checkpoints.load_body(path, variables)
     assert loaded.missing == [f"{SMALL}/conv/weights"]
-    assert "1 missing and left at their initial value (mobilenet_v3_large/conv/weights)" in str(loaded)
+    assert "1 missing and left at their initial value (mobilenet_v3_large/conv/weights)" in str(
+        loaded
+    )
 
 
 BAD_FILES = {
     "nothing": (b"", "a.weights.h5", "cannot read the weights file .*a.weights.h5: "),
     "noise": (b"noise" * 999, "a.h5", "cannot read the weights file .*a.h5: "),
-    "no zip": (b"noise" * 999, "a.keras", "cannot read the weights file .*a.keras: .*save or download it again"),
+    "no zip": (
+        b"noise" * 999,
+        "a.keras",
+        "cannot read the weights file .*a.keras: .*save or download it again",
+    ),
     "truncated": (0.5, "a.weights.h5", "cannot read the weights file .*a.weights.h5: "),
     "another net": (1.0, "a.weights.h5", "does not fit|nothing in .* fits"),
 }
@@ -252,7 +283,9 @@ def test_a_bad_file_is_told_and_assigns_nothing(case, small, tmp_path):
 def test_a_file_without_weights_is_told(small, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["emb"] = np.zeros((2, 3))
-    with pytest.raises(UserError, match="cannot read the weights file .*a.h5: there are no weights in it"):
+    with pytest.raises(
+        UserError, match="cannot read the weights file .*a.h5: there are no weights in it"
+    ):
         checkpoints.load_body(tmp_path / "a.h5", small[0])
 
 
@@ -281,12 +314,17 @@ def test_without_network_the_file_to_fetch_is_told(monkeypatch, small):
     monkeypatch.setattr(plugin(SMALL), "APPLICATION", offline)
     with pytest.raises(UserError, match="cannot download .*mobilenet_v3_large") as error:
         checkpoints.load_body("imagenet", small[0])
-    for part in (f"Fetch {url} ", ".keras/models", "--initial_checkpoint the file weights_no_top_v2.h5"):
+    for part in (
+        f"Fetch {url} ",
+        ".keras/models",
+        "--initial_checkpoint the file weights_no_top_v2.h5",
+    ):
         assert part in str(error.value)
 
 
 def test_imagenet_for_a_net_without_is_told_with_those_that_have_them():
     with pytest.raises(
-        UserError, match="no ImageNet weights for lunet_narrow, but for convnext_tiny, densenet121, .*50"
+        UserError,
+        match="no ImageNet weights for lunet_narrow, but for convnext_tiny, densenet121, .*50",
     ):
         checkpoints.load_body("imagenet", body("lunet_narrow", (48, 48))[1])

@@ -60,13 +60,17 @@ def write_v1(path, arrays):
         for name, array in arrays.items():
             tf1.get_variable(name, initializer=np.asarray(array), use_resource=False)
         session.run(tf1.global_variables_initializer())
-        tf1.train.Saver(write_version=tf1.train.SaverDef.V1).save(session, str(path), write_meta_graph=False)
+        tf1.train.Saver(write_version=tf1.train.SaverDef.V1).save(
+            session, str(path), write_meta_graph=False
+        )
     return path
 
 
 def slim(body, without=()):
     """What a public TF-slim checkpoint holds: the body, a classifier and things of the training."""
-    arrays = {name: fill(name, variable.shape) for name, variable in body.items() if name not in without}
+    arrays = {
+        name: fill(name, variable.shape) for name, variable in body.items() if name not in without
+    }
     return arrays | {
         "lunet_narrow/logits/weights": np.zeros((1, 1, 4, 5), np.float32),
         "lunet_narrow/logits/biases": np.zeros(5, np.float32),
@@ -94,14 +98,19 @@ def body(made):
     return variables
 
 
-# ---------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------- names
 
 
 def test_a_checkpoint_is_found_as_the_shell_completes_it(tmp_path, monkeypatch):
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "checkpoint-3.index").touch()
     monkeypatch.chdir(tmp_path)
-    for name in ("checkpoint-3", "checkpoint-3.index", "exp/checkpoint-3", "exp/checkpoint-3.index"):
+    for name in (
+        "checkpoint-3",
+        "checkpoint-3.index",
+        "exp/checkpoint-3",
+        "exp/checkpoint-3.index",
+    ):
         assert checkpoints.find("exp", name) == Path("exp/checkpoint-3")
     with pytest.raises(UserError, match="Available: checkpoint-3"):
         checkpoints.find("exp", "other/checkpoint-3")
@@ -117,7 +126,9 @@ def test_names_are_those_of_tensorflow_1(state):
         "emb/biases/Adam_1",
     ):
         assert name in state
-    assert not [name for name in state if "learning_rate" in name or "moving" in name and "Adam" in name]
+    assert not [
+        name for name in state if "learning_rate" in name or "moving" in name and "Adam" in name
+    ]
 
 
 def test_slots_of_other_optimizers_keep_their_own_names(made):
@@ -149,14 +160,18 @@ def test_two_variables_of_one_name_are_refused():
         checkpoints.named_variables(network)
 
 
-# ---------------------------------------------------------------------------------------------- an experiment's own
+# ------------------------------------------------------------------------- an experiment's own
 
 
 def test_what_is_saved_is_restored_to_the_bit(tmp_path, state):
     saved = values(state)
     path = checkpoints.save(tmp_path, 12, state)
     assert path == tmp_path / "checkpoint-12"
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "checkpoint-12.data-00000-of-00001", "checkpoint-12.index"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "checkpoint",
+        "checkpoint-12.data-00000-of-00001",
+        "checkpoint-12.index",
+    ]
     _, _, others = make()
     checkpoints.restore(path, others)
     assert_same(others, saved)
@@ -170,7 +185,9 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
         for _ in range(steps):
             with tf.GradientTape() as tape:
                 total = tf.reduce_sum(network(images, training=True)["emb"] ** 2)
-            optimizer.apply(tape.gradient(total, network.trainable_variables), network.trainable_variables)
+            optimizer.apply(
+                tape.gradient(total, network.trainable_variables), network.trainable_variables
+            )
 
     network, optimizer, state = make("direct")
     train(network, optimizer, 2)
@@ -194,11 +211,17 @@ def test_the_state_file_names_the_newest_for_tensorflows_tools(tmp_path, state):
 
 def test_a_complete_checkpoint_is_never_written_again(tmp_path, state):
     path = checkpoints.save(tmp_path, 3, state)
-    before = {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.glob("checkpoint-3.*")}
+    before = {
+        file.name: (file.stat().st_mtime_ns, file.stat().st_ino)
+        for file in tmp_path.glob("checkpoint-3.*")
+    }
     saved = values(state)
     scramble(state, seed=1)
     assert checkpoints.save(tmp_path, 3, state) == path
-    after = {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.glob("checkpoint-3.*")}
+    after = {
+        file.name: (file.stat().st_mtime_ns, file.stat().st_ino)
+        for file in tmp_path.glob("checkpoint-3.*")
+    }
     assert before == after
     checkpoints.restore(path, state)
     assert_same(state, saved)
@@ -209,7 +232,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["write", "data", "index", "state"])
-def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(tmp_path, state, monkeypatch, moment):
+def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(
+    tmp_path, state, monkeypatch, moment
+):
     checkpoints.save(tmp_path, 1, state)
     saved = values(state)
     scramble(state, seed=1)
@@ -218,7 +243,9 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(tmp_path, st
         raise Killed
 
     def replace(source, target, replace=os.replace):
-        if str(target).endswith({"data": "-of-00001", "index": ".index", "state": "/checkpoint"}[moment]):
+        if str(target).endswith(
+            {"data": "-of-00001", "index": ".index", "state": "/checkpoint"}[moment]
+        ):
             raise Killed
         replace(source, target)
 
@@ -227,13 +254,17 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(tmp_path, st
             patch.setattr(checkpoints, "sync", killed)
         else:
             patch.setattr(os, "replace", replace)
-        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process does not clear up
+        patch.setattr(
+            shutil, "rmtree", lambda *args, **kwargs: None
+        )  # a killed process does not clear up
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, 2, state)
     assert (tmp_path / "checkpoint.partial").exists()
     if moment == "state":
         saved = values(state)
-    assert checkpoints.newest(tmp_path).name == ("checkpoint-2" if moment == "state" else "checkpoint-1")
+    assert checkpoints.newest(tmp_path).name == (
+        "checkpoint-2" if moment == "state" else "checkpoint-1"
+    )
     _, _, others = make()
     checkpoints.restore(checkpoints.newest(tmp_path), others)
     assert_same(others, saved)
@@ -252,7 +283,9 @@ def test_a_full_disk_is_told_and_spoils_nothing(tmp_path, state, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*checkpoint-2: .*too large.*--resume") as error:
+        with pytest.raises(
+            UserError, match=r"cannot write .*checkpoint-2: .*too large.*--resume"
+        ) as error:
             checkpoints.save(tmp_path, 2, state)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -306,7 +339,7 @@ def test_find_takes_any_name_and_lists_those_there_are(tmp_path):
             checkpoints.find(tmp_path, name)
 
 
-# ---------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------- reading
 
 
 def refuse(call, *patterns):
@@ -329,14 +362,21 @@ def test_another_architecture_is_told_by_names_and_shapes_and_assigns_nothing(tm
     )
     assert_same(wider, before)
     _, _, other = make(net="mobilenet_v1_1_224", head="direct")
-    refuse(lambda: checkpoints.restore(path, other), "MobilenetV1/Conv2d_0/weights is missing", r"\d+ more")
+    refuse(
+        lambda: checkpoints.restore(path, other),
+        "MobilenetV1/Conv2d_0/weights is missing",
+        r"\d+ more",
+    )
 
 
 def test_a_number_of_another_kind_is_told(tmp_path, body):
     arrays = values(body)
     arrays["lunet_narrow/conv1/weights"] = arrays["lunet_narrow/conv1/weights"].astype(np.int32)
     path = write_v2(tmp_path / "a", arrays)
-    refuse(lambda: checkpoints.restore(path, body), "lunet_narrow/conv1/weights is int32 there and float32 here")
+    refuse(
+        lambda: checkpoints.restore(path, body),
+        "lunet_narrow/conv1/weights is int32 there and float32 here",
+    )
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -372,9 +412,13 @@ def test_a_flipped_bit_is_told(tmp_path, state):
     ],
 )
 def test_an_experiment_of_the_original_is_continued(case, count, tolerance, tmp_path):
-    """Every variable, Adam's slots, the powers of beta and the step, in TensorFlow 1's format and names."""
+    """Every variable, Adam's slots, the powers of beta and the step, in TensorFlow 1's format and
+    names.
+    """
     shapes = golden.VARIABLES[f"{case}/train_state"]
-    path = write_v2(tmp_path / "checkpoint-5", {name: fill(name, shape) for name, shape in shapes.items()})
+    path = write_v2(
+        tmp_path / "checkpoint-5", {name: fill(name, shape) for name, shape in shapes.items()}
+    )
     network = model.build(*case.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
     optimizer = Adam(epsilon=1e-8)
     optimizer.build(network.trainable_variables)
@@ -385,7 +429,7 @@ def test_an_experiment_of_the_original_is_continued(case, count, tolerance, tmp_
         assert golden.deviation(ours, theirs) < tolerance
 
 
-# ---------------------------------------------------------------------------------------------- pretrained bodies
+# ------------------------------------------------------------------------- pretrained bodies
 
 
 @pytest.mark.parametrize("format", ["V1", "V2", "V2 by its index", "V2 by its data"])
@@ -395,7 +439,9 @@ def test_a_slim_checkpoint_fills_the_body(tmp_path, body, format):
         write_v1(path, slim(body))
     else:
         write_v2(path, slim(body))
-        suffix = {"V2": "", "V2 by its index": ".index", "V2 by its data": ".data-00000-of-00001"}[format]
+        suffix = {"V2": "", "V2 by its index": ".index", "V2 by its data": ".data-00000-of-00001"}[
+            format
+        ]
         path = f"{path}{suffix}"
     loaded = checkpoints.load_body(path, body)
     assert_same(body, {name: fill(name, variable.shape) for name, variable in body.items()})
@@ -425,7 +471,9 @@ def test_a_body_of_an_experiment_is_taken_without_head_and_optimizer(tmp_path, s
         scramble(body)
         loaded = checkpoints.load_body(path, body)
         assert (len(loaded.taken), loaded.missing) == (len(body), [])
-        assert {"emb/weights", "global_step", "lunet_narrow/conv1/weights/Adam"} <= set(loaded.passed_over)
+        assert {"emb/weights", "global_step", "lunet_narrow/conv1/weights/Adam"} <= set(
+            loaded.passed_over
+        )
         assert_same(body, {name: saved[name] for name in body})
         rest = {name: variable for name, variable in others.items() if name not in body}
         assert_same(rest, {name: before[name] for name in rest})
@@ -449,18 +497,31 @@ def test_a_body_that_does_not_fit_is_told_and_assigns_nothing(tmp_path, body):
         r"wide does not fit this net: lunet_narrow/conv1/weights is \[7, 7, 3, 99\] there and \[7, 7, 3, 32\] here",
     )
     path = write_v2(tmp_path / "other", {"vgg_16/conv1/weights": np.zeros(3, np.float32)})
-    refuse(lambda: checkpoints.load_body(path, body), "nothing in .*other fits: it holds vgg_16/conv1/weights")
+    refuse(
+        lambda: checkpoints.load_body(path, body),
+        "nothing in .*other fits: it holds vgg_16/conv1/weights",
+    )
     assert_same(body, before)
 
 
 def test_bodies_that_cannot_be_read_are_told(tmp_path, body):
     before = values(body)
-    refuse(lambda: checkpoints.load_body(tmp_path / "none.ckpt", body), "none.ckpt does not exist", r"\.index")
+    refuse(
+        lambda: checkpoints.load_body(tmp_path / "none.ckpt", body),
+        "none.ckpt does not exist",
+        r"\.index",
+    )
     refuse(lambda: checkpoints.load_body(tmp_path, body), "no checkpoint in")
     (tmp_path / "text").write_text("no checkpoint " * 100)
-    refuse(lambda: checkpoints.load_body(tmp_path / "text", body), "cannot read the checkpoint .*text: ")
+    refuse(
+        lambda: checkpoints.load_body(tmp_path / "text", body),
+        "cannot read the checkpoint .*text: ",
+    )
     path = write_v1(tmp_path / "v1.ckpt", slim(body))
     for part in (0, 0.3, 0.95):
         os.truncate(shutil.copy(path, tmp_path / "cut"), int(part * path.stat().st_size))
-        refuse(lambda: checkpoints.load_body(tmp_path / "cut", body), "cannot read the checkpoint .*cut: ")
+        refuse(
+            lambda: checkpoints.load_body(tmp_path / "cut", body),
+            "cannot read the checkpoint .*cut: ",
+        )
     assert_same(body, before)

@@ -26,7 +26,9 @@ def test_embeddings_before_and_after_normalisation(name):
     emb_raw, emb = (output.numpy() for output in build(name)(inputs()))
     assert emb_raw.shape == emb.shape == (12, D)
     if name.endswith("_normalize"):
-        np.testing.assert_allclose(emb, emb_raw / np.linalg.norm(emb_raw, axis=1, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(
+            emb, emb_raw / np.linalg.norm(emb_raw, axis=1, keepdims=True), rtol=1e-5
+        )
     elif name == "bnneck":
         np.testing.assert_allclose(emb, emb_raw / np.sqrt(1 + 1e-5), rtol=1e-6)
     else:
@@ -94,9 +96,13 @@ def test_fc1024_is_linear_batch_norm_relu_linear():
         return np.maximum(normal, 0) @ weights["emb/kernel"] + weights["emb/bias"]
 
     trained = head(x, training=True)[1]
-    np.testing.assert_allclose(trained, rest(hidden.mean(axis=0), hidden.var(axis=0)), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        trained, rest(hidden.mean(axis=0), hidden.var(axis=0)), rtol=1e-3, atol=1e-3
+    )
     mean = 0.9 * weights["fully_connected.BatchNorm/moving_mean"] + 0.1 * hidden.mean(axis=0)
-    np.testing.assert_allclose(head.get_layer("fully_connected.BatchNorm").moving_mean, mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        head.get_layer("fully_connected.BatchNorm").moving_mean, mean, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -27,10 +27,14 @@ def test_training_normalises_with_the_batch_and_moves_the_statistics(shape):
 
     y = layer(x, training=True)
 
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        y, (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta, rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_allclose(layer.moving_mean, 0.8 * moving_mean + 0.2 * mean, rtol=1e-6)
     unbiased = variance * len(rows) / (len(rows) - 1)
-    np.testing.assert_allclose(layer.moving_variance, 0.8 * moving_variance + 0.2 * unbiased, rtol=1e-6)
+    np.testing.assert_allclose(
+        layer.moving_variance, 0.8 * moving_variance + 0.2 * unbiased, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -38,7 +42,10 @@ def test_inference_normalises_with_the_running_statistics_and_leaves_them(shape)
     layer, x = make(shape)
     before = gamma, beta, mean, variance = [variable.numpy() for variable in layer.weights]
     np.testing.assert_allclose(
-        layer(x, training=False), (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta, rtol=1e-5, atol=1e-5
+        layer(x, training=False),
+        (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta,
+        rtol=1e-5,
+        atol=1e-5,
     )
     np.testing.assert_array_equal(layer(x), layer(x, training=False))
     for variable, value in zip(layer.weights, before, strict=True):
@@ -53,8 +60,14 @@ def test_gradients_are_those_of_the_formula(shape, training):
 
     def formula(x):
         axes = list(range(len(shape) - 1))
-        mean, variance = tf.nn.moments(x, axes) if training else (layer.moving_mean.value, layer.moving_variance.value)
-        return tf.nn.batch_normalization(x, mean, variance, layer.beta.value, layer.gamma.value, 1e-5)
+        mean, variance = (
+            tf.nn.moments(x, axes)
+            if training
+            else (layer.moving_mean.value, layer.moving_variance.value)
+        )
+        return tf.nn.batch_normalization(
+            x, mean, variance, layer.beta.value, layer.gamma.value, 1e-5
+        )
 
     gradients = []
     moving = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
@@ -72,9 +85,13 @@ def test_gradients_are_those_of_the_formula(shape, training):
 def test_statistics_move_inside_a_graph_that_is_traced_once():
     layer, x = make((6, 5, 4, 3))
     eager, _ = make((6, 5, 4, 3))
-    step = tf.function(lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, None, None, 3])])
+    step = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, None, None, 3])]
+    )
     for factor in (1, 2, 3):
-        np.testing.assert_allclose(step(x[factor:] * factor), eager(x[factor:] * factor, training=True), rtol=1e-5)
+        np.testing.assert_allclose(
+            step(x[factor:] * factor), eager(x[factor:] * factor, training=True), rtol=1e-5
+        )
     assert step.experimental_get_tracing_count() == 1
     np.testing.assert_allclose(layer.moving_variance, eager.moving_variance, rtol=1e-6)
 
@@ -127,16 +144,23 @@ def test_wrong_rank_is_told():
 @pytest.mark.parametrize("training", [True, False])
 def test_without_center_it_is_as_with_a_beta_of_0(shape, training):
     (without, x), (centered, _) = make(shape, center=False), make(shape)
-    assert [weight.name for weight in without.weights] == ["gamma", "moving_mean", "moving_variance"]
+    assert [weight.name for weight in without.weights] == [
+        "gamma",
+        "moving_mean",
+        "moving_variance",
+    ]
     centered.beta.assign(np.zeros(3))
-    for ours, theirs in ((without.gamma, centered.gamma), (without.moving_mean, centered.moving_mean)):
+    for ours, theirs in (
+        (without.gamma, centered.gamma),
+        (without.moving_mean, centered.moving_mean),
+    ):
         ours.assign(theirs)
     without.moving_variance.assign(centered.moving_variance)
     np.testing.assert_array_equal(without(x, training=training), centered(x, training=training))
     assert BatchNorm.from_config(without.get_config()).center is False
 
 
-# ---------------------------------------------------------------------------------------------- pooling
+# ------------------------------------------------------------------------- pooling
 
 
 def pooled(x, p):
@@ -162,7 +186,9 @@ def test_generalised_mean_lies_between_mean_and_maximum():
     np.testing.assert_allclose(gem(40.0)(x), x.max(axis=(1, 2)), rtol=0.1)
     layer = GeM(dtype="float32")
     np.testing.assert_allclose(layer(x), pooled(x, 3), rtol=1e-5)
-    assert [(weight.name, weight.trainable, weight.dtype) for weight in layer.weights] == [("p", True, "float32")]
+    assert [(weight.name, weight.trainable, weight.dtype) for weight in layer.weights] == [
+        ("p", True, "float32")
+    ]
 
 
 @pytest.mark.parametrize("p", [2.5, 12.0])

@@ -8,10 +8,14 @@ import common
 from network import checkpoints, model
 from training.adam import Adam
 
-# Steps of Adam that can be compared, and how closely: with these weights the deep nets make a rounding difference ten-
-# to a thousandfold with each step. (With the original's rounding in the distances too, those of float32 differences,
-# all eight steps of ResNet-101 are equal to the bit.)
-COMPARABLE = {"mobilenet_v1_1_224": (8, 1e-3), "resnet_v1_50": (3, 5e-3), "resnet_v1_101": (3, 5e-3)}
+# Steps of Adam that can be compared, and how closely: with these weights the deep nets make a
+# rounding difference ten- to a thousandfold with each step. (With the original's rounding in the
+# distances too, those of float32 differences, all eight steps of ResNet-101 are equal to the bit.)
+COMPARABLE = {
+    "mobilenet_v1_1_224": (8, 1e-3),
+    "resnet_v1_50": (3, 5e-3),
+    "resnet_v1_101": (3, 5e-3),
+}
 
 
 @pytest.fixture(scope="module", params=golden.CASES)
@@ -27,9 +31,14 @@ def built(request):
 
 def test_variables_have_the_originals_names_and_shapes(built):
     case, network, optimizer = built
-    ours = {name: list(variable.shape) for name, variable in checkpoints.named_variables(network).items()}
+    ours = {
+        name: list(variable.shape)
+        for name, variable in checkpoints.named_variables(network).items()
+    }
     # The original built the classifier of MobileNet too and never used it.
-    theirs = {name: shape for name, shape in golden.VARIABLES[case].items() if "/Logits/" not in name}
+    theirs = {
+        name: shape for name, shape in golden.VARIABLES[case].items() if "/Logits/" not in name
+    }
     assert ours == theirs
     body = checkpoints.named_variables(model.body(network))
     prefix = golden.VARIABLES[f"{case.split('/')[0]}/prefix"] + "/"
@@ -39,7 +48,11 @@ def test_variables_have_the_originals_names_and_shapes(built):
         state = checkpoints.named_variables(network, optimizer)
         # Keras computes the powers of beta from the number of iterations.
         unused = {"beta1_power", "beta2_power"}
-        theirs = {name: shape for name, shape in golden.VARIABLES[f"{case}/train_state"].items() if name not in unused}
+        theirs = {
+            name: shape
+            for name, shape in golden.VARIABLES[f"{case}/train_state"].items()
+            if name not in unused
+        }
         theirs = {name: shape for name, shape in theirs.items() if "/Logits/" not in name}
         assert {name: list(variable.shape) for name, variable in state.items()} == theirs
 
@@ -67,12 +80,20 @@ def test_training_steps_give_the_originals_losses(built):
     assert max(deviations) < tolerance, deviations
     assert int(optimizer.iterations) == 5 + count
     if count == 8:
-        running = [value for name, value in checkpoints.named_variables(network).items() if "moving_var" in name]
+        running = [
+            value
+            for name, value in checkpoints.named_variables(network).items()
+            if "moving_var" in name
+        ]
         means = [np.mean(variable) for variable in running[:3]]
-        np.testing.assert_allclose(means, golden.ARRAYS[f"{case}/train/moving_variance_mean_last"], rtol=1e-4)
+        np.testing.assert_allclose(
+            means, golden.ARRAYS[f"{case}/train/moving_variance_mean_last"], rtol=1e-4
+        )
 
 
-@pytest.mark.parametrize("names", [("resnet_v1_99", "fc1024"), ("lunet_narrow", "fc1025"), ("../common", "fc1024")])
+@pytest.mark.parametrize(
+    "names", [("resnet_v1_99", "fc1024"), ("lunet_narrow", "fc1025"), ("../common", "fc1024")]
+)
 def test_unknown_names_are_told_with_those_there_are(names):
     with pytest.raises(common.UserError, match="Available: .*(lunet_narrow|fc1024)"):
         model.build(*names, 8, (48, 48, 3))
@@ -124,12 +145,16 @@ def test_pooling_by_a_generalised_mean_stands_between_net_and_head(tmp_path):
 
     # Pretrained weights fit: there is nothing that they lack.
     checkpoints.save(tmp_path, 0, state)
-    loaded = checkpoints.load_body(tmp_path, checkpoints.named_variables(model.body(networks["gem"])))
+    loaded = checkpoints.load_body(
+        tmp_path, checkpoints.named_variables(model.body(networks["gem"]))
+    )
     assert not loaded.missing and "emb/weights" in loaded.passed_over
     for name, variable in state.items():
         gem[name].assign(variable)
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 32, 3)).astype(np.float32)
-    means, other = (networks[pooling](images, training=True)["emb"].numpy() for pooling in ("avg", "gem"))
+    means, other = (
+        networks[pooling](images, training=True)["emb"].numpy() for pooling in ("avg", "gem")
+    )
     assert golden.deviation(other, means) > 0.1
     gem["gem/p"].assign(1.0)
     assert golden.deviation(networks["gem"](images, training=True)["emb"], means) < 1e-3
@@ -140,4 +165,6 @@ def test_a_generalised_mean_is_taken_in_float32_of_half_precision_maps():
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
     for emb in half(images, training=True).values():
         assert emb.dtype == tf.float32 and np.isfinite(emb).all()
-    assert {variable.dtype for variable in checkpoints.named_variables(half).values()} == {"float32"}
+    assert {variable.dtype for variable in checkpoints.named_variables(half).values()} == {
+        "float32"
+    }

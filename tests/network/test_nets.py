@@ -58,7 +58,9 @@ def test_kernels_start_with_the_spread_of_their_initialiser(built):
 
 
 def test_names_do_not_depend_on_what_was_built_before():
-    first, second = (list(checkpoints.named_variables(build("lunet_narrow", (48, 48, 3)))) for _ in range(2))
+    first, second = (
+        list(checkpoints.named_variables(build("lunet_narrow", (48, 48, 3)))) for _ in range(2)
+    )
     assert first == second
 
 
@@ -66,8 +68,13 @@ def test_lunet_with_a_linear_layer_is_the_papers_net():
     network = model.build("lunet", "direct", 128, (128, 64, 3))
     assert count(network.trainable_variables) == 4_994_176
     assert network.count_params() == 5_006_080
-    # Table 9: five max-pools halve the map, and the last block's 4x2x128 are the 1024 that the linear layer takes.
-    shapes = [layer.output.shape[1:] for layer in model.body(network).layers if "MaxPool" in type(layer).__name__]
+    # Table 9: five max-pools halve the map, and the last block's 4x2x128 are the 1024 that the
+    # linear layer takes.
+    shapes = [
+        layer.output.shape[1:]
+        for layer in model.body(network).layers
+        if "MaxPool" in type(layer).__name__
+    ]
     assert shapes == [(64, 32, 128), (32, 16, 256), (16, 8, 256), (8, 4, 512), (4, 2, 512)]
     assert model.body(network).get_layer("lunet.linear").kernel.shape == (1024, 512)
 
@@ -95,20 +102,32 @@ def test_lunet_without_a_size_is_told(name):
         build(name, (None, None, 3))
 
 
-POOLING = ["densenet121", "efficientnet_v2_b0", "efficientnet_v2_s", "mobilenet_v1_1_224", "mobilenet_v3_large"]
+POOLING = [
+    "densenet121",
+    "efficientnet_v2_b0",
+    "efficientnet_v2_s",
+    "mobilenet_v1_1_224",
+    "mobilenet_v3_large",
+]
 POOLING += ["resnet50", "resnet_v1_101", "resnet_v1_50"]
 
 
 def test_which_nets_have_which_options():
     def having(option):
-        return [name for name in common.plugin_names("nets") if option in common.build_options("nets", name)]
+        return [
+            name
+            for name in common.plugin_names("nets")
+            if option in common.build_options("nets", name)
+        ]
 
     assert having("pooling") == POOLING
-    assert having("last_stride") == [name for name in POOLING if name not in ("densenet121", "mobilenet_v3_large")]
+    assert having("last_stride") == [
+        name for name in POOLING if name not in ("densenet121", "mobilenet_v3_large")
+    ]
 
 
-# The first layer behind the last stride, and which of its pixels there are with that: TensorFlow's "same" pads an even
-# size at its end.
+# The first layer behind the last stride, and which of its pixels there are with that: TensorFlow's
+# "same" pads an even size at its end.
 LAST_STRIDE = {
     "resnet_v1_50": ("resnet_v1_50.block4.unit_1.bottleneck_v1.conv1", 0),
     "resnet50": ("resnet50.conv5_block1_1_conv", 0),
@@ -120,10 +139,19 @@ LAST_STRIDE = {
 @pytest.mark.parametrize("name", LAST_STRIDE)
 def test_without_the_last_stride_the_map_is_twice_as_large_and_holds_the_smaller_one(name):
     keras.utils.set_random_seed(0)
-    plain, whole = (common.load_plugin("nets", name).build((64, 64, 3), None, stride) for stride in (2, 1))
-    assert plain.output.shape[1:3] == (2, 2) and whole.output.shape == (None, 4, 4, plain.output.shape[3])
+    plain, whole = (
+        common.load_plugin("nets", name).build((64, 64, 3), None, stride) for stride in (2, 1)
+    )
+    assert plain.output.shape[1:3] == (2, 2) and whole.output.shape == (
+        None,
+        4,
+        4,
+        plain.output.shape[3],
+    )
     ours, theirs = checkpoints.named_variables(whole), checkpoints.named_variables(plain)
-    assert [(key, value.shape) for key, value in ours.items()] == [(key, value.shape) for key, value in theirs.items()]
+    assert [(key, value.shape) for key, value in ours.items()] == [
+        (key, value.shape) for key, value in theirs.items()
+    ]
     for key, variable in ours.items():
         variable.assign(theirs[key])
 
@@ -138,7 +166,9 @@ def test_without_the_last_stride_the_map_is_twice_as_large_and_holds_the_smaller
 
 @pytest.mark.parametrize("name", ["mobilenet_v1_1_224", "mobilenet_v3_large"])
 def test_features_are_the_mean_of_the_map(name):
-    features, last_map = (common.load_plugin("nets", name).build((64, 32, 3), pooling) for pooling in ("avg", None))
+    features, last_map = (
+        common.load_plugin("nets", name).build((64, 32, 3), pooling) for pooling in ("avg", None)
+    )
     last_map.set_weights(features.get_weights())
     images = np.random.default_rng(0).uniform(0, 255, (2, 64, 32, 3)).astype(np.float32)
     mean = last_map(images, training=True).numpy().mean(axis=(1, 2))
@@ -156,6 +186,8 @@ def test_lunet_narrow_learns():
     for _ in range(10):
         with tf.GradientTape() as tape:
             error = tf.reduce_mean((network(images, training=True)["emb"] - targets) ** 2)
-        optimizer.apply(tape.gradient(error, network.trainable_variables), network.trainable_variables)
+        optimizer.apply(
+            tape.gradient(error, network.trainable_variables), network.trainable_variables
+        )
         errors.append(float(error))
     assert errors[-1] < 0.5 * errors[0], errors

@@ -30,7 +30,9 @@ def pictures(tmp_path_factory):
     """The golden images as files, and their CSV."""
     root = tmp_path_factory.mktemp("pictures")
     rows = []
-    for number, (pid, pixels) in enumerate(zip(golden.ARRAYS["pids"], golden.ARRAYS["images"], strict=True)):
+    for number, (pid, pixels) in enumerate(
+        zip(golden.ARRAYS["pids"], golden.ARRAYS["images"], strict=True)
+    ):
         Image.fromarray(pixels).save(root / f"{number}.png")
         rows.append(f"{pid},{number}.png\n")
     (root / "all.csv").write_text("".join(rows))
@@ -38,7 +40,9 @@ def pictures(tmp_path_factory):
 
 
 def write_experiment(root, case, pictures, **changes):
-    """As train.py of the original did: its args.json, `checkpoint` and a checkpoint in the format of TensorFlow 1."""
+    """As train.py of the original did: its args.json, `checkpoint` and a checkpoint in the format
+    of TensorFlow 1.
+    """
     net, head = case.split("/")
     root.mkdir()
     height, width, _ = golden.INPUT_SHAPE
@@ -80,7 +84,9 @@ def copy(old, tmp_path):
 
 
 def run(root, pictures, *more):
-    embed.main(embed.parse_args([f"--experiment_root={root}", f"--dataset={pictures / 'all.csv'}", *more]))
+    embed.main(
+        embed.parse_args([f"--experiment_root={root}", f"--dataset={pictures / 'all.csv'}", *more])
+    )
     with h5py.File(root / "all_embeddings.h5") as file:
         return file["emb"][()]
 
@@ -104,7 +110,9 @@ def test_training_goes_on_where_the_original_stopped(copy):
     log = (copy / "train.log").read_text()
     assert re.search(r"Starting training from iteration 5, with .*checkpoint-5", log)
     assert "iter:     6, loss" in log
-    before, after = (tf.train.load_checkpoint(str(copy / f"checkpoint-{iteration}")) for iteration in (5, 6))
+    before, after = (
+        tf.train.load_checkpoint(str(copy / f"checkpoint-{iteration}")) for iteration in (5, 6)
+    )
     assert after.get_tensor("global_step") == 6
     # Adam's first moment: nine tenths of the old one, and a tenth of the gradient.
     for name in ("emb/weights/Adam", "MobilenetV1/Conv2d_0/weights/Adam"):
@@ -113,7 +121,7 @@ def test_training_goes_on_where_the_original_stopped(copy):
     assert np.all(after.get_tensor(name) >= 0.998999 * before.get_tensor(name))
 
 
-# ---------------------------------------------------------------------------------------------- without args.json
+# ------------------------------------------------------------------------- without args.json
 
 
 def flags(**changes):
@@ -143,7 +151,9 @@ def test_an_architecture_that_args_json_denies_is_not_used(copy, pictures, capfd
 
 
 def test_weights_without_a_place_are_warned_about(copy, pictures, capfd):
-    """The features of MobileNet are as many as the hidden layer of fc1024: all that direct needs fits."""
+    """The features of MobileNet are as many as the hidden layer of fc1024: all that direct needs
+    fits.
+    """
     (copy / "args.json").unlink()
     run(copy, pictures, f"--image_root={pictures}", *flags(head_name="direct"))
     assert (
@@ -154,13 +164,15 @@ def test_weights_without_a_place_are_warned_about(copy, pictures, capfd):
 
 def test_what_is_missing_is_told(copy, pictures):
     (copy / "args.json").unlink()
-    with pytest.raises(UserError, match="args.json does not exist.*came without it, give --model_name"):
+    with pytest.raises(
+        UserError, match="args.json does not exist.*came without it, give --model_name"
+    ):
         run(copy, pictures)
     with pytest.raises(UserError, match="no args.json that names an image_root. Give --image_root"):
         run(copy, pictures, *flags())
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------- bad input
 
 
 def change(**changes):
@@ -180,16 +192,28 @@ def truncate(suffix, keep):
 
 
 BAD = {
-    "unknown net": (change(model_name="resnet_v1_99"), "model_name: there is no 'resnet_v1_99' in nets/. Available: "),
+    "unknown net": (
+        change(model_name="resnet_v1_99"),
+        "model_name: there is no 'resnet_v1_99' in nets/. Available: ",
+    ),
     "path for a net": (change(model_name="../common"), r"there is no '\.\./common' in nets/"),
     "package for a net": (change(model_name="os.path"), r"there is no 'os\.path' in nets/"),
     "private file": (change(model_name="_resnet_v1"), "there is no '_resnet_v1' in nets/"),
     "path for a head": (change(head_name="/elsewhere/x"), "there is no '/elsewhere/x' in heads/"),
     "net of no name": (change(model_name=["a"]), "args.json"),
-    "no JSON": (lambda root: (root / "args.json").write_text("{"), "args.json cannot be read as JSON"),
+    "no JSON": (
+        lambda root: (root / "args.json").write_text("{"),
+        "args.json cannot be read as JSON",
+    ),
     "truncated index": (truncate(".index", 0.5), "cannot read the checkpoint .*checkpoint-5"),
-    "truncated data": (truncate(".data-00000-of-00001", 0.3), "cannot read the checkpoint .*checkpoint-5"),
-    "no checkpoint": (lambda root: (root / "checkpoint-5.index").unlink(), "there is no checkpoint in"),
+    "truncated data": (
+        truncate(".data-00000-of-00001", 0.3),
+        "cannot read the checkpoint .*checkpoint-5",
+    ),
+    "no checkpoint": (
+        lambda root: (root / "checkpoint-5.index").unlink(),
+        "there is no checkpoint in",
+    ),
     "another net": (
         change(model_name="lunet_narrow"),
         "does not fit this model: .*lunet_narrow/conv1/weights is missing",
@@ -203,7 +227,9 @@ BAD = {
 
 @pytest.mark.parametrize("command", ["embed", "export"])
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told_in_one_line_and_nothing_is_written(case, command, copy, pictures, tmp_path):
+def test_bad_input_is_told_in_one_line_and_nothing_is_written(
+    case, command, copy, pictures, tmp_path
+):
     damage, message = BAD[case]
     damage(copy)
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -211,6 +237,8 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(case, command, cop
         if command == "embed":
             run(copy, pictures)
         else:
-            export.main(export.parse_args([f"--experiment_root={copy}", f"--directory={tmp_path / 'out'}"]))
+            export.main(
+                export.parse_args([f"--experiment_root={copy}", f"--directory={tmp_path / 'out'}"])
+            )
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before

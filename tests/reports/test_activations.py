@@ -14,7 +14,11 @@ from runtime import files
     "name, shape, averaged",
     [
         ("lunet_narrow", (2, 4, 2, 64), False),  # its last maps go through dense layers
-        ("mobilenet_v1_1_224", (2, 2, 1, 1024), True),  # after them comes their mean, also of rank 4
+        (
+            "mobilenet_v1_1_224",
+            (2, 2, 1, 1024),
+            True,
+        ),  # after them comes their mean, also of rank 4
         ("resnet50", (2, 2, 1, 2048), True),  # a model within the model, behind operations
     ],
 )
@@ -25,7 +29,9 @@ def test_the_maps_are_the_last_before_the_features(name, shape, averaged):
     maps = last_maps(net)(images, training=False).numpy()
     assert maps.shape == shape
     if averaged:
-        np.testing.assert_allclose(maps.mean(axis=(1, 2)), net(images, training=False), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            maps.mean(axis=(1, 2)), net(images, training=False), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_net_without_maps_has_none():
@@ -42,8 +48,18 @@ def test_maps_are_stretched_to_0_and_1_each_and_flat_ones_are_0():
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments")
-    args = {"model_name": "lunet_narrow", "head_name": "direct", "embedding_dim": 4, "crop_augment": True}
-    args |= {"net_input_height": 64, "net_input_width": 32, "pre_crop_height": 72, "pre_crop_width": 36}
+    args = {
+        "model_name": "lunet_narrow",
+        "head_name": "direct",
+        "embedding_dim": 4,
+        "crop_augment": True,
+    }
+    args |= {
+        "net_input_height": 64,
+        "net_input_width": 32,
+        "pre_crop_height": 72,
+        "pre_crop_width": 36,
+    }
     files.write_json(root / "args.json", args)
     keras.utils.set_random_seed(1)
     network = model.build("lunet_narrow", "direct", 4, (64, 32, 3))
@@ -59,7 +75,9 @@ def test_files_have_the_lengths_of_their_maps(experiment, dataset):
     for path, map_ in zip(paths[:3], maps, strict=False):
         with Image.open(path) as image:
             resized = tf.compat.v1.image.resize(np.asarray(image)[None], (64, 32))
-        values = last_maps(model.body(network))(resized, training=False).numpy()[0].astype(np.float64)
+        values = (
+            last_maps(model.body(network))(resized, training=False).numpy()[0].astype(np.float64)
+        )
         lengths = np.array([[np.sqrt((place**2).sum()) for place in row] for row in values])
         expected = (lengths - lengths.min()) / (lengths.max() - lengths.min())
         np.testing.assert_allclose(map_, expected, atol=1e-4)

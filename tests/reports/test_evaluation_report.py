@@ -12,7 +12,9 @@ VOID = {"meta", "link", "img", "input", "br"}
 
 
 class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text; raises AssertionError where tags are not closed."""
+    """The tags of a page with their attributes, and its text; raises AssertionError where tags are
+    not closed.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -35,28 +37,47 @@ class Page(HTMLParser):
         self.text += data
 
     def all(self, tag, **attributes):
-        return [found for name, found in self.tags if name == tag and attributes.items() <= found.items()]
+        return [
+            found
+            for name, found in self.tags
+            if name == tag and attributes.items() <= found.items()
+        ]
 
 
 class Case:
-    """12 queries of 4 pids and 30 gallery images, with distances of which many are equal and some are ignored."""
+    """12 queries of 4 pids and 30 gallery images, with distances of which many are equal and some
+    are ignored.
+    """
 
     def __init__(self, root):
         rng = np.random.default_rng(0)
         names = ["0001", "0002", "<i>&\"'", "0004"]
         self.root = root
-        self.query = [names[i % 4] for i in range(12)], [f'q"<{i}>_c{i % 3}s1.png' for i in range(12)]
+        self.query = (
+            [names[i % 4] for i in range(12)],
+            [f'q"<{i}>_c{i % 3}s1.png' for i in range(12)],
+        )
         self.gallery = [names[i % 4] for i in range(30)], [f"g{i}_c{i % 5}.png" for i in range(30)]
         for fid in self.query[1] + self.gallery[1]:
             Image.fromarray(rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)).save(root / fid)
         self.dists = rng.integers(0, 12, (12, 30)).astype(float)
         self.dists[rng.random((12, 30)) < 0.2] = np.inf
-        self.dists[5, [self.query[0][5] == pid for pid in self.gallery[0]]] = np.inf  # no true match
+        self.dists[5, [self.query[0][5] == pid for pid in self.gallery[0]]] = (
+            np.inf
+        )  # no true match
         self.ranks = [self.ranks_of(row) for row in range(12)]
-        self.aps = [np.mean([(n + 1) / r for n, r in enumerate(ranks)]) if ranks else None for ranks in self.ranks]
+        self.aps = [
+            np.mean([(n + 1) / r for n, r in enumerate(ranks)]) if ranks else None
+            for ranks in self.ranks
+        ]
         cmc = np.mean([[r[0] <= k for k in range(1, 31)] for r in self.ranks if r], axis=0)
         known = [ap for ap in self.aps if ap is not None]
-        self.results = {"mAP": float(np.mean(known)), "mINP": 0.4321, "CMC": cmc.tolist(), "aps": self.aps}
+        self.results = {
+            "mAP": float(np.mean(known)),
+            "mINP": 0.4321,
+            "CMC": cmc.tolist(),
+            "aps": self.aps,
+        }
 
     def order(self, row):
         """Rows of the gallery by distance, wrong ones first where it is equal, without the ignored."""
@@ -65,11 +86,15 @@ class Case:
         return sorted(kept, key=lambda i: (self.dists[row, i], self.gallery[0][i] == pid, i))
 
     def ranks_of(self, row):
-        return [n for n, i in enumerate(self.order(row), 1) if self.gallery[0][i] == self.query[0][row]]
+        return [
+            n for n, i in enumerate(self.order(row), 1) if self.gallery[0][i] == self.query[0][row]
+        ]
 
     def write(self, directory, flags=None, activations=None):
         sets = self.query, self.gallery, self.root
-        report.write(directory, self.results, *sets, lambda rows: self.dists[rows], flags or {}, activations)
+        report.write(
+            directory, self.results, *sets, lambda rows: self.dists[rows], flags or {}, activations
+        )
         return Page((directory / "report.html").read_text(encoding="utf-8"))
 
 
@@ -82,12 +107,16 @@ def case(tmp_path_factory):
 def written(case, tmp_path_factory):
     """A directory with the report of the case, and its page."""
     directory = tmp_path_factory.mktemp("reports") / "new"
-    return directory, case.write(directory, {"metric": "<euclidean>", "lambda": 0.0, "roc": False, "rerank": None})
+    return directory, case.write(
+        directory, {"metric": "<euclidean>", "lambda": 0.0, "roc": False, "rerank": None}
+    )
 
 
 def test_ranked_lists_are_those_of_a_loop(case):
     for row in set(range(12)) - {5}:
-        rows, dists, ranks, true_ranks = report.ranked(row, case.query, case.gallery, lambda rows: case.dists[rows])
+        rows, dists, ranks, true_ranks = report.ranked(
+            row, case.query, case.gallery, lambda rows: case.dists[rows]
+        )
         order, expected = case.order(row), list(range(1, report.LENGTH + 1))
         if case.ranks[row][0] > report.LENGTH:
             expected.append(case.ranks[row][0])
@@ -99,7 +128,9 @@ def test_ranked_lists_are_those_of_a_loop(case):
 
 def test_a_first_match_beyond_the_list_is_put_at_its_end():
     query, gallery = (["a"], ["q"]), (["b"] * 20 + ["a"], [str(i) for i in range(21)])
-    rows, dists, ranks, true_ranks = report.ranked(0, query, gallery, lambda rows: np.arange(21.0)[None])
+    rows, dists, ranks, true_ranks = report.ranked(
+        0, query, gallery, lambda rows: np.arange(21.0)[None]
+    )
     assert rows.tolist() == [*range(10), 20] and dists.tolist() == [*range(10), 20]
     assert ranks.tolist() == [*range(1, 11), 21] and true_ranks.tolist() == [21]
 
@@ -129,13 +160,21 @@ def test_of_many_distances_a_sample_is_asked_for_in_blocks(monkeypatch):
         asked.append(rows)
         return np.tile(np.arange(G, dtype=float), (len(rows), 1)) + rows[:, None]
 
-    true, wrong = report.sampled_distances((["a"] * Q, [""] * Q), (["a"] + ["b"] * (G - 1), [""] * G), distances)
+    true, wrong = report.sampled_distances(
+        (["a"] * Q, [""] * Q), (["a"] + ["b"] * (G - 1), [""] * G), distances
+    )
     rows = np.concatenate(asked)
     assert max(map(len, asked)) == 2
-    assert len(rows) == len(set(rows)) == report.SAMPLED_QUERIES and rows.min() == 0 and rows.max() == Q - 1
+    assert (
+        len(rows) == len(set(rows)) == report.SAMPLED_QUERIES
+        and rows.min() == 0
+        and rows.max() == Q - 1
+    )
     np.testing.assert_array_equal(true, rows)
     per_query = (wrong.reshape(len(rows), report.SAMPLED_WRONG) - rows[:, None]).astype(int)
-    assert all(len(set(row)) == len(row) and min(row) >= 1 and max(row) < G for row in per_query.tolist())
+    assert all(
+        len(set(row)) == len(row) and min(row) >= 1 and max(row) < G for row in per_query.tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +192,11 @@ def test_cameras_are_read_from_the_names_of_files(fid, camera):
 
 def test_the_page_holds_figures_lists_and_identities(case, written):
     page = written[1]
-    for name, share in {"mINP": 0.4321, "mAP": case.results["mAP"], "top-5": case.results["CMC"][4]}.items():
+    for name, share in {
+        "mINP": 0.4321,
+        "mAP": case.results["mAP"],
+        "top-5": case.results["CMC"][4],
+    }.items():
         assert f"{name}{share:.1%}" in page.text
     assert "12 queries, 30 gallery images. Without a true match, and so left out: 1." in page.text
     assert "metric<euclidean>\nlambda0.0\n\n" in page.text
@@ -166,12 +209,20 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     for rank, item in enumerate(items[start + 1 : start + 1 + report.LENGTH]):
         index = case.order(worst)[rank]
         assert item["title"] == f"{case.gallery[0][index]}, {case.gallery[1][index]}"
-        assert item["class"] == ("true" if case.gallery[0][index] == case.query[0][worst] else "wrong")
-    assert page.text.count("✓") == 1 + len(page.all("li", **{"class": "true"}))  # one of them explains it
+        assert item["class"] == (
+            "true" if case.gallery[0][index] == case.query[0][worst] else "wrong"
+        )
+    assert page.text.count("✓") == 1 + len(
+        page.all("li", **{"class": "true"})
+    )  # one of them explains it
     assert page.text.count("✗") == 1 + len(page.all("li", **{"class": "wrong"}))
 
     for pid in set(case.query[0]):
-        aps = [ap for other, ap in zip(case.query[0], case.aps, strict=True) if other == pid and ap is not None]
+        aps = [
+            ap
+            for other, ap in zip(case.query[0], case.aps, strict=True)
+            if other == pid and ap is not None
+        ]
         assert f"{pid}{len(aps)}{np.mean(aps):.1%}{min(aps):.1%}" in page.text
 
 
@@ -185,7 +236,9 @@ def test_the_page_asks_for_no_other_file_and_can_be_heard(written):
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in page.all("a")} <= set(ids)
-    assert all(image["alt"] for image in page.all("img")) and all(svg["aria-label"] for svg in page.all("svg"))
+    assert all(image["alt"] for image in page.all("img")) and all(
+        svg["aria-label"] for svg in page.all("svg")
+    )
     assert [tag for tag, _ in page.tags if tag in ("h1", "main", "nav")] == ["main", "h1", "nav"]
     assert page.all("html", lang="en")
     assert "<i>" not in text and 'q"<' not in text
@@ -233,7 +286,15 @@ def test_of_thousands_of_queries_only_the_lists_have_pictures(case, tmp_path):
     gallery = [f"{i % 700:04d}" for i in range(G)], [fids[i % 30] for i in range(G)]
     results = {"mAP": 0.5, "CMC": np.linspace(0.1, 1, G), "aps": rng.random(Q).tolist()}
     base = rng.random(G)
-    report.write(tmp_path, results, query, gallery, case.root, lambda rows: base + rng.random((len(rows), 1)), {})
+    report.write(
+        tmp_path,
+        results,
+        query,
+        gallery,
+        case.root,
+        lambda rows: base + rng.random((len(rows), 1)),
+        {},
+    )
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.all("article")) == 2 * report.LISTS
     assert len(page.all("img")) <= 2 * report.LISTS * (report.LENGTH + 2)

@@ -62,5 +62,9 @@ def test_two_charts_of_a_page_share_no_id_and_equal_calls_write_equal_charts(tmp
     for svg, names in zip((one, other), ids, strict=True):
         assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg)) <= names
     assert draw(tmp_path, "one") == one
-    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", (common.HERE / "reports" / "page.html").read_text()))
+    colors = dict(
+        re.findall(
+            r"--([a-z]+): (#[0-9a-f]{6})", (common.HERE / "reports" / "page.html").read_text()
+        )
+    )
     assert page.COLORS.keys() <= colors.keys()

@@ -32,7 +32,10 @@ def test_thumbnails_stand_row_by_row_in_a_square_of_squares(count, side, paths):
         # As large as fits, as wide for its height as the image is, and in the middle.
         assert max(len(rows), len(columns)) == size
         assert len(rows) * width == pytest.approx(len(columns) * height, rel=0.05)
-        assert abs(rows[0] - (size - 1 - rows[-1])) <= 1 and abs(columns[0] - (size - 1 - columns[-1])) <= 1
+        assert (
+            abs(rows[0] - (size - 1 - rows[-1])) <= 1
+            and abs(columns[0] - (size - 1 - columns[-1])) <= 1
+        )
     assert (cells[count:] == 0).all()
 
 
@@ -49,7 +52,9 @@ def test_sets_of_embeddings_are_added_and_replaced(paths, tmp_path):
     projector.write(root, "gallery", gallery, ["1", "2"], fids, paths[:2])
     projector.write(root, "query", other[:1], ["3"], ["e.png"], paths[2:3])
     entries = {entry.tensor_name: entry for entry in projector.read_config(root).embeddings}
-    assert entries.keys() == {"query", "gallery"} and len(projector.read_config(root).embeddings) == 2
+    assert (
+        entries.keys() == {"query", "gallery"} and len(projector.read_config(root).embeddings) == 2
+    )
     for name, emb, rows in (
         ("query", other[:1], ["3\te.png"]),
         ("gallery", gallery, ["1\ta.png", "2\tb c d.png"]),
@@ -59,7 +64,9 @@ def test_sets_of_embeddings_are_added_and_replaced(paths, tmp_path):
         assert (root / entry.metadata_path).read_text().splitlines() == ["pid\tfid", *rows]
         assert list(entry.sprite.single_image_dim) == [projector.THUMBNAIL] * 2
         with Image.open(root / entry.sprite.image_path) as sprite:
-            assert sprite.format == "PNG" and sprite.width == projector.THUMBNAIL * (1 if name == "query" else 2)
+            assert sprite.format == "PNG" and sprite.width == projector.THUMBNAIL * (
+                1 if name == "query" else 2
+            )
     assert not list(root.rglob("*.partial"))
 
 

@@ -1,4 +1,6 @@
-"""Two replicas do what one device does. Each strategy runs in processes of its own; see replicas.py."""
+"""Two replicas do what one device does. Each strategy runs in processes of its own; see
+replicas.py.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def plain(dataset, root, *more):
 def tricks(dataset, root):
     """As plain, with what is trained beside the network, draws of the loss and a clipped gradient."""
     more = "--head_name=bnneck --embedding_dim=16 --id_loss_weight=1 --center_loss_weight=0.1 --loss=batch_sample"
-    more += " --optimizer=sgd --learning_rate=1e-2 --momentum=0.9 --clip_norm=0.5 --random_erasing=0.5"
+    more += (
+        " --optimizer=sgd --learning_rate=1e-2 --momentum=0.9 --clip_norm=0.5 --random_erasing=0.5"
+    )
     return plain(dataset, root, *more.split())
 
 
@@ -84,7 +88,9 @@ def start_workers(*trainings):
         start(
             "multi_worker",
             *trainings,
-            TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            ),
         )
         for index in (0, 1)
     ]
@@ -93,7 +99,9 @@ def start_workers(*trainings):
 def wait(*processes):
     """Returns: what they wrote to stderr; all have to end well."""
     written = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(written)[-5000:]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(
+        written
+    )[-5000:]
     return written
 
 
@@ -134,7 +142,9 @@ def trained(dataset, tmp_path_factory):
             flags(dataset, folder / "norm-mirrored"),
             tricks(dataset, folder / "tricks-mirrored"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
-            flags(dataset, folder / "apart-mirrored", "--no_sync_batch_norm", "--train_iterations=1"),
+            flags(
+                dataset, folder / "apart-mirrored", "--no_sync_batch_norm", "--train_iterations=1"
+            ),
             [f"--experiment_root={folder / 'norm-one-mirrored'}", "--resume"],
         )
     )
@@ -150,8 +160,14 @@ def trained(dataset, tmp_path_factory):
 def values(root, iteration=ITERATIONS):
     """Losses [iterations, B] and weights by name, moments of Adam left out."""
     reader = tf.train.load_checkpoint(str(root / f"checkpoint-{iteration}"))
-    weights = [name for name in reader.get_variable_to_shape_map() if not re.search("Adam|momentum|global_step", name)]
-    return detailed_logs.read(root / "losses")[:iteration], {name: reader.get_tensor(name) for name in weights}
+    weights = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if not re.search("Adam|momentum|global_step", name)
+    ]
+    return detailed_logs.read(root / "losses")[:iteration], {
+        name: reader.get_tensor(name) for name in weights
+    }
 
 
 def assert_equal_but_for(tolerance, root, expected_root):
@@ -161,7 +177,10 @@ def assert_equal_but_for(tolerance, root, expected_root):
     assert weights.keys() == expected_weights.keys()
     for layer in {name.rpartition("/")[0] for name in weights}:
         of_layer = sorted(name for name in weights if name.rpartition("/")[0] == layer)
-        got, expected = (np.concatenate([x[name].ravel() for name in of_layer]) for x in (weights, expected_weights))
+        got, expected = (
+            np.concatenate([x[name].ravel() for name in of_layer])
+            for x in (weights, expected_weights)
+        )
         difference = np.linalg.norm(got - expected) / np.linalg.norm(expected)
         assert difference <= tolerance, f"{layer}: {difference}"
 
@@ -181,15 +200,22 @@ def test_classifier_centers_draws_and_clipping_are_those_of_one_device(trained):
 def test_what_is_told_is_of_the_whole_batch(trained, strategy):
     one, two = (trained / f"plain-{name}" for name in ("one", strategy))
     assert kill_and_resume.logged_iterations(one) == kill_and_resume.logged_iterations(two)
-    np.testing.assert_array_equal(detailed_logs.read(one / "fids"), detailed_logs.read(two / "fids"))
+    np.testing.assert_array_equal(
+        detailed_logs.read(one / "fids"), detailed_logs.read(two / "fids")
+    )
     np.testing.assert_allclose(
-        detailed_logs.read(one / "embeddings"), detailed_logs.read(two / "embeddings"), rtol=1e-5, atol=1e-6
+        detailed_logs.read(one / "embeddings"),
+        detailed_logs.read(two / "embeddings"),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
 def test_local_mining_takes_triplets_of_one_replica_only(trained):
     root = trained / "local-mirrored"
-    embs, losses, fids = (detailed_logs.read(root / name) for name in ("embeddings", "losses", "fids"))
+    embs, losses, fids = (
+        detailed_logs.read(root / name) for name in ("embeddings", "losses", "fids")
+    )
     for emb, got, batch in zip(embs.astype(np.float64), losses, fids, strict=True):
         pids, expected = np.array([fid.decode()[:4] for fid in batch]), []
         for half in (slice(0, P * K // 2), slice(P * K // 2, P * K)):
@@ -199,12 +225,16 @@ def test_local_mining_takes_triplets_of_one_replica_only(trained):
             expected.append(np.log1p(np.exp(positive - np.where(same, np.inf, dists).min(1))))
         np.testing.assert_allclose(got, np.concatenate(expected), rtol=1e-4)
     whole = detailed_logs.read(trained / "plain-one" / "losses")
-    np.testing.assert_array_less(losses[0] - 1e-6, whole[0])  # negatives of the own half are no closer
+    np.testing.assert_array_less(
+        losses[0] - 1e-6, whole[0]
+    )  # negatives of the own half are no closer
     assert (losses[0] < whole[0] - 1e-6).any()
 
 
 def test_statistics_of_each_replica_alone_differ(trained):
-    apart, together = (detailed_logs.read(trained / f"{net}-mirrored" / "losses")[0] for net in ("apart", "norm"))
+    apart, together = (
+        detailed_logs.read(trained / f"{net}-mirrored" / "losses")[0] for net in ("apart", "norm")
+    )
     assert np.abs(apart - together).max() > 1e-3
 
 
@@ -240,13 +270,16 @@ def test_workers_that_are_stopped_and_killed_end_with_the_bits_of_those_that_wer
     workers[1].communicate()
     assert workers[0].returncode == 1 and time.monotonic() - killed < 60
     last_line = told.splitlines()[-1]
-    assert "another worker of the job is gone" in last_line and "--resume" in last_line, told[-3000:]
+    assert "another worker of the job is gone" in last_line and "--resume" in last_line, told[
+        -3000:
+    ]
 
     wait(*start_workers(resume))
     assert kill_and_resume.differences(trained / "norm-multi_worker", root) == []
 
 
-# ------------------------------------------------------------------------------------------ without TensorFlow's part
+# ------------------------------------------------------------------------- without TensorFlow's
+# part
 
 
 def test_workers_are_counted_as_the_environment_says(monkeypatch):
@@ -260,7 +293,10 @@ def test_workers_are_counted_as_the_environment_says(monkeypatch):
     assert devices.cluster() == (4, 3)
     assert devices.cluster("one") == devices.cluster("mirrored") == (1, 0)
     # TF_CONFIG is set on purpose, SLURM's variables are there anyway.
-    config = {"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}
+    config = {
+        "cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]},
+        "task": {"type": "worker", "index": 1},
+    }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert devices.cluster() == (3, 2)
     config["task"] = {"type": "chief", "index": 0}
@@ -301,15 +337,25 @@ def test_local_mining_needs_pids_to_compare_on_each_replica(P):
     class Strategy:
         num_replicas_in_sync = 6
 
-    with pytest.raises(common.UserError, match=f"at least 2, on each of 6 replicas. Received: --batch_p {P}"):
+    with pytest.raises(
+        common.UserError, match=f"at least 2, on each of 6 replicas. Received: --batch_p {P}"
+    ):
         devices.shards(Strategy, devices.Cluster(6, 0), P, 6, "local")
     assert devices.shards(Strategy, devices.Cluster(6, 1), 12, 4, "local") == [slice(8, 16)]
 
 
 def test_addresses_of_a_slurm_step(monkeypatch):
-    step = {"STEP_NUM_TASKS": 3, "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2,1", "PROCID": 1, "JOB_ID": 7}
+    step = {
+        "STEP_NUM_TASKS": 3,
+        "STEP_NODELIST": "node[1-2]",
+        "STEP_TASKS_PER_NODE": "2,1",
+        "PROCID": 1,
+        "JOB_ID": 7,
+    }
     for name, value in step.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     resolver = devices._slurm_cluster()
-    assert resolver.cluster_spec().as_dict() == {"worker": ["node1:20007", "node1:20008", "node2:20007"]}
+    assert resolver.cluster_spec().as_dict() == {
+        "worker": ["node1:20007", "node1:20008", "node2:20007"]
+    }
     assert (resolver.task_type, resolver.task_id) == ("worker", 1)

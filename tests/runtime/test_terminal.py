@@ -71,7 +71,9 @@ def on_terminal(*argv, columns=80, typed=None, **environment):
 
 
 def screen(seen, columns=80):
-    """The lines that stand there in the end: carriage returns go back, what comes over it replaces what was there."""
+    """The lines that stand there in the end: carriage returns go back, what comes over it replaces
+    what was there.
+    """
     lines = []
     for line in re.sub(r"\x1b\[\d*m", "", seen).split("\n"):
         cells = []
@@ -107,13 +109,21 @@ def test_files_and_pipes_have_a_plain_line_for_each_iteration(tmp_path):
         cwd=common.HERE,
     )
     assert done.returncode == 0 and done.stdout == ""
-    texts = [(tmp_path / "terminal.log").read_text(), (tmp_path / "pipe.log").read_text(), done.stderr]
+    texts = [
+        (tmp_path / "terminal.log").read_text(),
+        (tmp_path / "pipe.log").read_text(),
+        done.stderr,
+    ]
     assert texts[1] == texts[2]
     for text in texts:
         messages = [line.split(" ", 2)[2] for line in text.splitlines()]
         iterations = [f"[INFO] train: iter:{iteration:6d}, loss 0.5" for iteration in range(11, 31)]
         iterations.insert(5, "[WARNING] train: The embedding has collapsed.")
-        assert messages == ["[INFO] train: Starting training from iteration 10.", *iterations, "[INFO] train: The end."]
+        assert messages == [
+            "[INFO] train: Starting training from iteration 10.",
+            *iterations,
+            "[INFO] train: The end.",
+        ]
 
 
 @pytest.mark.parametrize("environment, colored", [({}, True), ({"NO_COLOR": "1"}, False)])
@@ -125,18 +135,30 @@ def test_colours(environment, colored, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_is_answered_on_a_line_of_its_own(tmp_path):
-    seen = on_terminal("-c", TRAINING, str(tmp_path / "train.log"), "2", typed=(b"\x03", b"collapsed"))
+    seen = on_terminal(
+        "-c", TRAINING, str(tmp_path / "train.log"), "2", typed=(b"\x03", b"collapsed")
+    )
     lines = screen(seen)
-    (answer,) = (number for number, line in enumerate(lines) if line.startswith("SIGINT received: finishing"))
-    assert lines[answer].startswith("SIGINT received: finishing the current iteration. Once more ends at once.")
+    (answer,) = (
+        number for number, line in enumerate(lines) if line.startswith("SIGINT received: finishing")
+    )
+    assert lines[answer].startswith(
+        "SIGINT received: finishing the current iteration. Once more ends at once."
+    )
     assert re.match(r"iter 15/30 \|.*batch-p@3 45\.3%$", lines[answer + 1])
     assert lines[answer + 2].endswith("The end.")
 
 
 @pytest.mark.parametrize("columns", [20, 40, 200])
 def test_the_live_line_fits_into_other_terminals(tmp_path, columns):
-    lines = screen(on_terminal("-c", TRAINING, str(tmp_path / "train.log"), "0", columns=columns), columns)
-    assert len(lines) == 5 and lines[2].startswith("iter 30/30 |") and len(lines[2]) == min(columns, len(lines[2]))
+    lines = screen(
+        on_terminal("-c", TRAINING, str(tmp_path / "train.log"), "0", columns=columns), columns
+    )
+    assert (
+        len(lines) == 5
+        and lines[2].startswith("iter 30/30 |")
+        and len(lines[2]) == min(columns, len(lines[2]))
+    )
 
 
 class Terminal(StringIO):
@@ -172,7 +194,9 @@ def test_a_slow_first_step_is_forgotten_and_one_later_changes_little(monkeypatch
         for seconds in [60.0] + [0.5] * 300:
             fake.now += seconds
             bar.update()
-        assert fake.live_line().endswith("| 20 img/s, 1:20:49 left")  # 9699 iterations of half a second
+        assert fake.live_line().endswith(
+            "| 20 img/s, 1:20:49 left"
+        )  # 9699 iterations of half a second
         fake.now += 1.0
         bar.update()
         assert "| 19 img/s" in fake.live_line()  # not 10

@@ -52,10 +52,10 @@ BUSY = {
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_at_once(second, busy):
-    code = (
-        f"from uninterrupt import Uninterrupt\nwith Uninterrupt() as u:\n    print('in', flush=True)\n    {BUSY[busy]}"
+    code = f"from uninterrupt import Uninterrupt\nwith Uninterrupt() as u:\n    print('in', flush=True)\n    {BUSY[busy]}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "in\n"
         process.send_signal(signal.SIGINT)
@@ -74,7 +74,9 @@ def test_a_signal_between_iterations_ends_the_loop_after_one():
         "        if u.interrupted: break\n"
         "print('saved')\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     with process:
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)

@@ -31,7 +31,9 @@ def test_no_loss_at_all_between_persons_that_are_far_apart_is_no_collapse(margin
     assert not any(warnings(CollapseWatch("batch_hard", margin, patience=5), SPREAD, loss, 50))
 
 
-@pytest.mark.parametrize("loss, furthest", [("lifted", SPREAD), ("circle", POINT), ("multi_similarity", POINT)])
+@pytest.mark.parametrize(
+    "loss, furthest", [("lifted", SPREAD), ("circle", POINT), ("multi_similarity", POINT)]
+)
 def test_what_means_nothing_for_other_losses(loss, furthest):
     assert not any(warnings(CollapseWatch(loss, "soft", patience=5), furthest, 0.693, 50))
 

@@ -15,7 +15,9 @@ def cross_entropy(logits, labels, smoothing):
     losses = []
     for row, label in zip(logits, labels, strict=True):
         shares = np.exp(row) / np.exp(row).sum()
-        wanted = [smoothing / len(row) + (1 - smoothing) * (pid == label) for pid in range(len(row))]
+        wanted = [
+            smoothing / len(row) + (1 - smoothing) * (pid == label) for pid in range(len(row))
+        ]
         losses.append(-sum(q * np.log(p) for q, p in zip(wanted, shares, strict=True)))
     return np.array(losses)
 
@@ -39,7 +41,9 @@ def test_id_losses_and_their_gradient(smoothing):
 
 def test_id_losses_of_extreme_logits_are_finite():
     logits = tf.constant([[1000.0, -1000.0], [-1000.0, 1000.0]])
-    np.testing.assert_allclose(companions.id_losses(logits, [0, 0], 0.1), [100.0, 1900.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        companions.id_losses(logits, [0, 0], 0.1), [100.0, 1900.0], rtol=1e-6
+    )
 
 
 def test_a_fresh_classifier_knows_nobody():
@@ -61,13 +65,17 @@ def test_centers_draw_embeddings_and_are_moved_by_them():
         losses = layer(embs, LABELS)
         total = tf.reduce_sum(losses)
     np.testing.assert_allclose(losses, ((embs.numpy() - before[LABELS]) ** 2).sum(1), rtol=1e-5)
-    np.testing.assert_allclose(tape.gradient(total, embs), 2 * (embs.numpy() - before[LABELS]), rtol=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(total, embs), 2 * (embs.numpy() - before[LABELS]), rtol=1e-5
+    )
     assert layer.trainable_variables == []
 
     expected = before.copy()
     for pid in range(4):
         mine = [emb for emb, label in zip(embs.numpy(), LABELS, strict=True) if label == pid]
-        expected[pid] -= 0.5 * sum((before[pid] - emb for emb in mine), np.zeros(3)) / (1 + len(mine))
+        expected[pid] -= (
+            0.5 * sum((before[pid] - emb for emb in mine), np.zeros(3)) / (1 + len(mine))
+        )
     tf.function(layer.move)(embs, LABELS)
     np.testing.assert_allclose(layer.centers, expected, rtol=1e-5)
     np.testing.assert_array_equal(layer.centers[3], before[3])  # nobody of the batch
@@ -90,10 +98,20 @@ def test_a_checkpoint_holds_them_and_their_optimizer_state_beside_the_network(tm
             layer.build((None, 4))
         optimizer = Adam(0.1)
         optimizer.build(network.trainable_variables + classifier.trainable_variables)
-        return network, classifier, centers, checkpoints.named_variables([network, classifier, centers], optimizer)
+        return (
+            network,
+            classifier,
+            centers,
+            checkpoints.named_variables([network, classifier, centers], optimizer),
+        )
 
     network, classifier, centers, state = make(1)
-    ours = {"classifier/weights", "classifier/weights/Adam", "classifier/weights/Adam_1", "centers/centers"}
+    ours = {
+        "classifier/weights",
+        "classifier/weights/Adam",
+        "classifier/weights/Adam_1",
+        "centers/centers",
+    }
     assert {name for name in state if name.startswith(("classifier", "centers"))} == ours
     assert checkpoints.named_variables(network).keys() < state.keys() - ours
     centers.move(np.ones((2, 4), np.float32), [0, 2])

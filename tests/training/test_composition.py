@@ -28,7 +28,11 @@ CASES = {
     },
     **{f"metric {metric}": [f"--metric={metric}"] for metric in common.METRICS},
     "exponential": ["--decay_start_iteration=1"],
-    "cosine with warm-up": ["--lr_schedule=cosine", "--decay_start_iteration=0", "--warmup_iterations=1"],
+    "cosine with warm-up": [
+        "--lr_schedule=cosine",
+        "--decay_start_iteration=0",
+        "--warmup_iterations=1",
+    ],
     "multistep": ["--lr_schedule=multistep", "--lr_milestones=1"],
     "constant": ["--lr_schedule=constant"],
     "adam with a late beta1": ["--adam_beta1_decay", "--decay_start_iteration=1"],
@@ -39,7 +43,11 @@ CASES = {
     "a frozen body": ["--freeze_body_iterations=1"],
     "bfloat16": ["--precision=mixed_bfloat16"],
     "float16": ["--precision=mixed_float16"],
-    "float16 on the neck": ["--precision=mixed_float16", "--head_name=bnneck", "--id_loss_weight=1"],
+    "float16 on the neck": [
+        "--precision=mixed_float16",
+        "--head_name=bnneck",
+        "--id_loss_weight=1",
+    ],
     "identities": ["--head_name=bnneck", "--id_loss_weight=1", "--center_loss_weight=5e-4"],
     "identities on a normalised head": [
         "--head_name=fc1024_normalize",
@@ -62,12 +70,16 @@ def test_it_trains_resumes_and_embeds(case, dataset, tmp_path, monkeypatch):
     load_plugin = common.load_plugin
     plain = SimpleNamespace(build=replicas.build_plain)
     monkeypatch.setattr(
-        common, "load_plugin", lambda folder, name: plain if folder == "nets" else load_plugin(folder, name)
+        common,
+        "load_plugin",
+        lambda folder, name: plain if folder == "nets" else load_plugin(folder, name),
     )
 
     root = tmp_path / "whole"
     flags = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
-    flags += " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
+    flags += (
+        " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
+    )
     flags += " --pre_crop_width=18 --learning_rate=1e-2 --train_iterations=2 --checkpoint_frequency=1 --detailed_logs"
     flags += " --image_frequency=0 --seed=3"
     train.main(train.parse_args([*flags.split(), *CASES[case]]))
@@ -79,7 +91,9 @@ def test_it_trains_resumes_and_embeds(case, dataset, tmp_path, monkeypatch):
     train.main(train.parse_args([f"--experiment_root={resumed}", "--resume"]))
     assert kill_and_resume.differences(root, resumed) == []
 
-    embed.main(embed.parse_args([f"--experiment_root={root}", f"--dataset={dataset.csv}", "--quiet"]))
+    embed.main(
+        embed.parse_args([f"--experiment_root={root}", f"--dataset={dataset.csv}", "--quiet"])
+    )
     with h5py.File(root / "all_embeddings.h5") as file:
         embs = file["emb"][()]
     assert embs.shape == (len(dataset.fids), D) and np.isfinite(embs).all()
@@ -91,5 +105,7 @@ def test_the_table_has_every_choice():
     for action in experiment.make_parser()._actions:
         if action.dest in ("loss", "head_name", "metric", "optimizer", "lr_schedule"):
             names = common.plugin_names("heads") if action.dest == "head_name" else action.choices
-            missing = {f"--{action.dest}={name}" for name in names if name != action.default} - chosen
+            missing = {
+                f"--{action.dest}={name}" for name in names if name != action.default
+            } - chosen
             assert not missing

@@ -1,4 +1,6 @@
-"""Every optimizer: its steps against formulas in float64, its state through checkpoints, clipping and replicas."""
+"""Every optimizer: its steps against formulas in float64, its state through checkpoints, clipping
+and replicas.
+"""
 
 import subprocess
 import sys
@@ -37,14 +39,19 @@ SLOTS = {
 
 
 def args_of(*flags):
-    args = experiment.make_parser().parse_args(["--experiment_root=exp", "--learning_rate=0.01", *flags])
+    args = experiment.make_parser().parse_args(
+        ["--experiment_root=exp", "--learning_rate=0.01", *flags]
+    )
     experiment.check_together(args)
     return args
 
 
 def trajectory(flags, steps=8, delayed=False):
     """The values [steps, 3, 2] of one variable, and its gradients; `delayed`: it is the body."""
-    args, variable = args_of(*flags), keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
+    args, variable = (
+        args_of(*flags),
+        keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2)),
+    )
     optimizer = optimizers.build(args, [variable], [variable] if delayed else [])
     gradients, values = np.random.default_rng(0).normal(size=(steps, 3, 2)).astype(np.float32), []
 
@@ -57,7 +64,10 @@ def trajectory(flags, steps=8, delayed=False):
         if delayed and schedule.body_is_frozen(iteration, args):
             optimizer.iterations.assign(iteration + 1)
         else:
-            step(tf.constant(gradient), tf.constant(schedule.learning_rate(iteration, args), tf.float32))
+            step(
+                tf.constant(gradient),
+                tf.constant(schedule.learning_rate(iteration, args), tf.float32),
+            )
         values.append(variable.numpy())
     assert int(optimizer.iterations) == steps
     return np.array(values), gradients.astype(np.float64)
@@ -77,15 +87,21 @@ def adam(gradients, rates, beta_1s, weight_decay=0.0):
 
 def test_adamw_is_adam_that_takes_a_part_of_the_weights_away():
     got, gradients = trajectory(["--optimizer=adamw", "--weight_decay=0.3"])
-    np.testing.assert_allclose(got, adam(gradients, [0.01] * 8, [0.9] * 8, weight_decay=0.3), rtol=1e-5)
+    np.testing.assert_allclose(
+        got, adam(gradients, [0.01] * 8, [0.9] * 8, weight_decay=0.3), rtol=1e-5
+    )
 
 
 def test_beta_1_falls_to_a_half_and_its_product_goes_on():
-    got, gradients = trajectory(["--adam_beta1_decay", "--decay_start_iteration=3", "--lr_schedule=constant"])
+    got, gradients = trajectory(
+        ["--adam_beta1_decay", "--decay_start_iteration=3", "--lr_schedule=constant"]
+    )
     np.testing.assert_allclose(got, adam(gradients, [0.01] * 8, [0.9] * 3 + [0.5] * 5), rtol=1e-5)
 
 
-@pytest.mark.parametrize("decay, beta_1s", [(1, [0.5] * 5), (3, [0.5] * 5), (5, [0.9, 0.9, 0.5, 0.5, 0.5])])
+@pytest.mark.parametrize(
+    "decay, beta_1s", [(1, [0.5] * 5), (3, [0.5] * 5), (5, [0.9, 0.9, 0.5, 0.5, 0.5])]
+)
 def test_a_frozen_variables_adam_begins_when_it_is_trained(decay, beta_1s):
     flags = ["--adam_beta1_decay", f"--decay_start_iteration={decay}", "--lr_schedule=constant"]
     got, gradients = trajectory([*flags, "--freeze_body_iterations=3"], delayed=True)
@@ -126,7 +142,10 @@ def test_rmsprop_and_adadelta_are_keras_own():
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_kernels_decay(kind):
     args = args_of(*KINDS[kind])
-    variables = [keras.Variable(np.ones(shape, np.float32), name=str(n)) for n, shape in enumerate([(), (3,), (3, 2)])]
+    variables = [
+        keras.Variable(np.ones(shape, np.float32), name=str(n))
+        for n, shape in enumerate([(), (3,), (3, 2)])
+    ]
     optimizer = optimizers.build(args, variables)
     optimizer.learning_rate.assign(0.5)
     optimizers.apply(optimizer, [tf.zeros(v.shape) for v in variables], variables, args.clip_norm)
@@ -134,7 +153,7 @@ def test_only_kernels_decay(kind):
     np.testing.assert_allclose(after, [1, 1, 1 - 0.5 * args.weight_decay], rtol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------- clipping
+# ------------------------------------------------------------------------- clipping
 
 
 def clipped_steps(clip_norm, precision):
@@ -150,7 +169,9 @@ def clipped_steps(clip_norm, precision):
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("clip_norm, factor", [(0.0, 1), (0.5, 0.1), (5.0, 1), (9.0, 1)])
 def test_a_gradient_that_is_too_long_is_scaled_down_as_a_whole(clip_norm, factor, precision):
-    np.testing.assert_allclose(clipped_steps(clip_norm, precision), np.array([3, 0, 4]) * factor, rtol=1e-6)
+    np.testing.assert_allclose(
+        clipped_steps(clip_norm, precision), np.array([3, 0, 4]) * factor, rtol=1e-6
+    )
 
 
 def test_a_zero_gradient_stays_zero_when_clipped():
@@ -195,11 +216,13 @@ assert np.abs(one - 1).max() > 1e-3
 @pytest.mark.parametrize("kind", ["adam_beta1_decay", "momentum"])
 def test_two_replicas_take_the_step_of_the_summed_gradient(kind):
     flags = [*KINDS[kind], "--clip_norm=0.5"]
-    done = subprocess.run([sys.executable, "-c", REPLICAS, *flags], cwd=common.HERE, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS, *flags], cwd=common.HERE, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
-# ---------------------------------------------------------------------------------------------- state
+# ------------------------------------------------------------------------- state
 
 
 class Run:
@@ -211,7 +234,9 @@ class Run:
         inputs = keras.Input((4,))
         x = BatchNorm(name="body.BatchNorm")(keras.layers.Dense(5, name="body.a")(inputs))
         images = keras.Input((4,))
-        self.network = keras.Model(images, keras.layers.Dense(2, name="emb")(keras.Model(inputs, x)(images)))
+        self.network = keras.Model(
+            images, keras.layers.Dense(2, name="emb")(keras.Model(inputs, x)(images))
+        )
         self.body = model.body(self.network).trainable_variables
         self.weights = self.network.trainable_variables
         self.optimizer = optimizers.build(self.args, self.weights, self.body)

@@ -24,13 +24,18 @@ def test_triplets_are_those_of_brute_force(seed):
         positives = [p for p in range(17) if pids[p] == pids[a] and p != a]
         negatives = [n for n in range(17) if pids[n] != pids[a]]
         if positives and negatives:
-            p, n = max(positives, key=lambda p: dists[a, p]), min(negatives, key=lambda n: dists[a, n])
+            p, n = (
+                max(positives, key=lambda p: dists[a, p]),
+                min(negatives, key=lambda n: dists[a, n]),
+            )
             expected.append((a, p, n))
     expected.sort(key=lambda t: dists[t[0], t[2]] - dists[t[0], t[1]])
     assert pictures.hardest_triplets(pids, dists, 17) == expected
 
 
-@pytest.mark.parametrize("pids", [["a", "a"], ["a", "b"], ["a"]], ids=["no negative", "no positive", "one image"])
+@pytest.mark.parametrize(
+    "pids", [["a", "a"], ["a", "b"], ["a"]], ids=["no negative", "no positive", "one image"]
+)
 def test_a_batch_without_triplets(pids):
     dists = np.ones((len(pids), len(pids)))
     assert pictures.hardest_triplets(pids, dists, 8) == []
@@ -57,7 +62,10 @@ TRIPLETS = [(0, 1, 2), (1, 0, 3), (2, 3, 0), (3, 2, 1)]  # the hardest first
 def cells(picture, columns=3, rows=4):
     """The cards of a picture, [rows][columns]."""
     height = (len(picture) + 12) // rows
-    return [np.split(picture[row * height : row * height + height - 12], columns, axis=1) for row in range(rows)]
+    return [
+        np.split(picture[row * height : row * height + height - 12], columns, axis=1)
+        for row in range(rows)
+    ]
 
 
 def where(card, color):
@@ -72,7 +80,9 @@ def test_anchor_positive_and_negative_stand_side_by_side_the_hardest_first(paths
     assert pictures.hardest_triplets(PIDS, DISTS, 4) == TRIPLETS
     for row, triplet in zip(cells(picture), TRIPLETS, strict=True):
         for card, image in zip(row, triplet, strict=True):
-            shown = [number for number in range(4) if (card == COLORS[number]).all(axis=2).sum() > 100]
+            shown = [
+                number for number in range(4) if (card == COLORS[number]).all(axis=2).sum() > 100
+            ]
             assert shown == [image]
 
 
@@ -90,10 +100,20 @@ def test_texts_tell_distance_pid_and_file(paths):
     other_dists = DISTS.copy()
     other_dists[0, 1] = 9.5  # of the first row's positive only
     after = pictures.draw_triplets(paths, PIDS, other_dists)
-    changed = [(r, c) for r in range(4) for c in range(3) if not np.array_equal(text(before, r, c), text(after, r, c))]
+    changed = [
+        (r, c)
+        for r in range(4)
+        for c in range(3)
+        if not np.array_equal(text(before, r, c), text(after, r, c))
+    ]
     assert changed == [(0, 1)]
     after = pictures.draw_triplets(paths, ["z", "z", "b", "b"], DISTS)
-    changed = [(r, c) for r in range(4) for c in range(3) if not np.array_equal(text(before, r, c), text(after, r, c))]
+    changed = [
+        (r, c)
+        for r in range(4)
+        for c in range(3)
+        if not np.array_equal(text(before, r, c), text(after, r, c))
+    ]
     assert changed == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (3, 2)]
     longer = [*paths[:3], paths[3].replace("3.png", "a" * 100 + "3.png")]
     with Image.open(paths[3]) as image:
@@ -121,10 +141,14 @@ def test_all_kinds_of_images_are_drawn(tmp_path, paths):
     for number, mode in enumerate(["L", "RGBA", "P", "CMYK"]):
         paths[number] = str(tmp_path / f"{number}.{'jpg' if mode == 'CMYK' else 'png'}")
         Image.new("RGB", (20, 40), tuple(COLORS[0].tolist())).convert(mode).save(paths[number])
-    for row, triplet in zip(cells(pictures.draw_triplets(paths, PIDS, DISTS)), TRIPLETS, strict=True):
+    for row, triplet in zip(
+        cells(pictures.draw_triplets(paths, PIDS, DISTS)), TRIPLETS, strict=True
+    ):
         for card, image in zip(row, triplet, strict=True):
             color = [88, 88, 88] if image == 0 else COLORS[0]
-            assert np.abs(card[10:120, 30:80].mean(axis=(0, 1)) - color).max() < 5  # palettes are dithered
+            assert (
+                np.abs(card[10:120, 30:80].mean(axis=(0, 1)) - color).max() < 5
+            )  # palettes are dithered
 
 
 def test_the_same_batch_gives_the_same_bytes(paths):
@@ -141,16 +165,22 @@ def test_the_networks_input_is_shown_pixel_by_pixel(P, K, groups):
     for number in range(groups * K):
         group, place = divmod(number, K)
         top, left = group // columns * 18, group % columns * (K * 5 + 12) + place * 5
-        np.testing.assert_array_equal(picture[top : top + 6, left : left + 5], np.rint(images[number]))
+        np.testing.assert_array_equal(
+            picture[top : top + 6, left : left + 5], np.rint(images[number])
+        )
 
 
 @pytest.mark.parametrize("count, shown", [(7, 4), (3, 3)])
 def test_a_devices_part_of_a_batch_is_shown_as_far_as_it_goes(count, shown):
     images = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3)).astype(np.float32)
-    np.testing.assert_array_equal(pictures.network_input(images, 4), np.concatenate(images[:shown], axis=1))
+    np.testing.assert_array_equal(
+        pictures.network_input(images, 4), np.concatenate(images[:shown], axis=1)
+    )
 
 
 def test_values_outside_of_a_byte_are_clipped():
-    images = np.array([-3, 300, 0.4, 254.6], np.float32)[:, None, None, None] * np.ones((1, 2, 1, 3), np.float32)
+    images = np.array([-3, 300, 0.4, 254.6], np.float32)[:, None, None, None] * np.ones(
+        (1, 2, 1, 3), np.float32
+    )
     picture = pictures.network_input(images, 4)
     assert picture[0, :, 0].tolist() == [0, 255, 0, 255]

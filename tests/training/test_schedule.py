@@ -36,7 +36,12 @@ def test_the_exponential_decay_ends_at_a_thousandth():
 
 
 def test_cosine_at_its_boundaries_and_between():
-    options = {"lr_schedule": "cosine", "learning_rate": 0.1, "decay_start_iteration": 4, "train_iterations": 16}
+    options = {
+        "lr_schedule": "cosine",
+        "learning_rate": 0.1,
+        "decay_start_iteration": 4,
+        "train_iterations": 16,
+    }
     got = rates([0, 3, 4, 7, 8, 10, 12, 16], **options)
     expected = [1, 1, 1, (1 + math.sqrt(0.5)) / 2, 0.75, 0.5, 0.25, 0]
     np.testing.assert_allclose(got, 0.1 * np.array(expected), rtol=1e-12, atol=1e-15)
@@ -45,9 +50,13 @@ def test_cosine_at_its_boundaries_and_between():
 
 
 def test_multistep_at_its_milestones():
-    got = rates([0, 3, 4, 6, 7, 100], lr_schedule="multistep", lr_milestones="4,7", learning_rate=0.8)
+    got = rates(
+        [0, 3, 4, 6, 7, 100], lr_schedule="multistep", lr_milestones="4,7", learning_rate=0.8
+    )
     np.testing.assert_allclose(got, [0.8, 0.8, 0.08, 0.08, 0.008, 0.008], rtol=1e-12)
-    got = rates([4, 7], lr_schedule="multistep", lr_milestones="4,7", learning_rate=0.8, lr_decay_factor=0.5)
+    got = rates(
+        [4, 7], lr_schedule="multistep", lr_milestones="4,7", learning_rate=0.8, lr_decay_factor=0.5
+    )
     assert got == [0.4, 0.2]
 
 
@@ -57,7 +66,12 @@ def test_constant():
 
 @pytest.mark.parametrize("kind", ["exponential", "cosine", "multistep", "constant"])
 def test_warm_up_rises_linearly_to_the_schedule(kind):
-    options = {"lr_schedule": kind, "learning_rate": 0.1, "decay_start_iteration": 2, "train_iterations": 12}
+    options = {
+        "lr_schedule": kind,
+        "learning_rate": 0.1,
+        "decay_start_iteration": 2,
+        "train_iterations": 12,
+    }
     options |= {"lr_milestones": "2,6"} if kind == "multistep" else {}
     plain, warm = (np.array(rates(range(13), warmup_iterations=n, **options)) for n in (0, 5))
     factors = [0.01, 0.208, 0.406, 0.604, 0.802] + [1] * 8
@@ -67,5 +81,10 @@ def test_warm_up_rises_linearly_to_the_schedule(kind):
 
 def test_the_body_is_frozen_for_the_first_iterations():
     args = args_with(freeze_body_iterations=2)
-    assert [schedule.body_is_frozen(iteration, args) for iteration in range(4)] == [True, True, False, False]
+    assert [schedule.body_is_frozen(iteration, args) for iteration in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert not schedule.body_is_frozen(0, args_with())

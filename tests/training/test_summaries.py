@@ -12,7 +12,13 @@ from training import pictures, summaries
 
 PIDS = ["a", "a", "b", "b"]
 ARGS = argparse.Namespace(
-    experiment_root="exps/one", image_root="images", resume=False, margin="soft", batch_k=2, learning_rate=3e-4, seed=7
+    experiment_root="exps/one",
+    image_root="images",
+    resume=False,
+    margin="soft",
+    batch_k=2,
+    learning_rate=3e-4,
+    seed=7,
 )
 ARGS.initial_checkpoint, ARGS.flip_augment, ARGS.betas = None, True, (0.9, 0.999)
 
@@ -21,7 +27,10 @@ def events(root):
     """Of all tags: steps and tensors, sorted: files of the same second are read in any order."""
     accumulator = EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload()
     return {
-        tag: sorted((event.step, event.tensor_proto.SerializeToString()) for event in accumulator.Tensors(tag))
+        tag: sorted(
+            (event.step, event.tensor_proto.SerializeToString())
+            for event in accumulator.Tensors(tag)
+        )
         for tag in accumulator.Tags()["tensors"]
     }
 
@@ -65,7 +74,9 @@ def test_pictures_are_those_of_their_iterations(batches, tmp_path):
     triplets = list(decoded(tmp_path / "exp", "hardest_triplets"))
     assert [step for step, _ in triplets] == [1, 2, 4]
     for step, picture in triplets:
-        np.testing.assert_array_equal(picture, pictures.draw_triplets(paths, PIDS, batches[step - 1][1]))
+        np.testing.assert_array_equal(
+            picture, pictures.draw_triplets(paths, PIDS, batches[step - 1][1])
+        )
     ((step, picture),) = decoded(tmp_path / "exp", "network_input")
     assert step == 1
     np.testing.assert_array_equal(picture, pictures.network_input(batches[0][0], 2))
@@ -77,8 +88,16 @@ def test_hparams_are_the_flags_that_have_values(tmp_path):
     accumulator = EventAccumulator(str(tmp_path)).Reload()
     content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     info = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in info.hparams.items()}
-    assert values == {"margin": "soft", "batch_k": 2, "learning_rate": 3e-4, "seed": 7, "flip_augment": True}
+    values = {
+        name: getattr(value, value.WhichOneof("kind")) for name, value in info.hparams.items()
+    }
+    assert values == {
+        "margin": "soft",
+        "batch_k": 2,
+        "learning_rate": 3e-4,
+        "seed": 7,
+        "flip_augment": True,
+    }
     assert info.group_name == "exps/one"
 
 
@@ -87,7 +106,17 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_events(checkpoint, batch
     write(tmp_path / "whole", *batches)
     write(tmp_path / "killed", *batches)
     rewind(tmp_path / "killed", checkpoint)
-    assert max((step for series in events(tmp_path / "killed").values() for step, _ in series), default=0) <= checkpoint
+    assert (
+        max(
+            (step for series in events(tmp_path / "killed").values() for step, _ in series),
+            default=0,
+        )
+        <= checkpoint
+    )
     write(tmp_path / "killed", *batches, first=checkpoint + 1)
-    assert set(events(tmp_path / "whole")) == {"_hparams_/session_start_info", "network_input", "hardest_triplets"}
+    assert set(events(tmp_path / "whole")) == {
+        "_hparams_/session_start_info",
+        "network_input",
+        "hardest_triplets",
+    }
     assert events(tmp_path / "killed") == events(tmp_path / "whole")

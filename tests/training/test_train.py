@@ -85,7 +85,9 @@ def whole(dataset, tmp_path_factory):
 
 
 def test_log_lines_are_the_originals(whole):
-    assert all(iteration_lines(GOLDEN / "experiment"))  # the pattern is that of the original's own lines
+    assert all(
+        iteration_lines(GOLDEN / "experiment")
+    )  # the pattern is that of the original's own lines
     lines = iteration_lines(whole)
     assert [int(line[1]) for line in lines] == list(range(1, ITERATIONS + 1))
     assert {line[5] for line in lines} == {str(K - 1)}
@@ -93,7 +95,11 @@ def test_log_lines_are_the_originals(whole):
 
 def test_parameters_are_logged_as_the_original_did(whole):
     def parameters(path):
-        return re.findall(r"^\S+ \S+ \[INFO\] train: (?!iter)(\w+): ", (path / "train.log").read_text(), re.MULTILINE)
+        return re.findall(
+            r"^\S+ \S+ \[INFO\] train: (?!iter)(\w+): ",
+            (path / "train.log").read_text(),
+            re.MULTILINE,
+        )
 
     assert set(parameters(GOLDEN / "experiment")) <= set(parameters(whole))
     assert parameters(whole) == sorted(json.loads((whole / "args.json").read_text()))
@@ -103,7 +109,12 @@ def test_checkpoints_are_at_the_start_at_the_frequency_and_at_the_end(whole):
     assert sorted(path.name for path in whole.glob("checkpoint-*.index")) == [
         f"checkpoint-{iteration}.index" for iteration in (0, 2, 4, 6)
     ]
-    assert [int(tensors(whole / f"checkpoint-{i}")["global_step"]) for i in (0, 2, 4, 6)] == [0, 2, 4, 6]
+    assert [int(tensors(whole / f"checkpoint-{i}")["global_step"]) for i in (0, 2, 4, 6)] == [
+        0,
+        2,
+        4,
+        6,
+    ]
     assert Path(tf.train.latest_checkpoint(whole)).name == "checkpoint-6"
 
 
@@ -127,18 +138,28 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
     at_first = {"hardest_triplets", "network_input", "_hparams_/session_start_info"}
     assert set(events.Tags()["tensors"]) == tags | at_first
     for tag in at_first:
-        assert [event.step for event in events.Tensors(tag)] == ([1, 3, 6] if tag == "hardest_triplets" else [1])
+        assert [event.step for event in events.Tensors(tag)] == (
+            [1, 3, 6] if tag == "hardest_triplets" else [1]
+        )
     for tag in tags:
-        steps = [1, 2, 4, 6] if "embedding" in tag or "distribution" in tag else list(range(1, ITERATIONS + 1))
+        steps = (
+            [1, 2, 4, 6]
+            if "embedding" in tag or "distribution" in tag
+            else list(range(1, ITERATIONS + 1))
+        )
         assert [event.step for event in events.Tensors(tag)] == steps
-    rates = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")]
+    rates = [
+        float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("learning_rate")
+    ]
     np.testing.assert_allclose(rates, [3e-4] * 4 + [3e-5, 3e-6], rtol=1e-6)
     means = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
     assert [f"{value:.3f}" for value in means] == [line[3] for line in iteration_lines(whole)]
 
 
 def test_detailed_logs_hold_every_iteration(whole, dataset):
-    embs, losses, fids = (detailed_logs.read(whole / name) for name in ("embeddings", "losses", "fids"))
+    embs, losses, fids = (
+        detailed_logs.read(whole / name) for name in ("embeddings", "losses", "fids")
+    )
     assert (embs.shape, embs.dtype) == ((ITERATIONS, P * K, D), np.float32)
     assert (losses.shape, losses.dtype) == ((ITERATIONS, P * K), np.float32)
     assert (fids.shape, fids.dtype) == ((ITERATIONS, P * K), np.dtype("S23"))
@@ -155,11 +176,16 @@ def test_detailed_logs_hold_every_iteration(whole, dataset):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(number, dataset, whole, tmp_path):
+def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(
+    number, dataset, whole, tmp_path
+):
     root = tmp_path / "interrupted"
     script = str(common.HERE / "train.py")
     process = subprocess.Popen(
-        [sys.executable, script, *flags(dataset, root)], stderr=subprocess.PIPE, text=True, cwd=common.HERE
+        [sys.executable, script, *flags(dataset, root)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=common.HERE,
     )
     with process:
         for line in process.stderr:
@@ -180,11 +206,15 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(number, dat
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
     for name in ("embeddings", "losses", "fids"):
-        np.testing.assert_array_equal(detailed_logs.read(root / name), detailed_logs.read(whole / name), err_msg=name)
+        np.testing.assert_array_equal(
+            detailed_logs.read(root / name), detailed_logs.read(whole / name), err_msg=name
+        )
     assert "--loading_threads 2 is not used" in (root / "train.log").read_text()
 
 
-def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(dataset, whole, tmp_path):
+def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(
+    dataset, whole, tmp_path
+):
     root = tmp_path / "exp"
     shutil.copytree(whole, root)
     for name in ("checkpoint-6.data-00000-of-00001", "checkpoint-4.index"):
@@ -218,15 +248,21 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again(dataset, whol
 
 def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_room(dataset, whole, tmp_path):
     root = tmp_path / "exp"
-    # A limit on the size of files stands for a full disk: checkpoints are several MB, all else is small.
+    # A limit on the size of files stands for a full disk: checkpoints are several MB, all else is
+    # small.
     code = "import resource, sys, train, common; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)); "
     code += "sys.argv[0] = 'train.py'; common.run(train.main, train.parse_args)"
     done = subprocess.run(
-        [sys.executable, "-c", code, *flags(dataset, root)], cwd=common.HERE, capture_output=True, text=True
+        [sys.executable, "-c", code, *flags(dataset, root)],
+        cwd=common.HERE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
     last_line = done.stderr.splitlines()[-1]
-    assert re.search("^train.py: error: cannot write .*checkpoint-0: .*Make room", last_line), done.stderr
+    assert re.search("^train.py: error: cannot write .*checkpoint-0: .*Make room", last_line), (
+        done.stderr
+    )
     assert not list(root.glob("checkpoint-*"))
     run(f"--experiment_root={root}", "--resume")
     assert kill_and_resume.differences(whole, root) == []
@@ -246,14 +282,24 @@ def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatc
     original = train_step.make
     monkeypatch.setattr(train_step, "make", make_step)
     root = tmp_path / "exp"
-    with pytest.raises(common.UserError, match="weights are not finite at iteration 1: lunet_narrow/conv1/weights"):
+    with pytest.raises(
+        common.UserError, match="weights are not finite at iteration 1: lunet_narrow/conv1/weights"
+    ):
         run(*flags(dataset, root, "--train_iterations=1"))
     assert checkpoints.newest(root).name == "checkpoint-0"
 
 
 def test_only_the_newest_checkpoints_are_kept_when_asked_for(dataset, tmp_path):
     root = tmp_path / "exp"
-    run(*flags(dataset, root, "--keep_checkpoints=2", "--checkpoint_frequency=1", "--train_iterations=4"))
+    run(
+        *flags(
+            dataset,
+            root,
+            "--keep_checkpoints=2",
+            "--checkpoint_frequency=1",
+            "--train_iterations=4",
+        )
+    )
     assert {path.name for path in root.glob("checkpoint-*")} == {
         f"checkpoint-{i}.{part}" for i in (3, 4) for part in ("index", "data-00000-of-00001")
     }
@@ -280,14 +326,24 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
 def test_lines_and_scalars_only_as_often_as_asked_for(dataset, tmp_path):
     root = tmp_path / "exp"
     argv = [flag for flag in flags(dataset, root) if flag != "--detailed_logs"]
-    run(*argv, "--log_frequency=4", "--histogram_frequency=0", "--image_frequency=0", "--checkpoint_frequency=5")
+    run(
+        *argv,
+        "--log_frequency=4",
+        "--histogram_frequency=0",
+        "--image_frequency=0",
+        "--checkpoint_frequency=5",
+    )
     assert [int(line[1]) for line in iteration_lines(root)] == [1, 4]
     events = EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload()
     assert [event.step for event in events.Tensors("loss")] == [1, 4]
 
 
 def test_a_seed_that_is_drawn_is_recorded(dataset, tmp_path):
-    argv = [flag for flag in flags(dataset, tmp_path / "a", "--train_iterations=1") if not flag.startswith("--seed")]
+    argv = [
+        flag
+        for flag in flags(dataset, tmp_path / "a", "--train_iterations=1")
+        if not flag.startswith("--seed")
+    ]
     run(*argv)
     seed = json.loads((tmp_path / "a" / "args.json").read_text())["seed"]
     run(*flags(dataset, tmp_path / "b", "--train_iterations=1", f"--seed={seed}"))
@@ -307,10 +363,16 @@ def test_initial_checkpoint_gives_the_body_its_weights(dataset, whole, tmp_path)
 
 
 @pytest.mark.parametrize("cache", ["none", "decoded"])
-def test_an_accelerator_takes_the_last_step_of_loading_and_trains_alike(dataset, whole, tmp_path, monkeypatch, cache):
+def test_an_accelerator_takes_the_last_step_of_loading_and_trains_alike(
+    dataset, whole, tmp_path, monkeypatch, cache
+):
     monkeypatch.setattr(image_data, "on_accelerator", lambda: True)
     root = tmp_path / "exp"
-    run(*flags(dataset, root, f"--cache={cache}", "--train_iterations=2", "--decay_start_iteration=-1"))
+    run(
+        *flags(
+            dataset, root, f"--cache={cache}", "--train_iterations=2", "--decay_start_iteration=-1"
+        )
+    )
     for name in ("fids", "embeddings"):
         got, expected = (detailed_logs.read(folder / name)[0] for folder in (root, whole))
         if name == "fids":
@@ -354,13 +416,27 @@ def test_images_that_cannot_be_decoded_are_left_out_when_asked_for(dataset, tmp_
     root = tmp_path / "exp"
     run(*flags(dataset, root), f"--image_root={images}", "--on_bad_image=skip")
     log = (root / "train.log").read_text()
-    assert f"2 of the {len(dataset.fids)} images cannot be decoded and are left out: {dataset.fids[3]}, " in log
+    assert (
+        f"2 of the {len(dataset.fids)} images cannot be decoded and are left out: {dataset.fids[3]}, "
+        in log
+    )
     used = {fid.decode() for fid in detailed_logs.read(root / "fids").ravel()}
-    assert len(iteration_lines(root)) == ITERATIONS and not used & {dataset.fids[3], dataset.fids[9]}
+    assert len(iteration_lines(root)) == ITERATIONS and not used & {
+        dataset.fids[3],
+        dataset.fids[9],
+    }
 
 
 def test_with_cameras_a_pid_comes_from_as_many_of_them_as_it_has(dataset, tmp_path):
-    run(*flags(dataset, tmp_path / "exp", "--cameras=market1501", "--train_iterations=3", "--decay_start_iteration=1"))
+    run(
+        *flags(
+            dataset,
+            tmp_path / "exp",
+            "--cameras=market1501",
+            "--train_iterations=3",
+            "--decay_start_iteration=1",
+        )
+    )
     for of_pid in detailed_logs.read(tmp_path / "exp" / "fids").astype(str).reshape(-1, K):
         there_are = {name[:7] for name in dataset.fids if name[:4] == of_pid[0][:4]}
         assert {name[:7] for name in of_pid} == there_are
@@ -368,23 +444,36 @@ def test_with_cameras_a_pid_comes_from_as_many_of_them_as_it_has(dataset, tmp_pa
 
 def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
     (tmp_path / "images").mkdir()
-    rows = [f"{pid},{dataset.root / fid}\n" for pid, fid in zip(dataset.pids, dataset.fids, strict=True)]
+    rows = [
+        f"{pid},{dataset.root / fid}\n" for pid, fid in zip(dataset.pids, dataset.fids, strict=True)
+    ]
     (tmp_path / "absolute.csv").write_text("".join(rows))
-    argv = [*flags(dataset, tmp_path / "exp", "--train_iterations=1"), f"--train_set={tmp_path / 'absolute.csv'}"]
+    argv = [
+        *flags(dataset, tmp_path / "exp", "--train_iterations=1"),
+        f"--train_set={tmp_path / 'absolute.csv'}",
+    ]
     run(*argv, f"--image_root={tmp_path / 'images'}", "--allow_any_path")
     assert len(iteration_lines(tmp_path / "exp")) == 1
 
 
 def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CollapseWatch", lambda loss, margin, every: CollapseWatch(loss, margin, patience=3))
+    monkeypatch.setattr(
+        train, "CollapseWatch", lambda loss, margin, every: CollapseWatch(loss, margin, patience=3)
+    )
     # All images are one: so are their embeddings.
     images = tmp_path / "images"
     images.mkdir()
     for fid in dataset.fids:
         shutil.copy(dataset.root / dataset.fids[0], images / fid)
-    argv = [flag for flag in flags(dataset, tmp_path / "exp") if flag not in ("--crop_augment", "--flip_augment")]
+    argv = [
+        flag
+        for flag in flags(dataset, tmp_path / "exp")
+        if flag not in ("--crop_augment", "--flip_augment")
+    ]
     run(*argv, f"--image_root={images}")
-    assert (tmp_path / "exp" / "train.log").read_text().count("The embedding has collapsed: for 3 iterations") == 1
+    assert (tmp_path / "exp" / "train.log").read_text().count(
+        "The embedding has collapsed: for 3 iterations"
+    ) == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_path):
@@ -394,9 +483,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(dataset, tmp_pa
     assert all(np.isfinite(value).all() for value in tensors(checkpoints.newest(root)).values())
 
 
-def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactly(dataset, tmp_path):
-    more = ["--freeze_body_iterations=3", "--optimizer=adamw", "--weight_decay=0.1", "--clip_norm=0.1"]
-    more += ["--lr_schedule=multistep", "--lr_milestones=2,5", "--warmup_iterations=4", "--adam_beta1_decay"]
+def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactly(
+    dataset, tmp_path
+):
+    more = [
+        "--freeze_body_iterations=3",
+        "--optimizer=adamw",
+        "--weight_decay=0.1",
+        "--clip_norm=0.1",
+    ]
+    more += [
+        "--lr_schedule=multistep",
+        "--lr_milestones=2,5",
+        "--warmup_iterations=4",
+        "--adam_beta1_decay",
+    ]
     whole, part = tmp_path / "whole", tmp_path / "part"
     run(*flags(dataset, whole, *more))
     shutil.copytree(whole, part, ignore=shutil.ignore_patterns("checkpoint-[46].*"))
@@ -404,18 +505,31 @@ def test_a_body_is_frozen_at_first_and_resuming_goes_over_the_end_of_that_exactl
     assert kill_and_resume.differences(whole, part) == []
     start, frozen, end = (tensors(whole / f"checkpoint-{iteration}") for iteration in (0, 2, 6))
     name, head = "lunet_narrow/conv1/weights", "emb/weights"
-    assert np.array_equal(start[name], frozen[name]) and not np.array_equal(start[head], frozen[head])
+    assert np.array_equal(start[name], frozen[name]) and not np.array_equal(
+        start[head], frozen[head]
+    )
     assert not np.array_equal(frozen[name], end[name])
 
 
 def test_a_frozen_body_with_nothing_else_to_train_is_told(dataset, tmp_path):
-    more = ["--freeze_body_iterations=3", "--head_name=bnneck", "--embedding_dim=256"]  # as many as the net's features
-    with pytest.raises(common.UserError, match="leaves nothing to train: no weights of --head_name bnneck"):
+    more = [
+        "--freeze_body_iterations=3",
+        "--head_name=bnneck",
+        "--embedding_dim=256",
+    ]  # as many as the net's features
+    with pytest.raises(
+        common.UserError, match="leaves nothing to train: no weights of --head_name bnneck"
+    ):
         run(*flags(dataset, tmp_path / "exp", *more))
 
 
 def test_a_neck_and_a_learned_pooling_train_and_resume_exactly(dataset, tmp_path):
-    more = ["--model_name=mobilenet_v1_1_224", "--head_name=bnneck", "--pooling=gem", "--last_stride=1"]
+    more = [
+        "--model_name=mobilenet_v1_1_224",
+        "--head_name=bnneck",
+        "--pooling=gem",
+        "--last_stride=1",
+    ]
     whole, part = tmp_path / "whole", tmp_path / "part"
     run(*flags(dataset, whole, *more, "--train_iterations=3", "--clip_norm=1"))
     shutil.copytree(whole, part, ignore=shutil.ignore_patterns("checkpoint-3.*"))
@@ -423,6 +537,11 @@ def test_a_neck_and_a_learned_pooling_train_and_resume_exactly(dataset, tmp_path
     assert kill_and_resume.differences(whole, part) == []
     start, end = (tensors(whole / f"checkpoint-{iteration}") for iteration in (0, 3))
     moved = {name for name in start if not np.array_equal(start[name], end[name])}
-    assert {"gem/p", "emb/weights", "emb/BatchNorm/moving_mean", "MobilenetV1/Conv2d_0/weights"} <= moved
+    assert {
+        "gem/p",
+        "emb/weights",
+        "emb/BatchNorm/moving_mean",
+        "MobilenetV1/Conv2d_0/weights",
+    } <= moved
     # The loss is taken before the neck, and there is no loss of ids.
     assert "emb/BatchNorm/gamma" not in moved

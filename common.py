@@ -242,11 +242,14 @@ _SHARED_FLAGS = {
 }
 
 
+def shared_flag(name: str) -> dict:
+    """The options of a flag that several commands have, as for argparse.add_argument."""
+    return dict(_SHARED_FLAGS[name])
+
+
 def add_flag(parser: argparse._ActionsContainer, name: str, **changes) -> None:
-    """Add the shared flag `name` to a parser or a group of one, with the command's own default or
-    help.
-    """
-    parser.add_argument(f"--{name}", **(_SHARED_FLAGS[name] | changes))
+    """Add a shared flag to a parser or a group of one, with the command's own default or help."""
+    parser.add_argument(f"--{name}", **(shared_flag(name) | changes))
 
 
 # ------------------------------------------------------------------------- plug-ins

@@ -2,17 +2,25 @@
 
 import csv
 import os
+from typing import NamedTuple
 
 from common import UserError, first_few
 
 
-def load(path: str | os.PathLike) -> tuple[list[str], list[str]]:
+class Dataset(NamedTuple):
+    """The images of a CSV, N of them, in its order."""
+
+    pids: list[str]
+    fids: list[str]
+
+
+def load(path: str | os.PathLike) -> Dataset:
     """Read a data set: a CSV without header, one `pid,fid` a row.
 
     Both columns are kept as they are written (leading zeros matter, `#` is an ordinary character);
     fields with commas are quoted as in every CSV; blank lines are passed over.
 
-    Returns: pids, fids, two lists of the same length >= 1.
+    Returns: a data set of at least one image.
     Raises: UserError for a missing, unreadable or empty file, and for the first row without exactly
         two columns.
     """
@@ -42,7 +50,7 @@ def load(path: str | os.PathLike) -> tuple[list[str], list[str]]:
         raise UserError(
             f"the data set {path} is empty. It should have one line pid,fid for every image."
         )
-    return pids, fids
+    return Dataset(pids, fids)
 
 
 def check_paths(dataset: str, image_root: str, fids: list[str], allow_any_path: bool) -> None:

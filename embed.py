@@ -26,12 +26,13 @@ import h5py
 import numpy as np
 
 import common
-import experiment
 from common import UserError
 from data import dataset
 from evaluation import pooling
 from reports import projector
-from runtime import devices, files, terminal
+from experiment import args_json, flags
+from runtime import files, terminal
+from runtime.cluster import Cluster, explain_lost_workers, find_cluster, make_strategy
 from runtime.tensorflow import import_tensorflow
 
 
@@ -53,7 +54,7 @@ class Embedder:
         workers: of the job, where it is made within the scope of a strategy for several; see
             distribution.py.
         architecture: model_name, head_name, embedding_dim, net_input_height and so on
-            (experiment.ARCHITECTURE), for a checkpoint that came without args.json.
+            (experiment.flags.Architecture), for a checkpoint that came without args.json.
 
     Attributes:
         flags: those of the training. warnings: what a person should know about flags and
@@ -78,20 +79,23 @@ class Embedder:
         aggregator: str | None = None,
         batch_size: int = 256,
         loading_threads: int = 8,
-        workers: devices.Cluster = devices.Cluster(),  # noqa: B008, it is a tuple
+        workers: Cluster = Cluster(),  # noqa: B008, it is a tuple
         **architecture,
     ):
         _check_aggregator(flip_augment, crop_augment, aggregator)
-        self.flags, self.warnings = experiment.read_architecture(experiment_root, architecture)
-        if self.flags.crop_augment is not None and self.flags.crop_augment != bool(crop_augment):
+        self.flags = args_json.architecture(experiment_root, architecture)
+        self.warnings: list[str] = []
+        trained_with_crops = getattr(self.flags, "crop_augment", bool(crop_augment))
+        if trained_with_crops != bool(crop_augment):
             self.warnings.append(
                 f"--crop_augment is {crop_augment or 'not given'}, but the training was "
-                f"{'with' if self.flags.crop_augment else 'without'} random crops: sizes of persons in the images "
+                f"{'with' if trained_with_crops else 'without'} random crops: sizes of persons in the images "
                 "differ."
             )
         self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
 
         tf = import_tensorflow()
+        from runtime import devices
         from data import images as image_data
         from network import checkpoints, model
 
@@ -145,7 +149,7 @@ class Embedder:
         self._variants = net_size, flip_augment, crop_augment
         strategy = tf.distribute.get_strategy()
         A, D, R = len(self.variant_names), self.flags.embedding_dim, strategy.num_replicas_in_sync
-        local = R // workers.workers
+        local = R // workers.size
         self._replicas, self._own = R, range(workers.index * local, (workers.index + 1) * local)
         self._count = max(1, batch_size // (A * R)) * local  # images at a time on this worker
 
@@ -277,10 +281,8 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="A checkpoint of the experiment, such as checkpoint-25000. The newest when not given.",
     )
-    group = experiment.add_architecture_flags(parser, default=argparse.SUPPRESS)
-    assumed = (
-        f"--{name} {options['default']}" for name, options in experiment.ARCHITECTURE.items()
-    )
+    group = flags.add_architecture_flags(parser)
+    assumed = (f"--{row.name} {row.default}" for row in flags.rows(flags.Architecture))
     group.description = (
         "The experiment's args.json tells these. For a checkpoint that came without it, give at least one of them; of "
         f"the others is assumed: {', '.join(assumed)}."
@@ -288,8 +290,9 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def architecture_flags(args: argparse.Namespace) -> dict:
-    """Those of experiment.ARCHITECTURE that were given."""
-    return {name: value for name, value in vars(args).items() if name in experiment.ARCHITECTURE}
+    """Those of experiment.flags.Architecture that were given."""
+    names = {row.name for row in flags.rows(flags.Architecture)}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -380,10 +383,10 @@ def write(
 def main(args: argparse.Namespace) -> None:
     # What can be wrong with flags and files is found here, before anything slow and before anything
     # is written.
-    workers = devices.cluster(args.strategy)
+    workers = find_cluster(args.strategy)
     architecture = architecture_flags(args)
-    trained, _ = experiment.read_architecture(args.experiment_root, architecture)
-    image_root = args.image_root or trained.image_root
+    trained = args_json.architecture(args.experiment_root, architecture)
+    image_root = args.image_root or getattr(trained, "image_root", None)
     if image_root is None:
         raise UserError(
             f"{args.experiment_root} has no args.json that names an image_root. Give --image_root."
@@ -411,8 +414,8 @@ def main(args: argparse.Namespace) -> None:
     if args.projector:
         projector.read_config(args.experiment_root)
 
-    strategy = devices.make(args.strategy)
-    with devices.naming_lost_workers(workers), strategy.scope():
+    strategy = make_strategy(args.strategy)
+    with explain_lost_workers(workers), strategy.scope():
         embedder = Embedder(
             args.experiment_root,
             args.checkpoint,
@@ -425,7 +428,7 @@ def main(args: argparse.Namespace) -> None:
             **architecture,
         )
         paths = [os.path.join(image_root, fid) for fid in fids]
-        if workers.index == 0:  # the chief tells and writes
+        if workers.is_chief:  # the chief tells and writes
             log = terminal.setup_logging("embed")
             if args.quiet:
                 log.setLevel("ERROR")
@@ -464,7 +467,9 @@ def main(args: argparse.Namespace) -> None:
         else:
             for _ in embedder.batches(paths):
                 pass
-        devices.from_chief(strategy, workers, {"finished": np.int64(1)})  # until then nobody leaves
+        from runtime import devices
+
+        devices.barrier(strategy, workers)  # until then nobody leaves
 
 
 if __name__ == "__main__":

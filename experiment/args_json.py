@@ -1,23 +1,40 @@
-"""args.json: the flags that an experiment was started with."""
+"""args.json: the flags that an experiment was started with.
 
+It is the only source of architecture and sizes. A key that it lacks means the original's behavior.
+"""
+
+import argparse
+import dataclasses
+import difflib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from common import UserError
+from experiment import flags, rules
+from experiment.flags import Architecture, Settings
+from runtime import files
+from runtime.terminal import log
+
+# Flags that name files: where an experiment is only embedded, they need not exist.
+_PATHS = ("train_set", "image_root", "initial_checkpoint")
+# Of one call and not of the experiment: experiments get moved.
+_OF_THE_CALL = {"experiment_root", "resume"}
 
 
 def read(experiment_root: str | os.PathLike) -> dict:
-    """The flags an experiment was started with.
+    """What args.json holds, unchecked.
 
-    Raises: UserError when there is no args.json in it, or one that is no JSON object.
+    Raises: UserError when there is no args.json, or one that is no JSON object.
     """
     path = Path(experiment_root) / "args.json"
     try:
-        args = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{path} does not exist, so {experiment_root} is no experiment. Give the --experiment_root of a training."
+            f"{path} does not exist, so {experiment_root} is no experiment. Give the "
+            "--experiment_root of a training."
         ) from None
     except OSError as error:
         raise UserError(
@@ -27,8 +44,151 @@ def read(experiment_root: str | os.PathLike) -> dict:
         raise UserError(
             f"{path} cannot be read as JSON ({error}). Repair it or restore it from a backup."
         ) from None
-    if not isinstance(args, dict):
+    if not isinstance(stored, dict):
         raise UserError(
-            f"{path} should hold a JSON object of flags. Received: {type(args).__name__}."
+            f"{path} should hold a JSON object of flags. Received: {type(stored).__name__}."
         )
-    return args
+    return stored
+
+
+def content(settings: Settings) -> dict:
+    """The flags by name, with `resume` as the first run had it: what args.json and the log show."""
+    return dataclasses.asdict(settings) | {"resume": False}
+
+
+def write(settings: Settings) -> None:
+    """Write args.json: all flags. Keys in it that are no flags stay."""
+    root = Path(settings.experiment_root)
+    before = read(root) if (root / "args.json").exists() else {}
+    files.write_json(root / "args.json", before | content(settings))
+
+
+def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
+    """The flags that an experiment was started with. Files that they name need not exist.
+
+    Returns: the flags, and the names of those that args.json lacks (one of the original's, or of
+      an older version, say): these have their defaults, which are the original's behavior.
+    Raises: UserError as `read` does, and for a value that its flag does not allow.
+    """
+    stored = read(experiment_root)
+    values: dict[str, Any] = {"experiment_root": str(experiment_root)}
+    lacking = []
+    for field in flags.rows():
+        if field.name in _OF_THE_CALL:
+            continue
+        if field.name not in stored:
+            lacking.append(field.name)
+            continue
+        try:
+            values[field.name] = _value(field, stored[field.name])
+        except ValueError as error:
+            raise UserError(f"{experiment_root}/args.json: {error}") from None
+    return Settings(**values), sorted(lacking)
+
+
+def _value(field: dataclasses.Field, stored: Any) -> Any:
+    """A value of args.json as its flag has it. Raises: ValueError with what is wrong."""
+    name = field.name
+    options = field.metadata["options"]
+    if name in _PATHS:
+        if not isinstance(stored, str | None):
+            raise ValueError(f"{name} should be a path. Received: {json.dumps(stored)}.")
+        return stored
+    is_switch = isinstance(options["default"], bool)
+    if isinstance(stored, bool) != is_switch:
+        kind = "true or false" if is_switch else "no true or false"
+        raise ValueError(f"{name} should be {kind}. Received: {json.dumps(stored)}.")
+    if is_switch:
+        return stored
+    if stored is None:
+        if options["default"] is None:
+            return None
+        raise ValueError(
+            f"{name} should have a value. Received: null. Give one, or take the line away for the "
+            "default."
+        )
+    return _converted(name, options, str(stored))
+
+
+def _converted(name: str, options: dict, text: str) -> Any:
+    """What argparse would make of `--name=text`."""
+    kind = options.get("type", str)
+    choices = options.get("choices")
+    try:
+        value = kind(text)
+        if choices is not None and value not in choices:
+            raise argparse.ArgumentTypeError(
+                f"should be one of {', '.join(map(str, choices))}. Received: {text}"
+            )
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(f"argument --{name}: {error}. Correct it there.") from None
+    return value
+
+
+def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> Architecture:
+    """The flags of an experiment to build its network with: its Settings, or those `given` where
+    there is no args.json. What is assumed or not used is logged as a warning.
+
+    Args:
+        given: flags of Architecture, for a checkpoint that came without args.json.
+
+    Raises: UserError as `load` and rules.check_architecture do.
+    """
+    path = Path(experiment_root) / "args.json"
+    if path.exists():
+        settings, _ = load(experiment_root)
+        rules.check_architecture(settings)
+        for name, value in given.items():
+            if value != getattr(settings, name):
+                log.warning(
+                    f"--{name} {value} is not used: args.json says {getattr(settings, name)}."
+                )
+        return settings
+    names = [field.name for field in flags.rows(Architecture)]
+    if not given:
+        raise UserError(
+            f"{path} does not exist. Give the --experiment_root of a training; for a checkpoint "
+            f"that came without it, give --{names[0]}, and what else of --{', --'.join(names[1:])} "
+            "is not the default."
+        )
+    assumed = Architecture(**given)
+    rules.check_architecture(assumed)
+    others = [f"--{name} {getattr(assumed, name)}" for name in names if name not in given]
+    log.warning(f"{path} does not exist. Assumed: {', '.join(others) or 'nothing'}.")
+    return assumed
+
+
+def resume(settings: Settings, given: dict[str, Any]) -> Settings:
+    """The flags to go on with: those of args.json. The seed may be None still.
+
+    A warning is logged for each given flag that is not used, each flag that args.json lacks, and
+    each of its keys that is no flag.
+
+    Args:
+        settings: the flags of this call, whose experiment_root counts.
+        given: those of them that stood on the command line.
+
+    Raises: UserError as `load` does, and for an args.json without a data set.
+    """
+    root = settings.experiment_root
+    stored, lacking = load(root)
+    for name in ("train_set", "image_root"):
+        if getattr(settings if name in lacking else stored, name) is None:
+            raise UserError(f"{root}/args.json names no {name}. Add it there.")
+    for name in sorted(read(root).keys() - vars(stored).keys() - _OF_THE_CALL):
+        meant = difflib.get_close_matches(name, vars(stored), 1)
+        hint = f" Meant: {meant[0]}?" if meant else ""
+        log.warning(f"args.json has {name}, which is no flag and does nothing.{hint}")
+    changes = {name: getattr(settings, name) for name in lacking}
+    for name, value in changes.items():
+        log.warning(f"args.json lacks {name}: it is {value} from now on.")
+    if "strategy" in given:  # devices come and go
+        changes["strategy"] = given["strategy"]
+    resumed = dataclasses.replace(stored, **changes)
+    for name in sorted(given.keys() - _OF_THE_CALL - set(lacking)):
+        if given[name] != getattr(resumed, name):
+            log.warning(
+                f"--{name} {given[name]} is not used: args.json says {getattr(resumed, name)}. To "
+                "change it (more iterations, say), edit args.json and resume again."
+            )
+    return resumed

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 import common
-import experiment
+from experiment import args_json
 from common import UserError
 from data import dataset
 from evaluation import ranking
@@ -200,7 +200,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     root = Path(args.experiment_root)
-    flags, _ = experiment.read(root)
+    flags, _ = args_json.load(root)
     train_set, image_root = args.train_set or flags.train_set, args.image_root or flags.image_root
     if not (root / "losses.json").exists():
         raise UserError(f"{root} has no detailed logs. Train with --detailed_logs.")

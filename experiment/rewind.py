@@ -6,15 +6,13 @@ none of this: their rows have places.
 """
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 import tensorflow as tf
 
+from experiment import train_log
 from runtime import files
-
-_ITERATION = re.compile(rb" iter: *(\d+),")
 
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
@@ -45,15 +43,14 @@ def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
 
 def _rewind_log(path: Path, iteration: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _iteration_of(line) <= iteration]
+    kept = [
+        line
+        for line in lines
+        if line.endswith(b"\n") and (train_log.iteration_of(line) or 0) <= iteration
+    ]
     if len(kept) < len(lines):
         with files.complete_file(path) as partial:
             partial.write_bytes(b"".join(kept))
-
-
-def _iteration_of(line: bytes) -> int:
-    match = _ITERATION.search(line)
-    return int(match[1]) if match else 0
 
 
 def _rewind_events(path: Path, iteration: int) -> None:

@@ -7,22 +7,20 @@ and what does not fit is told by its name.
 """
 
 import errno
-import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from common import UserError, reason
 from network import keras_weights
+from runtime.terminal import log
 
 # Keras' names of weights and optimizer slots, and TensorFlow 1's
 _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias": "biases"}
@@ -154,59 +152,6 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
     return path
 
 
-class Saver:
-    """Saves checkpoints while training goes on, one at a time, in a thread of its own: a context
-    that waits for it.
-
-    Args:
-      experiment_root, keep: where to save, and how many of the newest to keep; 0 keeps all.
-      before: called in the thread ahead of each save, with its values; what it raises keeps them
-          from being saved.
-      log: told of each that is saved.
-    """
-
-    def __init__(
-        self, experiment_root: str | os.PathLike, keep: int, before: Callable, log: logging.Logger
-    ):
-        self._root, self._keep, self._before, self._log = experiment_root, keep, before, log
-        self._thread, self._saving = ThreadPoolExecutor(1), None
-
-    def __enter__(self) -> "Saver":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self.wait()
-
-    def save(self, iteration: int, variables: Mapping) -> None:
-        """Save `checkpoint-<iteration>` with the values that the variables have now. Waits for an
-        earlier save.
-
-        Raises: what the earlier one raised.
-        """
-        self.wait()
-        values = {name: np.copy(variable.numpy()) for name, variable in variables.items()}
-        self._saving = self._thread.submit(self._save, iteration, values)
-
-    def check(self) -> None:
-        """Raises: what a save that is over raised."""
-        if self._saving and self._saving.done():
-            self.wait()
-
-    def wait(self) -> None:
-        """Until all is saved. Raises: what the save raised."""
-        if self._saving:
-            saving, self._saving = self._saving, None
-            saving.result()
-
-    def _save(self, iteration: int, values: dict[str, np.ndarray]) -> None:
-        self._before(values)
-        path = save(self._root, iteration, values)
-        keep_newest(self._root, self._keep)
-        self._log.info(f"Saved {path}.")
-
-
 def _write(prefix: str, variables: Mapping) -> None:
     names = sorted(variables)
     tf.raw_ops.SaveV2(
@@ -325,20 +270,19 @@ class Unreadable(UserError):
     """A checkpoint whose files are missing, damaged or no checkpoint."""
 
 
-def restore_newest(
-    experiment_root: str | os.PathLike, variables: Mapping
-) -> tuple[Path, list[str]]:
+def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Path:
     """Restore the newest checkpoint of an experiment that can be read.
 
-    Newer ones that cannot are renamed to `broken-<name>`: the run will come to write their names
-    again.
+    Newer ones that cannot are renamed to `broken-<name>`, since the run will write their names
+    again, and are logged as warnings.
 
-    Returns: its path, and a warning for each newer one.
+    Returns: its path, without suffix.
     Raises: UserError when there is none, when it does not fit, and the newest one's when none can
         be read.
     """
-    root, broken = Path(experiment_root), {}
+    root = Path(experiment_root)
     path = newest(root)
+    broken: dict[Path, Unreadable] = {}
     for iteration in reversed(_iterations(root)):
         path = root / f"checkpoint-{iteration}"
         try:
@@ -346,13 +290,11 @@ def restore_newest(
         except Unreadable as error:
             broken[path] = error
             continue
-        for unreadable in broken:
+        for unreadable, error in broken.items():
             for file in _files(unreadable):
                 file.rename(root / f"broken-{file.name}")
-        return path, [
-            f"{error} Taking {path}; the other is now called broken-{p.name}."
-            for p, error in broken.items()
-        ]
+            log.warning(f"{error} Taking {path}; the other is now called broken-{unreadable.name}.")
+        return path
     raise next(iter(broken.values()))
 
 

@@ -61,7 +61,7 @@ def body(model: keras.Model) -> keras.Model:
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-def normalise_apart(model: keras.Model) -> None:
+def normalize_apart(model: keras.Model) -> None:
     """Let each replica take its own statistics in batch norm; see layers.BatchNorm."""
     for layer in model._flatten_layers():
         if isinstance(layer, BatchNorm):

@@ -29,6 +29,26 @@ def lock(descriptor: int, message: str) -> None:
 
 
 @contextlib.contextmanager
+def locked_directory(path: str | os.PathLike, message: str) -> Iterator[None]:
+    """Have a directory to oneself. Raises: UserError with the message when another has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        lock(descriptor, message)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether another process has the directory; False where that cannot be told."""
+    try:
+        with locked_directory(path, ""):
+            return False
+    except UserError:
+        return True
+
+
+@contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file that appears under its name, or replaces what is there, only when it is
     complete.

@@ -4,6 +4,7 @@ Into a file or a pipe nothing of the live line is written.
 """
 
 import logging
+import logging.handlers
 import os
 import sys
 
@@ -62,8 +63,17 @@ def say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+# ------------------------------------------------------------------------- the log
+
+# The one log of the project. Without setup_logging, in a notebook say, Python prints its warnings.
+log = logging.getLogger("triplet_reid")
+
+# As `extra` of a record: a terminal's live line shows the same, so it goes only to the file.
+ON_LIVE_LINE = {"on_live_line": True}
+
+
 class _Formatter(logging.Formatter):
-    """`time [LEVEL] name: message`, with the level in colour where a person watches."""
+    """`time [LEVEL] command: message`, with the level in color where a person watches."""
 
     _COLORS = {
         "WARNING": "\033[33m",
@@ -72,8 +82,9 @@ class _Formatter(logging.Formatter):
         "INFO": "\033[32m",
     }
 
-    def __init__(self, color: bool):
-        super().__init__("%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    def __init__(self, command: str, color: bool):
+        super().__init__(f"%(asctime)s [%(levelname)s] {command}: %(message)s")
+        self.command = command
         self._color = color
 
     def format(self, record: logging.LogRecord) -> str:
@@ -93,35 +104,53 @@ class _Screen(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """Raises what goes wrong, a full disk say, where logging's own would print a traceback and go
-    on.
-    """
+    """Raises an error, such as a full disk, where logging would print a traceback and go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704, logging calls this while it handles the error
 
 
-# As `extra` of a record: where a terminal's live line tells the same, it goes only to the file.
-ON_LIVE_LINE = {"on_live_line": True}
+class _NotYetInAFile(logging.handlers.MemoryHandler):
+    """Holds all records, until log_to names a file that they are written to."""
+
+    def __init__(self, formatter: logging.Formatter):
+        super().__init__(capacity=0, flushOnClose=False)
+        self.setFormatter(formatter)
+
+    def shouldFlush(self, record: logging.LogRecord) -> bool:
+        return False
 
 
-def setup_logging(name: str, file: str | os.PathLike | None = None) -> logging.Logger:
-    """The logger of a command: stderr, and `file` (appended to) when one is given. Each call starts
-    anew.
+def setup_logging(command: str) -> logging.Logger:
+    """Let `log` write to stderr, in the name of a command. Each call starts anew.
+
+    Returns: `log`.
     """
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
         handler.close()
-    screen, terminal = _Screen(), sys.stderr.isatty()
-    screen.setFormatter(_Formatter(color=terminal and "NO_COLOR" not in os.environ))
-    if terminal:
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    is_terminal = sys.stderr.isatty()
+    screen = _Screen()
+    screen.setFormatter(_Formatter(command, is_terminal and "NO_COLOR" not in os.environ))
+    if is_terminal:
         screen.addFilter(lambda record: not hasattr(record, "on_live_line"))
-    logger.addHandler(screen)
-    if file is not None:
-        log_file = _LogFile(file, encoding="utf-8")
-        log_file.setFormatter(_Formatter(color=False))
-        logger.addHandler(log_file)
-    return logger
+    log.addHandler(screen)
+    log.addHandler(_NotYetInAFile(_Formatter(command, color=False)))
+    return log
+
+
+def log_to(file: str | os.PathLike) -> None:
+    """Append what has been logged since setup_logging, and all that will be, to a file.
+
+    Raises: OSError, also from calls of `log`, when the file cannot be written.
+    """
+    (held,) = [handler for handler in log.handlers if isinstance(handler, _NotYetInAFile)]
+    log_file = _LogFile(file, encoding="utf-8")
+    log_file.setFormatter(held.formatter)
+    for record in held.buffer:
+        log_file.handle(record)
+    log.removeHandler(held)
+    held.close()
+    log.addHandler(log_file)

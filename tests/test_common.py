@@ -139,7 +139,9 @@ def test_args_json_that_is_none(tmp_path, text, message):
 
 def test_log_lines_go_to_the_screen_and_to_the_end_of_the_file(tmp_path, capfd):
     for message in ("first", "second"):
-        terminal.setup_logging("test", tmp_path / "a.log").warning(message)
+        log = terminal.setup_logging("test")
+        log.warning(message)
+        terminal.log_to(tmp_path / "a.log")
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [
         "[WARNING] test: first",
@@ -327,7 +329,8 @@ def test_a_full_disk_ends_a_command_with_one_line(monkeypatch):
 
 def test_what_cannot_be_logged_is_raised(tmp_path):
     (tmp_path / "full.log").symlink_to("/dev/full")
-    logger = terminal.setup_logging("test", tmp_path / "full.log")
+    logger = terminal.setup_logging("test")
+    terminal.log_to(tmp_path / "full.log")
     with pytest.raises(OSError, match="No space left"):
         logger.info("a line")
     file = logger.handlers[-1]

@@ -1,11 +1,9 @@
-"""What is trained beside the network and not exported: a classifier of the pids and a center for
-each of them.
+"""What is trained beside the network and not exported.
 
-N pids are labelled 0..N-1. Both losses give float32 [B], one an anchor, to be added to that of
-loss.py with a weight.
+A classifier of the pids, and a center for each of them. N pids have the labels 0..N-1. Both losses
+are float32 [B], one for each anchor, to be added to that of loss.py with a weight.
 """
 
-import argparse
 from typing import NamedTuple
 
 import keras
@@ -28,9 +26,9 @@ def id_losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> t
     """Cross-entropy with label smoothing, section 7 of arXiv:1512.00567.
 
     Args:
-      logits: float [B, N].
-      labels: int [B], in 0..N-1.
-      smoothing: in [0, 1): this part of the probability is spread evenly over all N pids.
+        logits: float [B, N].
+        labels: int [B], in 0..N-1.
+        smoothing: in [0, 1): this part of the probability is spread evenly over all N pids.
 
     Returns: float32 [B].
     """
@@ -88,26 +86,33 @@ class Centers(keras.layers.Layer):
 
 
 class Companions(NamedTuple):
-    """What the flags want beside a network."""
+    """The layers that are trained beside a network; None where a loss is not used."""
 
-    classifier: keras.layers.Layer | None
-    centers: Centers | None
+    classifier: keras.layers.Layer | None = None
+    centers: Centers | None = None
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        return [layer for layer in self if layer]
+        """Those that there are."""
+        return [layer for layer in self if layer is not None]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
+        """What the optimizer trains of them."""
         return [variable for layer in self.layers for variable in layer.trainable_variables]
 
 
-def companions(count: int, args: argparse.Namespace) -> Companions:
-    """The layers that --id_loss_weight and --center_loss_weight want, built, for `count` pids."""
+def build(count: int, dim: int, id_loss: bool, center_loss: bool) -> Companions:
+    """Make the layers of the losses that are used.
+
+    Args:
+        count: number of pids, N.
+        dim: dimension of the embeddings, D.
+    """
     made = Companions(
-        classifier(count) if args.id_loss_weight else None,
-        Centers(count) if args.center_loss_weight else None,
+        classifier=classifier(count) if id_loss else None,
+        centers=Centers(count) if center_loss else None,
     )
     for layer in made.layers:
-        layer.build((None, args.embedding_dim))
+        layer.build((None, dim))
     return made

@@ -1,7 +1,6 @@
 """What a training shows in TensorBoard. Everything goes to the default writer, at its iteration."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,47 +13,49 @@ import loss
 from training import pictures
 
 
-def write_hparams(iteration: int, args: argparse.Namespace) -> None:
-    """The flags, for TensorBoard's page that compares runs. Call it at the first iteration.
+def write_hparams(iteration: int, flags: Mapping) -> None:
+    """Write the flags, for TensorBoard's page that compares runs. Call it at the first iteration.
 
     hparams.hparams would write them at step 0, where rewind would leave them, and a run that begins
-    again doubles them.
+    again would double them.
     """
-    flags = {
+    shown = {
         name: value
-        for name, value in vars(args).items()
+        for name, value in flags.items()
         if isinstance(value, bool | int | float | str)
+        and name not in ("experiment_root", "image_root")
     }
-    for name in ("experiment_root", "image_root", "resume"):
-        flags.pop(name, None)
-    message = hparams.hparams_pb(flags, trial_id=args.experiment_root)
+    message = hparams.hparams_pb(shown, trial_id=flags["experiment_root"])
     tf.summary.experimental.write_raw_pb(message.SerializeToString(), step=iteration)
 
 
-def write_scalars(
-    iteration: int,
-    result: dict,
-    args: argparse.Namespace,
-    rate: float,
-    seconds: float,
-    waited: float,
-) -> None:
-    """The original's scalars, and the seconds for which the iteration waited for its images."""
-    scalars = {
+def scalars(result: Mapping, batch_k: int) -> dict[str, float]:
+    """The original's scalars, and those of companions, by their tags.
+
+    Args:
+        result: what the step returned, see training/step.py.
+    """
+    found = {
         "loss": result["loss"],
         "batch_top1": result["top1"],
-        f"batch_prec_at_{args.batch_k - 1}": result["precision"],
+        f"batch_prec_at_{batch_k - 1}": result["precision"],
         "active_count": result["active_count"],
-        "learning_rate": rate,
-        "secs_per_iter": seconds,
-        "secs_waiting_for_images": waited,
     }
-    scalars |= {tag: result[tag] for tag in ("id_loss", "center_loss") if tag in result}
-    _write([scalar_pb(tag, value) for tag, value in scalars.items()], iteration)
+    return found | {tag: result[tag] for tag in ("id_loss", "center_loss") if tag in result}
+
+
+def write_scalars(iteration: int, values: Mapping[str, float]) -> None:
+    """Write numbers by their tags."""
+    _write([scalar_pb(tag, value) for tag, value in values.items()], iteration)
 
 
 def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np.ndarray) -> None:
-    """The original's histograms; dists: float32 [B, B], of the batch; labels: int [B]."""
+    """Write the original's histograms.
+
+    Args:
+        dists: of the batch, float32 [B, B].
+        labels: of the batch, int [B].
+    """
     positives, negatives = loss.pair_masks(tf.constant(labels))
     histograms = {
         "loss_distribution": result["losses"],
@@ -67,9 +68,7 @@ def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np
 
 
 def _write(summaries: Sequence[Summary], iteration: int) -> None:
-    """As one event: tf.summary.scalar and tf.summary.histogram, one by one, take longer than a
-    small network does.
-    """
+    """One event for all: tf.summary.scalar and .histogram take longer than a small network."""
     event = Summary()
     for summary in summaries:
         event.MergeFrom(summary)
@@ -77,8 +76,10 @@ def _write(summaries: Sequence[Summary], iteration: int) -> None:
 
 
 def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> None:
-    """What the network sees of the first pids; images: float32 RGB 0..255 [B, H, W, 3], of the
-    batch.
+    """Write what the network sees of the first pids.
+
+    Args:
+        images: of the batch, float32 RGB in 0..255 [B, H, W, 3].
     """
     tf.summary.image("network_input", pictures.network_input(images, batch_k)[None], step=iteration)
 
@@ -86,7 +87,12 @@ def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> Non
 def write_hardest_triplets(
     iteration: int, paths: Sequence[str], pids: Sequence[str], dists: np.ndarray
 ) -> None:
-    """The triplets that are most wrong; paths, pids: of the batch, [B] each; dists: float [B, B]."""
+    """Write the triplets that are most wrong.
+
+    Args:
+        paths, pids: of the batch, B of each.
+        dists: of the batch, float [B, B].
+    """
     tf.summary.image(
         "hardest_triplets", pictures.draw_triplets(paths, pids, dists)[None], step=iteration
     )

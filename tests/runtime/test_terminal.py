@@ -21,7 +21,8 @@ import common
 from runtime import terminal
 from uninterrupt import Uninterrupt
 
-log = terminal.setup_logging("train", sys.argv[1])
+log = terminal.setup_logging("train")
+terminal.log_to(sys.argv[1])
 log.info("Starting training from iteration 10.")
 with Uninterrupt() as u, terminal.bar(30, "iter", initial=10, images_per_step=8) as bar:
     for iteration in range(11, 31):

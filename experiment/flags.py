@@ -1,0 +1,564 @@
+"""The flags of a training, in one table: every field of Settings.
+
+From it come the parser of train.py, the checks of args.json and docs/flags.md
+(`python -m experiment.flags` prints that page).
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import common
+from data import cameras
+
+# Headings of --help, in their order, each with a sentence or None.
+GROUPS = {
+    "experiment": None,
+    "devices": None,
+    "data": None,
+    "model": None,
+    "loss": None,
+    "losses of identities": "They are added to --loss. What they train is not exported.",
+    "optimization": None,
+}
+
+
+class OnlyWith(NamedTuple):
+    """What another flag has to be for a flag to have an effect."""
+
+    name: str
+    values: tuple[str, ...] = ()  # none: any value above 0
+
+
+def _flag(group: str, help: str, only_with: OnlyWith | None = None, **options) -> Any:
+    """One row of the table: a dataclass field that knows how to be a flag.
+
+    Args:
+        group: one of GROUPS.
+        only_with: the flag has no effect otherwise, and it is an error to give it.
+        options: those of argparse.add_argument. Without a `default` it is None.
+    """
+    options |= {"help": help}
+    options.setdefault("default", False if options.get("action") == "store_true" else None)
+    metadata = {"group": group, "only_with": only_with, "options": options}
+    default = dataclasses.MISSING if options.get("required") else options["default"]
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _switch(group: str, help: str, only_with: OnlyWith | None = None) -> Any:
+    """A flag without a value."""
+    return _flag(group, help, only_with, action="store_true")
+
+
+def _shared(group: str, name: str) -> Any:
+    """A flag that other commands have, too; common.py declares it."""
+    return _flag(group, **common.shared_flag(name))
+
+
+def _pixels(help: str, default: int) -> Any:
+    return _flag("model", help, type=common.positive_int, metavar="PIXELS", default=default)
+
+
+# ------------------------------------------------------------------------- types of flags
+
+_fraction = common.number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
+_below_one = common.number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+_non_negative_float = common.number(
+    float, lambda x: 0 <= x < math.inf, "a finite number of at least 0"
+)
+
+
+def _milestones(text: str) -> str:
+    """The text itself, as it stands in args.json."""
+    parts = text.split(",")
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(numbers) < len(parts) or [0, *numbers] != sorted({0, *numbers}):
+        raise argparse.ArgumentTypeError(
+            f"should be rising iterations such as 4000,7000. Received: {text}"
+        )
+    return text
+
+
+def _margin(text: str) -> float | str:
+    if text in ("soft", "none"):
+        return text
+    return common.number(float, math.isfinite, '"soft", "none" or a finite number')(text)
+
+
+# ------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The flags without which a checkpoint cannot be used."""
+
+    model_name: str = _flag(
+        "model",
+        f"The net, one of: {', '.join(common.plugin_names('nets'))}.",
+        type=common.plugin_name("nets"),
+        metavar="NET",
+        default="resnet_v1_50",
+    )
+    head_name: str = _flag(
+        "model",
+        f"The head, one of: {', '.join(common.plugin_names('heads'))}.",
+        type=common.plugin_name("heads"),
+        metavar="HEAD",
+        default="fc1024",
+    )
+    pooling: str = _flag(
+        "model",
+        "How the net's last map becomes features: by its mean (avg), or by a generalized mean "
+        "whose power is learned, starting at 3 (gem).",
+        choices=("avg", "gem"),
+        default="avg",
+    )
+    last_stride: int = _flag(
+        "model",
+        "Stride of the net's last stage. With 1 the stage keeps the resolution, so that the last "
+        "map is twice as high and wide.",
+        type=int,
+        choices=(1, 2),
+        default=2,
+    )
+    embedding_dim: int = _flag(
+        "model",
+        "Dimension of the embeddings.",
+        type=common.positive_int,
+        metavar="D",
+        default=128,
+    )
+    net_input_height: int = _pixels("Height of the network's input.", 256)
+    net_input_width: int = _pixels("Width of the network's input.", 128)
+    pre_crop_height: int = _pixels("Height that --crop_augment takes its crops from.", 288)
+    pre_crop_width: int = _pixels("Width that --crop_augment takes its crops from.", 144)
+
+    @property
+    def net_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.net_input_height, self.net_input_width
+
+    @property
+    def pre_crop_size(self) -> tuple[int, int]:
+        """Height and width that crops are taken from, in pixels."""
+        return self.pre_crop_height, self.pre_crop_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Architecture):
+    """All flags of a training. train.py makes them once, after all checks; they do not change.
+
+    In a test or a benchmark: Settings(experiment_root="exp", loss="lifted").
+    """
+
+    # A new training has train_set, image_root and a seed: train.py sees to it.
+    experiment_root: str = _shared("experiment", "experiment_root")
+    checkpoint_frequency: int = _flag(
+        "experiment",
+        "Iterations between checkpoints. 0 writes only the first and the final one.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=1000,
+    )
+    keep_checkpoints: int = _flag(
+        "experiment",
+        "Number of newest checkpoints to keep. 0 keeps all.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
+    log_frequency: int = _flag(
+        "experiment",
+        "Iterations between lines in train.log and between scalars in TensorBoard. With "
+        "--detailed_logs every iteration is logged.",
+        type=common.positive_int,
+        metavar="N",
+        default=1,
+    )
+    histogram_frequency: int = _flag(
+        "experiment",
+        "Iterations between histograms in TensorBoard. The first iteration always has them; 0 "
+        "writes no others.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=50,
+    )
+    image_frequency: int = _flag(
+        "experiment",
+        "Iterations between pictures of the batch's hardest triplets in TensorBoard. The first "
+        "iteration always has them, and a picture of the network's input. 0 writes no pictures.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=500,
+    )
+    detailed_logs: bool = _switch(
+        "experiment",
+        "Keep the embeddings, losses and file ids of every iteration in memory-mapped files.",
+    )
+    seed: int | None = _flag(
+        "experiment",
+        "Seed of initial weights, batches and augmentation. If it is not given, it is drawn and "
+        "recorded in args.json.",
+        type=common.number(int, lambda n: 0 <= n < 2**32, "an integer from 0 to 4294967295"),
+        metavar="N",
+    )
+    deterministic: bool = _switch(
+        "experiment",
+        "On a GPU, use only operations that give the same bits every time. A CPU does so anyway, "
+        "and was a tenth slower with this flag.",
+    )
+    strategy: str = _shared("devices", "strategy")
+    mining: str = _flag(
+        "devices",
+        "Where each device looks for the positives and negatives of its images: in the whole "
+        "batch, which gives the result of one device (global), or in its own part of it (local).",
+        choices=("global", "local"),
+        default="global",
+    )
+    no_sync_batch_norm: bool = _switch(
+        "devices",
+        "Let each device normalize with the statistics of its own part of the batch. Devices "
+        "exchange fewer messages; the result differs from that of one device.",
+    )
+    precision: str = _flag(
+        "devices",
+        "Precision of the network's activations. Weights, embeddings, distances and losses stay "
+        "float32. 16 bits take half the memory, and less time where the processor has operations "
+        "for them.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        default="float32",
+    )
+    jit_compile: bool = _switch(
+        "devices",
+        "Compile the iteration with XLA. This is faster on some GPUs and much slower on CPUs. It "
+        "works on one device only.",
+    )
+    train_set: str | None = _flag(
+        "data",
+        "CSV of the training images: lines of pid,fid without a header. Needed unless resuming.",
+        type=common.readable_file,
+        metavar="CSV",
+    )
+    image_root: str | None = _flag(
+        "data",
+        "Directory that the file ids of the CSV are relative to. Needed unless resuming.",
+        type=common.readable_directory,
+        metavar="DIR",
+    )
+    batch_p: int = _flag(
+        "data",
+        "Number of pids in a batch, at least 2.",
+        type=common.positive_int,
+        metavar="P",
+        default=32,
+    )
+    batch_k: int = _flag(
+        "data",
+        "Number of images of each pid in a batch, at least 2.",
+        type=common.positive_int,
+        metavar="K",
+        default=4,
+    )
+    cameras: str | None = _flag(
+        "data",
+        "Draw the K images of a pid from as many cameras as possible. The camera is read from the "
+        f"file id, by one of {', '.join(cameras.FORMS)}, or by a regular expression whose one "
+        "group is the camera. Without this flag, cameras play no part.",
+        type=cameras.rule,
+        metavar="RULE",
+    )
+    flip_augment: bool = _switch("data", "Mirror half of the images, at random.")
+    crop_augment: bool = _switch(
+        "data", "Resize to the pre_crop size and take a random crop of the net_input size."
+    )
+    pad_crop: int = _flag(
+        "data",
+        "Instead of --crop_augment: resize to the net_input size, pad with this number of black "
+        "pixels on each side, and take a random crop of the net_input size. 0 takes no such crop.",
+        type=common.non_negative_int,
+        metavar="PIXELS",
+        default=0,
+    )
+    color_jitter: float = _flag(
+        "data",
+        "Multiply brightness, contrast and saturation by random factors from 1 - STRENGTH to "
+        "1 + STRENGTH. 0 changes nothing.",
+        type=_fraction,
+        metavar="STRENGTH",
+        default=0.0,
+    )
+    random_erasing: float = _flag(
+        "data",
+        "Probability that a random rectangle of an image, 0.02 to 0.4 of its area, is filled with "
+        "the mean color of ImageNet. 0 erases nothing.",
+        type=_fraction,
+        metavar="PROBABILITY",
+        default=0.0,
+    )
+    loading_threads: int = _shared("data", "loading_threads")
+    cache: str = _flag(
+        "data",
+        "What to hold in memory from the start on: nothing, the bytes of all image files "
+        "(encoded), or all decoded images, height x width x 3 bytes each (decoded; Market-1501: "
+        "320 MB). It does not change any result.",
+        choices=("none", "encoded", "decoded"),
+        default="none",
+    )
+    on_bad_image: str = _flag(
+        "data",
+        "What to do with images that cannot be decoded: end with the name of the first (error), "
+        "or look at all images before the training and leave such out (skip).",
+        choices=("error", "skip"),
+        default="error",
+    )
+    allow_any_path: bool = _shared("data", "allow_any_path")
+    initial_checkpoint: str | None = _flag(
+        "model",
+        "Pretrained weights of the net, not of the head: a TF-slim checkpoint, an experiment or a "
+        "checkpoint of one, a weights file of Keras, or the word imagenet for nets that Keras has "
+        "weights for.",
+        metavar="CHECKPOINT",
+    )
+    loss: str = _flag(
+        "loss", "The loss, one of those in loss.py.", choices=common.LOSSES, default="batch_hard"
+    )
+    margin: float | str = _flag(
+        "loss",
+        "How the difference x of two distances becomes a loss. A number m gives max(0, m + x), "
+        "soft gives log(1 + exp(x)), none gives x. The losses "
+        f"{' and '.join(common.EMBEDDING_LOSSES)} have constants of their own instead.",
+        type=_margin,
+        default="soft",
+    )
+    loss_ignore_zero: bool = _switch(
+        "loss",
+        "Take the mean over the terms that are not 0. This is for "
+        f"{' and '.join(common.LOSSES_WITHOUT_ZEROS)}, with a number as margin.",
+    )
+    metric: str = _flag(
+        "loss",
+        "How distances of embeddings are measured.",
+        choices=common.METRICS,
+        default="euclidean",
+    )
+    id_loss_weight: float = _flag(
+        "losses of identities",
+        "Weight of the cross-entropy of a linear classifier of the pids. 0 leaves it out. The bag "
+        "of tricks has 1.",
+        type=_non_negative_float,
+        metavar="W",
+        default=0.0,
+    )
+    label_smoothing: float = _flag(
+        "losses of identities",
+        "Part of the probability that the classifier should spread over all pids.",
+        only_with=OnlyWith("id_loss_weight"),
+        type=_below_one,
+        metavar="E",
+        default=0.1,
+    )
+    center_loss_weight: float = _flag(
+        "losses of identities",
+        "Weight of the squared distance to the center of the pid's embeddings. 0 leaves it out. "
+        "The bag of tricks has 0.0005.",
+        type=_non_negative_float,
+        metavar="W",
+        default=0.0,
+    )
+    optimizer: str = _flag(
+        "optimization",
+        "The optimizer. adamw is adam with --weight_decay. Each wants a --learning_rate of its "
+        "own.",
+        choices=("adam", "adamw", "sgd", "rmsprop", "adadelta"),
+        default="adam",
+    )
+    learning_rate: float = _flag(
+        "optimization",
+        "Learning rate after the warm-up and before the decay.",
+        type=common.positive_float,
+        metavar="RATE",
+        default=3e-4,
+    )
+    train_iterations: int = _flag(
+        "optimization",
+        "Number of iterations after which training ends.",
+        type=common.number(int, lambda n: 1 <= n < 2**31, "an integer from 1 to 2147483647"),
+        metavar="N",
+        default=25000,
+    )
+    lr_schedule: str = _flag(
+        "optimization",
+        "How the learning rate falls. exponential and cosine fall from --decay_start_iteration to "
+        "the end, to a thousandth and to 0; multistep falls at --lr_milestones.",
+        choices=("exponential", "cosine", "multistep", "constant"),
+        default="exponential",
+    )
+    decay_start_iteration: int = _flag(
+        "optimization",
+        "Iteration from which the learning rate falls. -1 means no decay. The schedules multistep "
+        "and constant do not use it.",
+        type=common.number(int, lambda n: n >= -1, "-1 or an integer of at least 0"),
+        metavar="N",
+        default=15000,
+    )
+    lr_milestones: str | None = _flag(
+        "optimization",
+        "Iterations at which the multistep schedule multiplies the learning rate by "
+        "--lr_decay_factor.",
+        only_with=OnlyWith("lr_schedule", ("multistep",)),
+        type=_milestones,
+        metavar="N,N,...",
+    )
+    lr_decay_factor: float = _flag(
+        "optimization",
+        "Factor of the multistep schedule.",
+        only_with=OnlyWith("lr_schedule", ("multistep",)),
+        type=common.number(float, lambda x: 0 < x < 1, "a number between 0 and 1"),
+        metavar="X",
+        default=0.1,
+    )
+    warmup_iterations: int = _flag(
+        "optimization",
+        "Let the learning rate rise linearly over the first N iterations, from a hundredth of it. "
+        "0 means no warm-up.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
+    adam_beta1_decay: bool = _switch(
+        "optimization",
+        "Lower Adam's beta1 from 0.9 to 0.5 at --decay_start_iteration, as in the paper but not in "
+        "its code.",
+        only_with=OnlyWith("optimizer", ("adam", "adamw")),
+    )
+    momentum: float = _flag(
+        "optimization",
+        "Momentum of SGD and RMSprop.",
+        only_with=OnlyWith("optimizer", ("sgd", "rmsprop")),
+        type=_below_one,
+        metavar="X",
+        default=0.0,
+    )
+    nesterov: bool = _switch(
+        "optimization",
+        "Use Nesterov's momentum in SGD.",
+        only_with=OnlyWith("optimizer", ("sgd",)),
+    )
+    weight_decay: float = _flag(
+        "optimization",
+        "Part of each kernel, but not of biases and scales, that a step takes away, times the "
+        "learning rate. All optimizers but adam have it.",
+        only_with=OnlyWith("optimizer", ("adamw", "sgd", "rmsprop", "adadelta")),
+        type=_non_negative_float,
+        metavar="X",
+        default=0.0,
+    )
+    clip_norm: float = _flag(
+        "optimization",
+        "Scale the gradient, taken over all weights together, down to this length where it is "
+        "longer. 0 never scales it.",
+        type=_non_negative_float,
+        metavar="X",
+        default=0.0,
+    )
+    freeze_body_iterations: int = _flag(
+        "optimization",
+        "For the first N iterations train only what has no pretrained weights: all but the net. "
+        "The running statistics of its batch norms move all the same. 0 trains all from the start.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
+
+    @property
+    def milestones(self) -> list[int]:
+        """The iterations of --lr_milestones."""
+        return [int(part) for part in (self.lr_milestones or "").split(",") if part]
+
+
+# ------------------------------------------------------------------------- what comes from it
+
+
+def rows(table: type = Settings) -> Iterator[dataclasses.Field]:
+    """The flags of Settings or Architecture, by the order of GROUPS."""
+    fields = dataclasses.fields(table)
+    for group in GROUPS:
+        yield from (field for field in fields if field.metadata["group"] == group)
+
+
+def options(name: str) -> dict:
+    """The options of one flag of Settings, as for argparse.add_argument."""
+    field = next(field for field in rows() if field.name == name)
+    return field.metadata["options"]
+
+
+def default(name: str) -> Any:
+    return options(name)["default"]
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """The parser of train.py: every flag of Settings, and --resume.
+
+    Args:
+        doc: the command's docstring.
+    """
+    parser = common.make_parser(doc)
+    groups = {name: parser.add_argument_group(name, sentence) for name, sentence in GROUPS.items()}
+    for field in rows():
+        groups[field.metadata["group"]].add_argument(f"--{field.name}", **field.metadata["options"])
+        if field.name == "experiment_root":
+            groups["experiment"].add_argument(
+                "--resume",
+                action="store_true",
+                help="Go on with the experiment from its newest checkpoint. All other flags are "
+                "taken from its args.json.",
+            )
+    return parser
+
+
+def add_architecture_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags of Architecture, without defaults: only those that are given are in the result.
+
+    Returns: their group.
+    """
+    group = parser.add_argument_group("model")
+    for field in rows(Architecture):
+        changed = field.metadata["options"] | {"default": argparse.SUPPRESS}
+        group.add_argument(f"--{field.name}", **changed)
+    return group
+
+
+def page() -> str:
+    """docs/flags.md: a table of all flags for each group."""
+    lines = ["# The flags of train.py", ""]
+    lines += ["Made by `python -m experiment.flags > docs/flags.md`; a test keeps it equal.", ""]
+    for group, sentence in GROUPS.items():
+        lines += [f"## {group.capitalize()}", ""]
+        lines += [sentence, ""] if sentence else []
+        lines += ["| flag | default | what it does |", "| --- | --- | --- |"]
+        lines += [_row(field) for field in rows() if field.metadata["group"] == group]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _row(field: dataclasses.Field) -> str:
+    options = field.metadata["options"]
+    values = options.get("metavar") or " ".join(map(str, options.get("choices", ())))
+    flag = f"`--{field.name} {values}`" if values else f"`--{field.name}`"
+    shown = "" if options["default"] in (None, False) else f"`{options['default']}`"
+    text = options["help"] + _effect(field.metadata["only_with"])
+    return f"| {flag} | {shown} | {text} |".replace("|  |", "| |")
+
+
+def _effect(only_with: OnlyWith | None) -> str:
+    if only_with is None:
+        return ""
+    values = " or ".join(only_with.values) or "above 0"
+    return f" It has an effect only with `--{only_with.name}` {values}."
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,152 @@
+"""Which flags fit together: checked before anything slow, for new and for resumed experiments."""
+
+from typing import Any
+
+import common
+from common import UserError
+from experiment import flags
+from experiment.flags import Architecture, Settings
+
+
+def check_combinations(settings: Settings) -> None:
+    """Raises: UserError for values that are each allowed, but not together or not for training."""
+    _check_batch(settings)
+    _check_loss(settings)
+    _check_crops(settings)
+    check_architecture(settings)
+    _check_only_with(settings)
+    _check_optimization(settings)
+    if settings.jit_compile and settings.strategy not in ("auto", "one"):
+        raise UserError(
+            f"--jit_compile works on one device. Received: --strategy {settings.strategy}. Leave "
+            "out one of the two"
+        )
+
+
+def _check_batch(settings: Settings) -> None:
+    for name, value in {"batch_p": settings.batch_p, "batch_k": settings.batch_k}.items():
+        if value < 2:
+            raise UserError(
+                f"--{name} should be at least 2: a triplet is two images of one pid and one of "
+                f"another. Received: {value}"
+            )
+
+
+def _check_loss(settings: Settings) -> None:
+    loss, margin = settings.loss, settings.margin
+    if loss in common.EMBEDDING_LOSSES and margin != "soft":
+        raise UserError(
+            f"--loss {loss} has no margin to set. Received: --margin {margin}. Leave it out, or "
+            f"take one of {', '.join(common.DISTANCE_LOSSES)}"
+        )
+    if loss in common.EMBEDDING_LOSSES and settings.metric not in ("euclidean", "cosine"):
+        raise UserError(
+            f"--loss {loss} compares by cosine. Received: --metric {settings.metric}. Leave it "
+            "out, or give cosine"
+        )
+    if settings.loss_ignore_zero and loss not in common.LOSSES_WITHOUT_ZEROS:
+        raise UserError(
+            f"--loss_ignore_zero is for --loss {' and '.join(common.LOSSES_WITHOUT_ZEROS)}. "
+            f"Received: --loss {loss}"
+        )
+    if settings.loss_ignore_zero and isinstance(margin, str):
+        raise UserError(
+            f"--loss_ignore_zero needs a number as --margin: with {margin} no loss is cut off at "
+            f"0. Received: --margin {margin}"
+        )
+
+
+def _check_crops(settings: Settings) -> None:
+    sizes = zip(("height", "width"), settings.net_size, settings.pre_crop_size, strict=True)
+    for side, net, pre_crop in sizes:
+        if settings.crop_augment and net > pre_crop:
+            raise UserError(
+                f"--net_input_{side} {net} is more than --pre_crop_{side} {pre_crop}, from which "
+                f"--crop_augment takes its crops. Give a --pre_crop_{side} of at least {net}, or "
+                "no --crop_augment"
+            )
+    if settings.crop_augment and settings.pad_crop:
+        raise UserError(
+            f"--pad_crop {settings.pad_crop} and --crop_augment are two ways to take random crops. "
+            "Give one of them"
+        )
+    if settings.pad_crop >= min(settings.net_size):
+        raise UserError(
+            f"--pad_crop should be less than the sides of the input, {settings.net_input_height} "
+            f"by {settings.net_input_width} pixels: crops would be empty. Received: "
+            f"{settings.pad_crop}"
+        )
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raises: UserError for a pooling or a last_stride that the net does not have."""
+    net = architecture.model_name
+    for name in ("pooling", "last_stride"):
+        value = getattr(architecture, name)
+        if value == flags.default(name) or name in common.build_options("nets", net):
+            continue
+        nets = [
+            other
+            for other in common.plugin_names("nets")
+            if name in common.build_options("nets", other)
+        ]
+        raise UserError(
+            f"--{name} {value} is not for --model_name {net}. Nets that have it: {', '.join(nets)}"
+        )
+
+
+def _check_only_with(settings: Settings) -> None:
+    """A flag that has no effect is an error: whoever gave it expects one."""
+    for field in flags.rows():
+        only_with = field.metadata["only_with"]
+        if only_with is None or getattr(settings, field.name) == flags.default(field.name):
+            continue
+        value = getattr(settings, only_with.name)
+        if not _allows(only_with, value):
+            wanted = f"--{only_with.name} {' or '.join(only_with.values) or 'above 0'}"
+            raise UserError(
+                f"--{field.name} is for {wanted}. Received: {value}. Leave it out, or give another "
+                f"--{only_with.name}"
+            )
+
+
+def _allows(only_with: flags.OnlyWith, value: Any) -> bool:
+    return value in only_with.values if only_with.values else value > 0
+
+
+def _check_optimization(settings: Settings) -> None:
+    if settings.lr_schedule == "multistep" and settings.lr_milestones is None:
+        raise UserError("--lr_schedule multistep needs --lr_milestones, such as 4000,7000")
+    if settings.optimizer == "adamw" and not settings.weight_decay:
+        raise UserError(
+            "--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam"
+        )
+    if settings.nesterov and not settings.momentum:
+        raise UserError("--nesterov needs a --momentum above 0, such as 0.9")
+    if settings.adam_beta1_decay and settings.decay_start_iteration < 0:
+        raise UserError(
+            "--adam_beta1_decay needs a --decay_start_iteration, from which beta1 is 0.5. "
+            f"Received: {settings.decay_start_iteration}"
+        )
+
+
+def unreached(settings: Settings) -> list[str]:
+    """One line for each plan that is for an iteration which the training does not reach."""
+    end = settings.train_iterations
+    plans = {}
+    if settings.lr_schedule in ("exponential", "cosine") or settings.adam_beta1_decay:
+        plans["decay_start_iteration"] = settings.decay_start_iteration
+    if settings.lr_schedule == "multistep":
+        plans["lr_milestones"] = settings.milestones[0]
+    lines = [
+        f"--{name} {at} is not before --train_iterations {end}: the learning rate never decays. "
+        f"Give one below {end}, or --lr_schedule constant if that is meant."
+        for name, at in plans.items()
+        if at >= end
+    ]
+    if settings.warmup_iterations >= end:
+        lines.append(
+            f"The warm-up never ends: --warmup_iterations {settings.warmup_iterations} should be "
+            f"below {end}."
+        )
+    return lines

@@ -1,0 +1,126 @@
+"""The lines of train.log that are read again: they are written and parsed here alone.
+
+    iter:   120, loss min|avg|max: 0.012|0.534| 1.271, batch-p@3: 61.25%, ETA: 0:01:20 (0.17s/it)
+    Interrupted after iteration 120. To go on: ...
+    Finished all 25000 iterations.
+
+Before each of them stands "<time> [INFO] train: ", as before every line of the file.
+"""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from runtime import files
+
+_ITERATION = re.compile(rb" iter: *(\d+),")
+_NUMBERS = re.compile(
+    r" iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
+)
+_INTERRUPTED = re.compile(r": Interrupted after iteration \d+\.")
+_FINISHED = re.compile(r": (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )")
+
+
+class Logged(NamedTuple):
+    """The numbers of one iteration, as text of the file."""
+
+    iteration: int
+    loss: str  # the mean of the batch
+    precision: str  # in percent
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def iteration_line(
+    iteration: int,
+    losses: np.ndarray,
+    batch_k: int,
+    precision: float,
+    seconds: float,
+    seconds_left: float,
+) -> str:
+    """The line of a finished iteration.
+
+    Args:
+        losses: of the batch, float [B].
+        precision: of the batch, in 0..1, at batch_k - 1.
+        seconds: that it took. seconds_left: that the rest of the training will take.
+    """
+    left = timedelta(seconds=int(seconds_left))
+    return (
+        f"iter:{iteration:6d}, "
+        f"loss min|avg|max: {losses.min():.3f}|{losses.mean():.3f}|{losses.max():6.3f}, "
+        f"batch-p@{batch_k - 1}: {precision:.2%}, ETA: {left} ({seconds:.2f}s/it)"
+    )
+
+
+def interrupted_line(iteration: int, command: str) -> str:
+    """The last line of a run that was interrupted. command: what goes on with it."""
+    return f"Interrupted after iteration {iteration}. To go on: {command}"
+
+
+def finished_line(iterations: int) -> str:
+    """The last line of a training that has all its iterations."""
+    return f"Finished all {iterations} iterations."
+
+
+def nothing_to_do_line(iterations: int, args_json: str | os.PathLike) -> str:
+    """The last line of a run that found the training finished."""
+    return (
+        f"Nothing to do: all {iterations} iterations are finished. To train on, set a higher "
+        f"train_iterations in {args_json} and resume again."
+    )
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def iteration_of(line: bytes) -> int | None:
+    """The iteration that a line is about; None for lines about no single one."""
+    match = _ITERATION.search(line)
+    return int(match[1]) if match else None
+
+
+def has_iterations(experiment_root: str | os.PathLike) -> bool:
+    """Whether any iteration was logged."""
+    return any(" iter:" in line for line in _lines(experiment_root))
+
+
+def last(experiment_root: str | os.PathLike) -> Logged | None:
+    """The last logged iteration; None where there is none, or no train.log."""
+    found = None
+    for line in _lines(experiment_root):
+        if match := _NUMBERS.search(line):
+            found = Logged(int(match[1]), match[2], match[3])
+    return found
+
+
+def state(experiment_root: str | os.PathLike) -> str:
+    """How far the training of an experiment is.
+
+    Returns: "finished"; "interrupted" by a signal; "running", where a training has the directory;
+      or "stopped": it was killed or ended with an error.
+    """
+    if files.is_locked(experiment_root):
+        return "running"
+    found = "stopped"
+    for line in _lines(experiment_root):
+        if _FINISHED.search(line):
+            found = "finished"
+        elif _INTERRUPTED.search(line):
+            found = "interrupted"
+        elif _NUMBERS.search(line):
+            found = "stopped"
+    return found
+
+
+def _lines(experiment_root: str | os.PathLike):
+    path = Path(experiment_root) / "train.log"
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            yield from lines

@@ -1,0 +1,133 @@
+"""The batches of a training: rows of the data set -> images on the devices."""
+
+import functools
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from common import first_few
+from data import cameras, pk_sampler
+from data import images as image_data
+from data.dataset import Dataset
+from experiment.flags import Settings
+from runtime import devices
+from runtime.cluster import Cluster
+from runtime.terminal import log
+
+
+class Batch(NamedTuple):
+    """The images of one iteration."""
+
+    images: Any  # float32 [B, H, W, 3], or parts of it on several devices
+    rows: np.ndarray  # of the data set, int64 [B]
+    began: float  # when the iteration began, time.perf_counter() in seconds
+    waited: float  # how long it took to have the images, in seconds
+
+
+class Batches:
+    """All batches of a training, each a pure function of (seed, iteration).
+
+    Attributes:
+        dataset: what is trained on, without images that --on_bad_image skip leaves out.
+        paths: their files. labels: their pids as numbers 0..pid_count - 1, int64 [N].
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
+        """Raises: UserError for too few pids, and for a batch that devices cannot share."""
+        if settings.on_bad_image == "skip":
+            dataset = _without_bad_images(dataset, settings)
+        self.dataset = dataset
+        self.paths = [os.path.join(settings.image_root, fid) for fid in dataset.fids]
+        self.labels = np.unique(dataset.pids, return_inverse=True)[1]
+        self._settings = settings
+        self._strategy = strategy
+        groups = pk_sampler.group_by_pid(dataset.pids)
+        pk_sampler.check_enough_pids(groups, settings.batch_p)
+        self.pid_count = len(groups)
+        self._sample = functools.partial(
+            pk_sampler.batches,
+            groups,
+            settings.batch_p,
+            settings.batch_k,
+            settings.seed,
+            cameras=cameras.of_fids(dataset.fids, settings.cameras),
+        )
+        self._shards = devices.shards(
+            strategy, cluster, settings.batch_p, settings.batch_k, settings.mining
+        )
+        self._augmentation = image_data.Augmentation(
+            settings.net_size,
+            settings.pre_crop_size if settings.crop_augment else None,
+            settings.flip_augment,
+            settings.pad_crop,
+            settings.color_jitter,
+            settings.random_erasing,
+        )
+        self._on_accelerator = image_data.on_accelerator()
+
+    def starting_at(self, iteration: int) -> Iterator[Batch]:
+        """The batches of iteration `iteration` (counted from 0) and of those that follow.
+
+        Raises: UserError for an image that cannot be decoded, with its name.
+        """
+        load = functools.partial(self._load, iteration)
+        loader = iter(self._strategy.distribute_datasets_from_function(load))
+        finish = self._make_finish(loader.element_spec[0])
+        for current in range(iteration, self._settings.train_iterations):
+            began = time.perf_counter()
+            with image_data.naming_bad_images(functools.partial(self._paths_of, current)):
+                images, rows = next(loader)
+                images = finish(images)
+                rows = self._strategy.experimental_local_results(rows)[0].numpy()
+            yield Batch(images, rows, began, waited=time.perf_counter() - began)
+
+    def images_of_first_device(self, batch: Batch) -> np.ndarray:
+        """Those of this worker's first replica, float32 [b, H, W, 3]."""
+        return self._strategy.experimental_local_results(batch.images)[0].numpy()
+
+    def _load(self, iteration: int, _context=None) -> tf.data.Dataset:
+        settings = self._settings
+        return image_data.training_batches(
+            self._sample(iteration, settings.train_iterations),
+            settings.batch_p * settings.batch_k,
+            self.paths,
+            settings.seed,
+            iteration,
+            self._augmentation,
+            settings.loading_threads,
+            settings.cache,
+            self._shards,
+            finished=not self._on_accelerator,
+        )
+
+    def _make_finish(self, spec):
+        """The part of loading that an accelerator does, where there is one."""
+        if not self._on_accelerator:
+            return lambda images: images
+        finish = functools.partial(image_data.finish, augmentation=self._augmentation)
+
+        @tf.function(input_signature=[spec])
+        def on_devices(batch):
+            return self._strategy.run(finish, args=(batch,))
+
+        return on_devices
+
+    def _paths_of(self, iteration: int) -> list[str]:
+        return [self.paths[row] for row in next(self._sample(iteration, iteration + 1))]
+
+
+def _without_bad_images(dataset: Dataset, settings: Settings) -> Dataset:
+    paths = [os.path.join(settings.image_root, fid) for fid in dataset.fids]
+    bad = image_data.undecodable(paths, settings.loading_threads)
+    if not bad:
+        return dataset
+    names = [dataset.fids[row] for row in sorted(bad)]
+    log.warning(
+        f"{len(bad)} of the {len(paths)} images cannot be decoded and are left out: "
+        f"{first_few(names)}"
+    )
+    return dataset.select([row for row in range(len(paths)) if row not in bad])

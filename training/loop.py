@@ -1,0 +1,152 @@
+"""The training of an experiment."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from common import UserError
+from data.dataset import Dataset
+from experiment import args_json, train_log
+from experiment.flags import Settings
+from experiment.rewind import rewind
+from runtime import devices, terminal
+from runtime.cluster import Cluster
+from runtime.terminal import log
+from training.batches import Batches
+from training.recorder import Iteration, Recorder, due
+from training.saver import Saver
+from training.schedule import Schedule, learning_rate
+from training.state import State
+from training.step import make_step
+from uninterrupt import Uninterrupt
+
+
+def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resuming: bool) -> None:
+    """Train in settings.experiment_root.
+
+    The directory is empty or, when resuming, holds the experiment; this process has locked it. The
+    first signal (Ctrl-C, SIGTERM) ends the training after the running iteration, with a checkpoint.
+
+    Args:
+        strategy, cluster: as runtime/cluster.py gives them.
+
+    Raises: UserError for what the person at the shell can put right.
+    """
+    _check_devices(settings, strategy)
+    settings = _with_seed_of_chief(settings, strategy, cluster)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    batches = Batches(dataset, settings, strategy, cluster)
+    state = State(settings, batches.pid_count, strategy)
+    source = state.initialize(settings, cluster, resuming, strategy)
+    iteration = state.iteration
+    _open_log(settings, cluster, iteration)
+    if iteration >= settings.train_iterations:
+        path = Path(settings.experiment_root, "args.json")
+        log.info(train_log.nothing_to_do_line(settings.train_iterations, path))
+        return
+    if strategy.num_replicas_in_sync > 1:
+        log.info(
+            f"{strategy.num_replicas_in_sync} replicas in {cluster.size} processes share each batch."
+        )
+    log.info(f"Starting training from iteration {iteration}, with {source}.")
+
+    step = make_step(strategy, state, settings)
+    schedule = _schedule(settings)
+    recorder = Recorder(settings, batches, iteration, cluster.is_chief)
+    saver = Saver(
+        Path(settings.experiment_root),
+        state.variables,
+        keep=settings.keep_checkpoints,
+        sync=recorder.sync,
+        active=cluster.is_chief,
+    )
+    with Uninterrupt() as interrupt, recorder, saver:
+        if iteration == 0:
+            saver.save(0)
+            saver.wait()  # without it there would be nothing to resume from
+        previous = None
+        for batch in batches.starting_at(iteration):
+            rate = learning_rate(iteration, schedule)
+            result = step(
+                batch.images,
+                tf.constant(batches.labels[batch.rows]),
+                iteration=tf.constant(iteration, tf.int64),
+                rate=tf.constant(rate, tf.float32),
+                stop=tf.constant(interrupt.interrupted, tf.int32),
+                frozen=iteration < settings.freeze_body_iterations,
+            )
+            stop = _has_to_stop(interrupt, cluster, previous)
+            iteration += 1
+            previous = Iteration(iteration, batch, rate, result)
+            recorder.add(previous)
+            last = stop or iteration == settings.train_iterations
+            if last or due(settings.checkpoint_frequency, iteration):
+                recorder.flush()
+                saver.save(iteration)
+            saver.check()
+            if last:
+                break
+        saver.wait()
+        # No worker leaves before the chief has saved: the others would take it for dead.
+        devices.barrier(strategy, cluster)
+    if iteration < settings.train_iterations:
+        root = shlex.quote(str(Path(settings.experiment_root)))
+        command = f"python train.py --experiment_root {root} --resume"
+        log.info(train_log.interrupted_line(iteration, command))
+    else:
+        log.info(train_log.finished_line(iteration))
+
+
+def _has_to_stop(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> bool:
+    """Several workers have to stop at one iteration: the last one told them of each other."""
+    if cluster.size == 1:
+        return interrupt.interrupted
+    return previous is not None and bool(previous.result["stop"].numpy())
+
+
+def _check_devices(settings: Settings, strategy) -> None:
+    count = strategy.num_replicas_in_sync
+    if settings.jit_compile and count > 1:
+        raise UserError(
+            f"--jit_compile works on one device. Received: {count} of them. Leave it out, or give "
+            "--strategy one."
+        )
+
+
+def _with_seed_of_chief(settings: Settings, strategy, cluster: Cluster) -> Settings:
+    """Each worker has drawn a seed of its own if none was given."""
+    sent = devices.broadcast(strategy, cluster, {"seed": np.int64(settings.seed)})
+    return dataclasses.replace(settings, seed=int(sent["seed"]))
+
+
+def _open_log(settings: Settings, cluster: Cluster, iteration: int) -> None:
+    """Write args.json and open train.log: from here on the experiment exists."""
+    if cluster.is_chief:
+        root = Path(settings.experiment_root)
+        rewind(root, iteration)
+        # A run that is killed before it has an args.json leaves an empty log, which a new run takes
+        # for nothing.
+        (root / "train.log").touch()
+        args_json.write(settings)
+        terminal.log_to(root / "train.log")
+    else:
+        log.setLevel("ERROR")  # the chief's lines are enough
+    log.info("Training using the following parameters:")
+    for name, value in sorted(args_json.content(settings).items()):
+        log.info(f"{name}: {value}")
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return Schedule(
+        rate=settings.learning_rate,
+        kind=settings.lr_schedule,
+        decay_start=settings.decay_start_iteration,
+        end=settings.train_iterations,
+        milestones=settings.milestones,
+        factor=settings.lr_decay_factor,
+        warmup=settings.warmup_iterations,
+    )

@@ -1,0 +1,203 @@
+"""What a training tells: train.log, TensorBoard, detailed logs, the live line on the terminal."""
+
+import contextlib
+import dataclasses
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+import loss
+from common import UserError
+from experiment import train_log
+from experiment.detailed_logs import DetailedLogs
+from experiment.flags import Settings
+from network import checkpoints
+from runtime import terminal
+from runtime.terminal import log
+from training import summaries
+from training.batches import Batch, Batches
+from training.collapse import CollapseWatch
+
+
+class Iteration(NamedTuple):
+    """A finished iteration."""
+
+    number: int  # from 1
+    batch: Batch
+    rate: float  # the learning rate
+    result: dict  # what the step returned
+
+
+def due(frequency: int, iteration: int) -> bool:
+    """Whether something that happens every `frequency` iterations happens now. 0: never."""
+    return frequency > 0 and iteration % frequency == 0
+
+
+class Recorder:
+    """Logs iterations: a context that closes its files.
+
+    An iteration is logged while the next one runs, so that the device never waits for it.
+
+    Args:
+        finished: the number of iterations that earlier runs finished.
+        is_chief: whether this process writes. The others only look for a loss that is not finite.
+    """
+
+    def __init__(self, settings: Settings, batches: Batches, finished: int, is_chief: bool):
+        self._settings = settings
+        self._batches = batches
+        self._is_chief = is_chief
+        self._pending: Iteration | None = None
+        self._root = Path(settings.experiment_root)
+        self._collapse = CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
+        self._fids = np.empty(0, np.bytes_)
+        if settings.detailed_logs:
+            self._fids = np.char.encode(np.asarray(batches.dataset.fids, np.str_), "utf-8")
+        self._details = DetailedLogs(self._root, self._shapes_of_details())
+        self._writer = tf.summary.create_noop_writer()
+        if is_chief:
+            self._writer = tf.summary.create_file_writer(str(self._root))
+        self._bar = terminal.bar(
+            settings.train_iterations,
+            "iter",
+            initial=finished,
+            images_per_step=settings.batch_p * settings.batch_k,
+            show=is_chief,
+        )
+        self._contexts = contextlib.ExitStack()
+
+    def __enter__(self) -> "Recorder":
+        for context in (self._writer.as_default(), self._details, self._bar):
+            self._contexts.enter_context(context)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._contexts.__exit__(*error)
+
+    def add(self, iteration: Iteration) -> None:
+        """Log the iteration before this one, if it is due.
+
+        Raises: UserError when the loss of the iteration before is not finite.
+        """
+        if self._pending:
+            self._log(self._pending, until=iteration.batch.began)
+        if iteration.number == 1:
+            self._write_network_input(iteration.batch)
+        self._pending = iteration
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Log the last iteration, and hand TensorBoard's events to the operating system."""
+        if self._pending:
+            self._log(self._pending, until=None)
+            self._pending = None
+        self._writer.flush()
+
+    def sync(self) -> None:
+        """Have all that was logged on the disk. A thread may call this."""
+        self._details.sync()
+        for file in (self._root / "train.log", *self._root.glob("events.out.tfevents.*")):
+            checkpoints.sync(file)
+
+    def _shapes_of_details(self) -> dict:
+        settings = self._settings
+        if not (settings.detailed_logs and self._is_chief):
+            return {}
+        shape = settings.train_iterations, settings.batch_p * settings.batch_k
+        return {
+            "embeddings": (np.float32, (*shape, settings.embedding_dim)),
+            "losses": (np.float32, shape),
+            "fids": (self._fids.dtype, shape),
+        }
+
+    def _log(self, done: Iteration, until: float | None) -> None:
+        """Log a finished iteration, if due.
+
+        Args:
+            until: when the next one started, or None before a checkpoint.
+        """
+        settings = self._settings
+        number = done.number
+        is_due = self._is_due(number)
+        if not is_due and until is not None:
+            return
+        result = {name: value.numpy() for name, value in done.result.items()}
+        if not np.isfinite(result["losses"]).all():
+            fids = [self._batches.dataset.fids[row] for row in done.batch.rows]
+            raise UserError(
+                f"the loss is not finite at iteration {number}, in the batch of "
+                f"{', '.join(fids)}. Nothing of it was saved. Look at these images, or resume with "
+                "a lower learning_rate in args.json."
+            )
+        if not (is_due and self._is_chief):
+            return
+        end = until if until is not None else time.perf_counter()
+        seconds = end - done.batch.began
+        self._write_line(number, result, seconds)
+        if number == 1:
+            summaries.write_hparams(number, dataclasses.asdict(settings))
+        scalars = summaries.scalars(result, settings.batch_k)
+        timing = {"secs_per_iter": seconds, "secs_waiting_for_images": done.batch.waited}
+        summaries.write_scalars(number, scalars | {"learning_rate": done.rate} | timing)
+        self._write_pictures(number, result, done.batch.rows)
+        if settings.detailed_logs:
+            self._details.write(
+                number - 1,
+                embeddings=result["emb"],
+                losses=result["losses"],
+                fids=self._fids[done.batch.rows],
+            )
+        warning = self._collapse(float(result["furthest"]), float(result["loss"]))
+        if warning:
+            log.warning(warning)
+
+    def _is_due(self, number: int) -> bool:
+        settings = self._settings
+        frequencies = (
+            settings.log_frequency,
+            settings.histogram_frequency,
+            settings.image_frequency,
+        )
+        if number == 1 or settings.detailed_logs:
+            return True
+        return any(due(frequency, number) for frequency in frequencies)
+
+    def _write_line(self, number: int, result: dict, seconds: float) -> None:
+        settings = self._settings
+        losses = result["losses"]
+        line = train_log.iteration_line(
+            number,
+            losses,
+            batch_k=settings.batch_k,
+            precision=result["precision"],
+            seconds=seconds,
+            seconds_left=seconds * (settings.train_iterations - number),
+        )
+        log.info(line, extra=terminal.ON_LIVE_LINE)
+        self._bar.set_postfix_str(
+            f"loss {losses.mean():.3f}, batch-p@{settings.batch_k - 1} {result['precision']:.0%}",
+            refresh=False,
+        )
+
+    def _write_pictures(self, number: int, result: dict, rows: np.ndarray) -> None:
+        settings = self._settings
+        first = number == 1
+        histograms = first or due(settings.histogram_frequency, number)
+        triplets = settings.image_frequency and (first or due(settings.image_frequency, number))
+        if not (histograms or triplets):
+            return
+        dists = loss.cdist(result["emb"], result["emb"], settings.metric).numpy()
+        if histograms:
+            summaries.write_histograms(number, result, dists, self._batches.labels[rows])
+        if triplets:
+            paths = [self._batches.paths[row] for row in rows]
+            pids = [self._batches.dataset.pids[row] for row in rows]
+            summaries.write_hardest_triplets(number, paths, pids, dists)
+
+    def _write_network_input(self, batch: Batch) -> None:
+        if self._is_chief and self._settings.image_frequency:
+            images = self._batches.images_of_first_device(batch)
+            summaries.write_network_input(1, images, self._settings.batch_k)

@@ -1,0 +1,125 @@
+"""All that training changes: the network, what accompanies it, and the optimizer."""
+
+from pathlib import Path
+
+import keras
+
+import common
+from experiment import folder
+from experiment.flags import Settings
+from network import checkpoints, model
+from runtime import devices
+from runtime.cluster import Cluster
+from runtime.terminal import log
+from training import companions, optimizers
+
+
+class State:
+    """The variables of a training.
+
+    Attributes:
+        network: images -> {"emb_raw", "emb"}, see network/model.py.
+        net: the net inside it, without pooling and head.
+        companions: the layers of the losses of identities.
+        optimizer: built for all of them.
+        trainable: the variables that gradients change.
+        variables: all variables by their names in checkpoints.
+    """
+
+    def __init__(self, settings: Settings, pid_count: int, strategy):
+        """Draw initial weights by settings.seed.
+
+        Args:
+            pid_count: number of pids in the training set.
+            strategy: a tf.distribute.Strategy, whose devices hold the variables.
+        """
+        keras.utils.set_random_seed(settings.seed)
+        with strategy.scope():
+            self.network = model.build(
+                settings.model_name,
+                settings.head_name,
+                settings.embedding_dim,
+                (*settings.net_size, 3),
+                pooling=settings.pooling,
+                last_stride=settings.last_stride,
+                precision=settings.precision,
+            )
+            self.companions = companions.build(
+                pid_count,
+                settings.embedding_dim,
+                id_loss=settings.id_loss_weight > 0,
+                center_loss=settings.center_loss_weight > 0,
+            )
+            self.net = model.body(self.network)
+            self.trainable = [
+                *self.network.trainable_variables,
+                *self.companions.trainable_variables,
+            ]
+            self.optimizer = optimizers.build(
+                _optimizer_options(settings),
+                self.trainable,
+                frozen=self.net.trainable_variables,
+                frozen_iterations=settings.freeze_body_iterations,
+            )
+        if settings.no_sync_batch_norm:
+            model.normalize_apart(self.network)
+        self.variables = checkpoints.named_variables(
+            [self.network, *self.companions.layers], self.optimizer
+        )
+
+    @property
+    def iteration(self) -> int:
+        """The number of finished iterations."""
+        return int(self.optimizer.iterations.numpy())
+
+    def initialize(self, settings: Settings, cluster: Cluster, resuming: bool, strategy) -> str:
+        """Take the newest checkpoint when resuming, else pretrained weights, if there are any.
+
+        The chief reads; the other workers receive its values.
+
+        Returns: where the values come from, in words.
+        Raises: UserError for a checkpoint that is missing, damaged or does not fit.
+        """
+        source = "initial weights drawn at random"
+        root = Path(settings.experiment_root)
+        if cluster.is_chief and resuming and not folder.never_started(root):
+            source = str(checkpoints.restore_newest(root, self.variables))
+        elif cluster.is_chief and settings.initial_checkpoint:
+            source = self._load_pretrained(settings.initial_checkpoint)
+        elif not resuming and not settings.initial_checkpoint:
+            _warn_about_random_weights(settings.model_name)
+        if cluster.size > 1:
+            values = {name: variable.numpy() for name, variable in self.variables.items()}
+            values_of_chief = devices.broadcast(strategy, cluster, values)
+            for name, variable in self.variables.items():
+                variable.assign(values_of_chief[name])
+        return source
+
+    def _load_pretrained(self, checkpoint: str) -> str:
+        loaded = checkpoints.load_body(checkpoint, checkpoints.named_variables(self.net))
+        source = f"{checkpoint}: {loaded}"
+        if loaded.missing:
+            log.warning(f"--initial_checkpoint fits in part only. {source}.")
+        return source
+
+
+def _warn_about_random_weights(model_name: str) -> None:
+    if not getattr(common.load_plugin("nets", model_name), "FROM_SCRATCH", False):
+        log.warning(
+            f"{model_name} begins with random weights, with which the loss often stays where it "
+            "is. Give it pretrained ones by --initial_checkpoint, or take a net that is made for "
+            "this (lunet, lunet_narrow)."
+        )
+
+
+def _optimizer_options(settings: Settings) -> optimizers.Options:
+    beta1_from = settings.decay_start_iteration if settings.adam_beta1_decay else None
+    return optimizers.Options(
+        name=settings.optimizer,
+        rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        low_beta_1_from=beta1_from,
+        scale_loss=settings.precision == "mixed_float16",
+    )

@@ -29,8 +29,8 @@ import common
 from common import UserError
 from data import dataset
 from evaluation import pooling
-from reports import projector
 from experiment import args_json, flags
+from reports import projector
 from runtime import files, terminal
 from runtime.cluster import Cluster, explain_lost_workers, find_cluster, make_strategy
 from runtime.tensorflow import import_tensorflow
@@ -95,9 +95,9 @@ class Embedder:
         self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
 
         tf = import_tensorflow()
-        from runtime import devices
         from data import images as image_data
         from network import checkpoints, model
+        from runtime import devices
 
         self.checkpoint = (
             checkpoints.find(experiment_root, checkpoint)

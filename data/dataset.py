@@ -13,6 +13,10 @@ class Dataset(NamedTuple):
     pids: list[str]
     fids: list[str]
 
+    def select(self, rows: list[int]) -> "Dataset":
+        """The data set of some of its rows."""
+        return Dataset([self.pids[row] for row in rows], [self.fids[row] for row in rows])
+
 
 def load(path: str | os.PathLike) -> Dataset:
     """Read a data set: a CSV without header, one `pid,fid` a row.

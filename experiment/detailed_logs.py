@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 import common
-from experiment import args_json
 from common import UserError
 from data import dataset
 from evaluation import ranking
+from experiment import args_json
 from runtime import files
 
 LAST = 5  # appearances of an image that its loss is the mean of

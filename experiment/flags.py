@@ -489,14 +489,23 @@ def rows(table: type = Settings) -> Iterator[dataclasses.Field]:
         yield from (field for field in fields if field.metadata["group"] == group)
 
 
+def _row_of(name: str) -> dataclasses.Field:
+    return next(field for field in rows() if field.name == name)
+
+
 def options(name: str) -> dict:
-    """The options of one flag of Settings, as for argparse.add_argument."""
-    field = next(field for field in rows() if field.name == name)
-    return field.metadata["options"]
+    """The options of a flag of Settings, as for argparse.add_argument."""
+    return _row_of(name).metadata["options"]
 
 
 def default(name: str) -> Any:
+    """The value of a flag that is not given."""
     return options(name)["default"]
+
+
+def only_with(name: str) -> OnlyWith | None:
+    """What another flag has to be for this one to have an effect; None: nothing."""
+    return _row_of(name).metadata["only_with"]
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
@@ -539,16 +548,17 @@ def page() -> str:
         lines += [f"## {group.capitalize()}", ""]
         lines += [sentence, ""] if sentence else []
         lines += ["| flag | default | what it does |", "| --- | --- | --- |"]
-        lines += [_row(field) for field in rows() if field.metadata["group"] == group]
+        lines += [_line(field) for field in rows() if field.metadata["group"] == group]
         lines += [""]
     return "\n".join(lines)
 
 
-def _row(field: dataclasses.Field) -> str:
+def _line(field: dataclasses.Field) -> str:
     options = field.metadata["options"]
     values = options.get("metavar") or " ".join(map(str, options.get("choices", ())))
     flag = f"`--{field.name} {values}`" if values else f"`--{field.name}`"
-    shown = "" if options["default"] in (None, False) else f"`{options['default']}`"
+    has_default = options["default"] is not None and options["default"] is not False
+    shown = "" if not has_default else f"`{options['default']}`"
     text = options["help"] + _effect(field.metadata["only_with"])
     return f"| {flag} | {shown} | {text} |".replace("|  |", "| |")
 

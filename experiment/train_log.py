@@ -17,12 +17,12 @@ import numpy as np
 
 from runtime import files
 
-_ITERATION = re.compile(rb" iter: *(\d+),")
+_ITERATION = re.compile(rb"\] train: iter: *(\d+),")
 _NUMBERS = re.compile(
-    r" iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
+    r"\] train: iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
 )
-_INTERRUPTED = re.compile(r": Interrupted after iteration \d+\.")
-_FINISHED = re.compile(r": (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )")
+_INTERRUPTED = re.compile(r"\] train: Interrupted after iteration \d+\.")
+_FINISHED = re.compile(r"\] train: (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )")
 
 
 class Logged(NamedTuple):
@@ -88,7 +88,7 @@ def iteration_of(line: bytes) -> int | None:
 
 def has_iterations(experiment_root: str | os.PathLike) -> bool:
     """Whether any iteration was logged."""
-    return any(" iter:" in line for line in _lines(experiment_root))
+    return any(iteration_of(line.encode()) is not None for line in _lines(experiment_root))
 
 
 def last(experiment_root: str | os.PathLike) -> Logged | None:

@@ -39,11 +39,11 @@ def main(strategy: str, *trainings: str) -> None:
         )
 
     import train
-    from runtime import devices
+    from runtime.cluster import make_strategy
 
     # A process can have one strategy only, whatever it trains with it.
-    made = devices.make("multi_worker" if strategy == "multi_worker" else strategy)
-    devices.make = lambda name: made
+    made = make_strategy(strategy)
+    train.make_strategy = lambda name: made
     load_plugin = common.load_plugin
     for flags in map(json.loads, trainings):
         plain = flags[0] == "plain"

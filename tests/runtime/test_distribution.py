@@ -22,7 +22,8 @@ import train
 from benchmarks import kill_and_resume
 from experiment import detailed_logs
 from network import checkpoints
-from runtime import devices
+from runtime import cluster, devices
+from runtime.cluster import Cluster, find_cluster
 
 SCRIPT = str(TESTS / "replicas.py")
 ITERATIONS, LONG, P, K = 10, 40, 4, 3
@@ -285,23 +286,23 @@ def test_workers_that_are_stopped_and_killed_end_with_the_bits_of_those_that_wer
 def test_workers_are_counted_as_the_environment_says(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert devices.cluster() == (1, 0)
+    assert find_cluster() == (1, 0)
     with pytest.raises(common.UserError, match="multi_worker needs a job of several workers"):
-        devices.cluster("multi_worker")
+        find_cluster("multi_worker")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert devices.cluster() == (4, 3)
-    assert devices.cluster("one") == devices.cluster("mirrored") == (1, 0)
+    assert find_cluster() == (4, 3)
+    assert find_cluster("one") == find_cluster("mirrored") == (1, 0)
     # TF_CONFIG is set on purpose, SLURM's variables are there anyway.
     config = {
         "cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]},
         "task": {"type": "worker", "index": 1},
     }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert devices.cluster() == (3, 2)
+    assert find_cluster() == (3, 2)
     config["task"] = {"type": "chief", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert devices.cluster() == (3, 0)
+    assert find_cluster() == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -317,19 +318,19 @@ def test_workers_are_counted_as_the_environment_says(monkeypatch):
 def test_a_tf_config_that_makes_no_sense_is_told(config, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(common.UserError, match=re.escape(f"Received: {config}")):
-        devices.cluster()
+        find_cluster()
 
 
 def test_a_batch_is_shared_out_in_order_and_equally():
     class Strategy:
         num_replicas_in_sync = 6
 
-    parts = [devices.shards(Strategy, devices.Cluster(3, index), 6, 4) for index in range(3)]
+    parts = [devices.shards(Strategy, Cluster(3, index), 6, 4) for index in range(3)]
     rows = [[list(range(24))[part] for part in worker] for worker in parts]
     assert [len(worker) for worker in rows] == [2, 2, 2]
     assert sum((part for worker in rows for part in worker), []) == list(range(24))
     with pytest.raises(common.UserError, match="Received: 26 images.* 6 replicas"):
-        devices.shards(Strategy, devices.Cluster(3, 0), 13, 2)
+        devices.shards(Strategy, Cluster(3, 0), 13, 2)
 
 
 @pytest.mark.parametrize("P", [6, 8, 15])
@@ -340,8 +341,8 @@ def test_local_mining_needs_pids_to_compare_on_each_replica(P):
     with pytest.raises(
         common.UserError, match=f"at least 2, on each of 6 replicas. Received: --batch_p {P}"
     ):
-        devices.shards(Strategy, devices.Cluster(6, 0), P, 6, "local")
-    assert devices.shards(Strategy, devices.Cluster(6, 1), 12, 4, "local") == [slice(8, 16)]
+        devices.shards(Strategy, Cluster(6, 0), P, 6, "local")
+    assert devices.shards(Strategy, Cluster(6, 1), 12, 4, "local") == [slice(8, 16)]
 
 
 def test_addresses_of_a_slurm_step(monkeypatch):
@@ -354,7 +355,7 @@ def test_addresses_of_a_slurm_step(monkeypatch):
     }
     for name, value in step.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    resolver = devices._slurm_cluster()
+    resolver = cluster._slurm_resolver()
     assert resolver.cluster_spec().as_dict() == {
         "worker": ["node1:20007", "node1:20008", "node2:20007"]
     }

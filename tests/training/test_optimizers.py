@@ -2,6 +2,7 @@
 and replicas.
 """
 
+import json
 import subprocess
 import sys
 
@@ -11,21 +12,24 @@ import pytest
 import tensorflow as tf
 
 import common
-import experiment
 from network import checkpoints, model
 from network.layers import BatchNorm
-from training import optimizers, schedule
+from training import optimizers
+from training.optimizers import Options
+from training.schedule import Schedule, learning_rate
 
 KINDS = {
-    "adam": [],
-    "adam_beta1_decay": ["--adam_beta1_decay", "--decay_start_iteration=2"],
-    "adamw": ["--optimizer=adamw", "--weight_decay=0.1"],
-    "momentum": ["--optimizer=sgd", "--momentum=0.9", "--weight_decay=0.1"],
-    "nesterov": ["--optimizer=sgd", "--momentum=0.9", "--nesterov"],
-    "rmsprop": ["--optimizer=rmsprop", "--momentum=0.5"],
-    "adadelta": ["--optimizer=adadelta"],
-    "clipped": ["--clip_norm=0.05"],
+    "adam": Options(),
+    "adam_beta1_decay": Options(low_beta_1_from=2),
+    "adamw": Options(name="adamw", weight_decay=0.1),
+    "momentum": Options(name="sgd", momentum=0.9, weight_decay=0.1),
+    "nesterov": Options(name="sgd", momentum=0.9, nesterov=True),
+    "rmsprop": Options(name="rmsprop", momentum=0.5),
+    "adadelta": Options(name="adadelta"),
+    "clipped": Options(),
 }
+CLIP_NORM = {"clipped": 0.05}
+CONSTANT = Schedule(rate=0.01)
 SLOTS = {
     "adam": ["Adam", "Adam_1"],
     "adam_beta1_decay": ["Adam", "Adam_1"],
@@ -38,36 +42,25 @@ SLOTS = {
 }
 
 
-def args_of(*flags):
-    args = experiment.make_parser().parse_args(
-        ["--experiment_root=exp", "--learning_rate=0.01", *flags]
-    )
-    experiment.check_together(args)
-    return args
-
-
-def trajectory(flags, steps=8, delayed=False):
-    """The values [steps, 3, 2] of one variable, and its gradients; `delayed`: it is the body."""
-    args, variable = (
-        args_of(*flags),
-        keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2)),
-    )
-    optimizer = optimizers.build(args, [variable], [variable] if delayed else [])
-    gradients, values = np.random.default_rng(0).normal(size=(steps, 3, 2)).astype(np.float32), []
+def trajectory(options, schedule=CONSTANT, frozen_iterations=0, steps=8):
+    """The values [steps, 3, 2] of one variable, and its gradients."""
+    variable = keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
+    frozen = [variable] if frozen_iterations else []
+    optimizer = optimizers.build(options, [variable], frozen, frozen_iterations)
+    gradients = np.random.default_rng(0).normal(size=(steps, 3, 2)).astype(np.float32)
+    values = []
 
     @tf.function
     def step(gradient, rate):
         optimizer.learning_rate.assign(rate)
-        optimizers.apply(optimizer, [gradient], [variable], args.clip_norm)
+        optimizers.apply(optimizer, [gradient], [variable], clip_norm=0.0)
 
     for iteration, gradient in enumerate(gradients):
-        if delayed and schedule.body_is_frozen(iteration, args):
+        if iteration < frozen_iterations:
             optimizer.iterations.assign(iteration + 1)
         else:
-            step(
-                tf.constant(gradient),
-                tf.constant(schedule.learning_rate(iteration, args), tf.float32),
-            )
+            rate = tf.constant(learning_rate(iteration, schedule), tf.float32)
+            step(tf.constant(gradient), rate)
         values.append(variable.numpy())
     assert int(optimizer.iterations) == steps
     return np.array(values), gradients.astype(np.float64)
@@ -86,16 +79,14 @@ def adam(gradients, rates, beta_1s, weight_decay=0.0):
 
 
 def test_adamw_is_adam_that_takes_a_part_of_the_weights_away():
-    got, gradients = trajectory(["--optimizer=adamw", "--weight_decay=0.3"])
+    got, gradients = trajectory(Options(name="adamw", weight_decay=0.3))
     np.testing.assert_allclose(
         got, adam(gradients, [0.01] * 8, [0.9] * 8, weight_decay=0.3), rtol=1e-5
     )
 
 
 def test_beta_1_falls_to_a_half_and_its_product_goes_on():
-    got, gradients = trajectory(
-        ["--adam_beta1_decay", "--decay_start_iteration=3", "--lr_schedule=constant"]
-    )
+    got, gradients = trajectory(Options(low_beta_1_from=3))
     np.testing.assert_allclose(got, adam(gradients, [0.01] * 8, [0.9] * 3 + [0.5] * 5), rtol=1e-5)
 
 
@@ -103,22 +94,21 @@ def test_beta_1_falls_to_a_half_and_its_product_goes_on():
     "decay, beta_1s", [(1, [0.5] * 5), (3, [0.5] * 5), (5, [0.9, 0.9, 0.5, 0.5, 0.5])]
 )
 def test_a_frozen_variables_adam_begins_when_it_is_trained(decay, beta_1s):
-    flags = ["--adam_beta1_decay", f"--decay_start_iteration={decay}", "--lr_schedule=constant"]
-    got, gradients = trajectory([*flags, "--freeze_body_iterations=3"], delayed=True)
+    got, gradients = trajectory(Options(low_beta_1_from=decay), frozen_iterations=3)
     np.testing.assert_array_equal(got[:3], [np.arange(1, 7).reshape(3, 2)] * 3)
     np.testing.assert_allclose(got[3:], adam(gradients[3:], [0.01] * 5, beta_1s), rtol=1e-5)
 
 
 def test_the_rate_of_each_step_counts():
-    flags = ["--warmup_iterations=4", "--lr_schedule=multistep", "--lr_milestones=5,7"]
-    got, gradients = trajectory(flags)
-    rates = [schedule.learning_rate(iteration, args_of(*flags)) for iteration in range(8)]
+    schedule = Schedule(rate=0.01, kind="multistep", milestones=(5, 7), warmup=4)
+    got, gradients = trajectory(Options(), schedule)
+    rates = [learning_rate(iteration, schedule) for iteration in range(8)]
     np.testing.assert_allclose(got, adam(gradients, rates, [0.9] * 8), rtol=1e-5)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum(nesterov):
-    got, gradients = trajectory([*KINDS["momentum"], *(["--nesterov"] if nesterov else [])])
+    got, gradients = trajectory(KINDS["momentum"]._replace(nesterov=nesterov))
     x, v, values = np.arange(1.0, 7).reshape(3, 2), 0.0, []
     for g in gradients:
         x, v = x * (1 - 0.01 * 0.1), 0.9 * v - 0.01 * g
@@ -128,11 +118,11 @@ def test_sgd_with_momentum(nesterov):
 
 
 def test_rmsprop_and_adadelta_are_keras_own():
-    for flags, other in (
+    for options, other in (
         (KINDS["rmsprop"], keras.optimizers.RMSprop(0.01, momentum=0.5)),
         (KINDS["adadelta"], keras.optimizers.Adadelta(0.01)),
     ):
-        got, gradients = trajectory(flags)
+        got, gradients = trajectory(options)
         variable = keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
         for gradient, value in zip(gradients, got, strict=True):
             other.apply([tf.constant(gradient, tf.float32)], [variable])
@@ -141,16 +131,16 @@ def test_rmsprop_and_adadelta_are_keras_own():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_kernels_decay(kind):
-    args = args_of(*KINDS[kind])
+    options = KINDS[kind]
     variables = [
         keras.Variable(np.ones(shape, np.float32), name=str(n))
         for n, shape in enumerate([(), (3,), (3, 2)])
     ]
-    optimizer = optimizers.build(args, variables)
+    optimizer = optimizers.build(options, variables)
     optimizer.learning_rate.assign(0.5)
-    optimizers.apply(optimizer, [tf.zeros(v.shape) for v in variables], variables, args.clip_norm)
+    optimizers.apply(optimizer, [tf.zeros(v.shape) for v in variables], variables, clip_norm=0.0)
     after = [float(np.mean(variable)) for variable in variables]
-    np.testing.assert_allclose(after, [1, 1, 1 - 0.5 * args.weight_decay], rtol=1e-6)
+    np.testing.assert_allclose(after, [1, 1, 1 - 0.5 * options.weight_decay], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------- clipping
@@ -158,9 +148,9 @@ def test_only_kernels_decay(kind):
 
 def clipped_steps(clip_norm, precision):
     """What sgd at rate 1 takes off two variables whose gradients are (3, 0) and (4,)."""
-    args = args_of("--optimizer=sgd", "--learning_rate=1", f"--precision={precision}")
+    options = Options(name="sgd", rate=1.0, scale_loss=precision == "mixed_float16")
     variables = [keras.Variable(np.zeros(size, np.float32)) for size in (2, 1)]
-    optimizer = optimizers.build(args, variables)
+    optimizer = optimizers.build(options, variables)
     gradients = [optimizer.scale_loss(tf.constant(g)) for g in ([3.0, 0.0], [4.0])]
     optimizers.apply(optimizer, gradients, variables, clip_norm)
     return np.concatenate([-variable.numpy() for variable in variables])
@@ -176,31 +166,31 @@ def test_a_gradient_that_is_too_long_is_scaled_down_as_a_whole(clip_norm, factor
 
 def test_a_zero_gradient_stays_zero_when_clipped():
     variable = keras.Variable(np.ones(2, np.float32))
-    optimizer = optimizers.build(args_of("--optimizer=sgd"), [variable])
+    optimizer = optimizers.build(Options(name="sgd"), [variable])
     optimizers.apply(optimizer, [tf.zeros(2)], [variable], 0.5)
     np.testing.assert_array_equal(variable, [1, 1])
 
 
 REPLICAS = """
-import numpy as np, sys
-import common, experiment, keras
+import json, numpy as np, sys
 from runtime.tensorflow import import_tensorflow
-from training import optimizers
 tf = import_tensorflow()
+import keras
+from training import optimizers
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-args = experiment.make_parser().parse_args(["--experiment_root=exp", "--learning_rate=0.1", *sys.argv[1:]])
+options = optimizers.Options(**json.loads(sys.argv[1]))
 gradients = np.random.default_rng(0).normal(size=(4, 2, 3, 2)).astype(np.float32)
 
 def run(strategy, per_replica):
     with strategy.scope():
         variable = keras.Variable(np.ones((3, 2), np.float32))
-        optimizer = optimizers.build(args, [variable], [variable])
+        optimizer = optimizers.build(options, [variable])
     @tf.function
     def step(gradients):
         def on_replica():
             mine = gradients[tf.distribute.get_replica_context().replica_id_in_sync_group]
-            optimizers.apply(optimizer, [mine], [variable], args.clip_norm)
+            optimizers.apply(optimizer, [mine], [variable], clip_norm=0.5)
         strategy.run(on_replica)
     for gradient in per_replica:
         step(tf.constant(gradient))
@@ -215,9 +205,9 @@ assert np.abs(one - 1).max() > 1e-3
 
 @pytest.mark.parametrize("kind", ["adam_beta1_decay", "momentum"])
 def test_two_replicas_take_the_step_of_the_summed_gradient(kind):
-    flags = [*KINDS[kind], "--clip_norm=0.5"]
+    options = json.dumps(KINDS[kind]._replace(rate=0.1)._asdict())
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, *flags], cwd=common.HERE, capture_output=True, text=True
+        [sys.executable, "-c", REPLICAS, options], cwd=common.HERE, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -228,9 +218,10 @@ def test_two_replicas_take_the_step_of_the_summed_gradient(kind):
 class Run:
     """A small network of a body and a head, trained on random batches."""
 
-    def __init__(self, flags, seed):
+    def __init__(self, kind, seed, frozen_iterations=0):
         keras.utils.set_random_seed(seed)
-        self.args = args_of(*flags)
+        self.frozen_iterations = frozen_iterations
+        self.clip_norm = CLIP_NORM.get(kind, 0.0)
         inputs = keras.Input((4,))
         x = BatchNorm(name="body.BatchNorm")(keras.layers.Dense(5, name="body.a")(inputs))
         images = keras.Input((4,))
@@ -239,7 +230,7 @@ class Run:
         )
         self.body = model.body(self.network).trainable_variables
         self.weights = self.network.trainable_variables
-        self.optimizer = optimizers.build(self.args, self.weights, self.body)
+        self.optimizer = optimizers.build(KINDS[kind], self.weights, self.body, frozen_iterations)
         self.state = checkpoints.named_variables(self.network, self.optimizer)
         self.step = tf.function(self._step)
 
@@ -249,19 +240,20 @@ class Run:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((self.network(images, training=True) - 1) ** 2)
         self.optimizer.learning_rate.assign(rate)
-        optimizers.apply(self.optimizer, tape.gradient(loss, weights), weights, self.args.clip_norm)
+        gradients = tape.gradient(loss, weights)
+        optimizers.apply(self.optimizer, gradients, weights, self.clip_norm)
 
     def train(self, end):
         for iteration in range(int(self.optimizer.iterations), end):
             images = np.random.default_rng(iteration).normal(size=(8, 4)).astype(np.float32)
-            rate = tf.constant(schedule.learning_rate(iteration, self.args), tf.float32)
-            self.step(tf.constant(images), rate, schedule.body_is_frozen(iteration, self.args))
+            rate = tf.constant(learning_rate(iteration, Schedule(rate=0.01, warmup=4)), tf.float32)
+            self.step(tf.constant(images), rate, iteration < self.frozen_iterations)
         return {name: variable.numpy() for name, variable in self.state.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_has_names_of_its_own(kind):
-    names = list(Run(KINDS[kind], 0).state)
+    names = list(Run(kind, 0).state)
     assert sorted(name for name in names if name.startswith("emb/biases/")) == [
         f"emb/biases/{slot}" for slot in SLOTS[kind]
     ]
@@ -271,11 +263,10 @@ def test_state_has_names_of_its_own(kind):
 @pytest.mark.parametrize("freeze", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(kind, freeze, tmp_path):
-    flags = [*KINDS[kind], "--warmup_iterations=4", f"--freeze_body_iterations={freeze}"]
-    whole = Run(flags, 0)
+    whole = Run(kind, 0, freeze)
     start = {name: variable.numpy() for name, variable in whole.state.items()}
     checkpoints.save(tmp_path, 3, whole.train(3))
-    resumed = Run(flags, 1)
+    resumed = Run(kind, 1, freeze)
     checkpoints.restore(tmp_path / "checkpoint-3", resumed.state)
     at_three, expected, got = whole.train(3), whole.train(6), resumed.train(6)
     for name in expected:

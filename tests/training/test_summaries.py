@@ -1,5 +1,3 @@
-import argparse
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,16 +9,17 @@ from experiment.rewind import rewind
 from training import pictures, summaries
 
 PIDS = ["a", "a", "b", "b"]
-ARGS = argparse.Namespace(
-    experiment_root="exps/one",
-    image_root="images",
-    resume=False,
-    margin="soft",
-    batch_k=2,
-    learning_rate=3e-4,
-    seed=7,
-)
-ARGS.initial_checkpoint, ARGS.flip_augment, ARGS.betas = None, True, (0.9, 0.999)
+FLAGS = {
+    "experiment_root": "exps/one",
+    "image_root": "images",
+    "margin": "soft",
+    "batch_k": 2,
+    "learning_rate": 3e-4,
+    "seed": 7,
+    "initial_checkpoint": None,
+    "flip_augment": True,
+    "betas": (0.9, 0.999),
+}
 
 
 def events(root):
@@ -62,7 +61,7 @@ def write(root, batches, paths, first=1):
         for iteration in range(first, 5):
             images, dists = batches[iteration - 1]
             if iteration == 1:
-                summaries.write_hparams(iteration, ARGS)
+                summaries.write_hparams(iteration, FLAGS)
                 summaries.write_network_input(iteration, images, 2)
             if iteration != 3:
                 summaries.write_hardest_triplets(iteration, paths, PIDS, dists)
@@ -84,7 +83,7 @@ def test_pictures_are_those_of_their_iterations(batches, tmp_path):
 
 def test_hparams_are_the_flags_that_have_values(tmp_path):
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        summaries.write_hparams(1, ARGS)
+        summaries.write_hparams(1, FLAGS)
     accumulator = EventAccumulator(str(tmp_path)).Reload()
     content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     info = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info

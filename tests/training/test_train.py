@@ -20,7 +20,7 @@ from data import images as image_data
 from experiment import args_json, detailed_logs
 from network import checkpoints
 from runtime import files
-from training import step as train_step
+from training import loop, recorder
 from training.collapse import CollapseWatch
 
 ITERATIONS, P, K, D = 6, 3, 3, 8
@@ -269,18 +269,19 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_room(dataset, who
 
 
 def test_weights_that_are_not_finite_are_not_saved(dataset, tmp_path, monkeypatch):
-    def make_step(strategy, network, *others):
-        step = original(strategy, network, *others)
+    def make_step(strategy, state, settings):
+        step = original(strategy, state, settings)
+        weights = state.trainable[0]
 
-        def poisoned(*inputs):
-            result = step(*inputs)
-            network.trainable_variables[0].assign(network.trainable_variables[0] * np.nan)
+        def poisoned(*args, **kwargs):
+            result = step(*args, **kwargs)
+            weights.assign(weights * np.nan)
             return result
 
         return poisoned
 
-    original = train_step.make
-    monkeypatch.setattr(train_step, "make", make_step)
+    original = loop.make_step
+    monkeypatch.setattr(loop, "make_step", make_step)
     root = tmp_path / "exp"
     with pytest.raises(
         common.UserError, match="weights are not finite at iteration 1: lunet_narrow/conv1/weights"
@@ -458,7 +459,9 @@ def test_images_outside_of_the_root_when_they_are_meant(dataset, tmp_path):
 
 def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        train, "CollapseWatch", lambda loss, margin, every: CollapseWatch(loss, margin, patience=3)
+        recorder,
+        "CollapseWatch",
+        lambda loss, margin, every: CollapseWatch(loss, margin, patience=3),
     )
     # All images are one: so are their embeddings.
     images = tmp_path / "images"

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+from paths import GOLDEN
+
+import train
+from common import UserError
+from experiment import args_json
+from experiment.flags import Settings
+from runtime import files, terminal
+
+ORIGINALS_ARGS = json.loads((GOLDEN / "experiment" / "args.json").read_text())
+
+
+def write_args(root, **changes):
+    files.write_json(root / "args.json", ORIGINALS_ARGS | changes)
+    return root
+
+
+@pytest.mark.parametrize(
+    "text, message", [(None, "no experiment"), ("{", "cannot be read as JSON"), ("[1]", "list")]
+)
+def test_a_file_that_is_no_args_json(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "args.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        args_json.read(tmp_path)
+
+
+def test_args_json_of_the_original_is_read(tmp_path):
+    settings, lacking = args_json.load(write_args(tmp_path, margin=0.2))
+    expected = ORIGINALS_ARGS | {"experiment_root": str(tmp_path), "margin": 0.2}
+    assert {name: args_json.content(settings)[name] for name in ORIGINALS_ARGS} == expected
+    assert set(lacking) == vars(settings).keys() - ORIGINALS_ARGS.keys() and "seed" in lacking
+
+
+def test_what_args_json_lacks_has_its_default(tmp_path):
+    (tmp_path / "args.json").write_text('{"embedding_dim": 7, "a_flag_of_tomorrow": 3}')
+    settings, lacking = args_json.load(tmp_path)
+    assert settings == Settings(experiment_root=str(tmp_path), embedding_dim=7)
+    assert "batch_p" in lacking and "embedding_dim" not in lacking
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("batch_p", 0),
+        ("batch_p", "many"),
+        ("batch_p", 4.5),
+        ("batch_p", True),
+        ("batch_p", None),
+        ("model_name", "resnet_v1_51"),
+        ("model_name", "../train"),
+        ("head_name", "none"),
+        ("metric", "manhattan"),
+        ("loss", "batch_easy"),
+        ("margin", "hard"),
+        ("learning_rate", -1),
+        ("crop_augment", "yes"),
+        ("decay_start_iteration", -2),
+        ("train_set", 5),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_told_by_name(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"args.json.*{name}"):
+        args_json.load(write_args(tmp_path, **{name: value}))
+
+
+def resumed(root, capfd, *argv):
+    """The settings to go on with, and the warnings."""
+    terminal.setup_logging("test")
+    call = train.parse_args([f"--experiment_root={root}", "--resume", *argv])
+    settings = args_json.resume(call.settings, call.given)
+    return settings, capfd.readouterr().err.splitlines()
+
+
+def test_resuming_takes_args_json_and_warns(tmp_path, capfd):
+    write_args(tmp_path)
+    flags = ["--batch_p=16", "--train_iterations=99", "--seed=5"]
+    settings, warnings = resumed(tmp_path, capfd, *flags)
+    assert (settings.batch_p, settings.train_iterations, settings.seed) == (16, 12, 5)
+    assert any("args.json lacks seed: it is 5" in warning for warning in warnings)
+    unused = [warning for warning in warnings if "not used" in warning]
+    assert len(unused) == 1  # batch_p is as it was
+    assert "--train_iterations 99 is not used" in unused[0] and "edit args.json" in unused[0]
+
+
+def test_the_strategy_may_be_another_one(tmp_path, capfd):
+    files.write_json(tmp_path / "args.json", ORIGINALS_ARGS | {"strategy": "multi_worker"})
+    assert resumed(tmp_path, capfd)[0].strategy == "multi_worker"
+    settings, warnings = resumed(tmp_path, capfd, "--strategy=one")
+    assert settings.strategy == "one" and not any("not used" in line for line in warnings)
+
+
+def test_a_key_that_is_no_flag_is_warned_about(tmp_path, capfd):
+    _, warnings = resumed(write_args(tmp_path, lerning_rate=5), capfd)
+    expected = (
+        "args.json has lerning_rate, which is no flag and does nothing. Meant: learning_rate?"
+    )
+    assert any(line.endswith(expected) for line in warnings)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    settings = Settings(experiment_root=str(tmp_path), margin=0.5, seed=3)
+    args_json.write(settings)
+    stored = json.loads((tmp_path / "args.json").read_text())
+    assert list(stored) == sorted(stored) and stored["resume"] is False and stored["margin"] == 0.5
+    assert args_json.load(tmp_path) == (settings, [])
+    files.write_json(tmp_path / "args.json", stored | {"a_note": "mine"})
+    args_json.write(settings)
+    assert json.loads((tmp_path / "args.json").read_text()) == stored | {"a_note": "mine"}

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from paths import GOLDEN
+
+from experiment import folder, train_log
+
+START = "2026-01-02 03:04:05,678 [INFO] train: "
+
+
+def iteration_line(iteration):
+    losses = np.array([0.0904, 0.5, 1.2041])
+    return train_log.iteration_line(
+        iteration, losses, batch_k=4, precision=0.92188, seconds=0.1741, seconds_left=3723.9
+    )
+
+
+def write(root, *lines):
+    (root / "train.log").write_text("".join(f"{START}{line}\n" for line in lines))
+    return root
+
+
+def test_the_line_of_an_iteration():
+    assert iteration_line(120) == (
+        "iter:   120, loss min|avg|max: 0.090|0.598| 1.204, batch-p@3: 92.19%, ETA: 1:02:03 "
+        "(0.17s/it)"
+    )
+
+
+def test_what_is_written_is_read(tmp_path):
+    write(tmp_path, "seed: 1", iteration_line(7), iteration_line(8), "Saved exp/checkpoint-8.")
+    assert train_log.last(tmp_path) == (8, "0.598", "92.19%")
+    lines = (tmp_path / "train.log").read_bytes().splitlines()
+    assert [train_log.iteration_of(line) for line in lines] == [None, 7, 8, None]
+
+
+def test_lines_of_the_original_are_read():
+    assert train_log.last(GOLDEN / "experiment").iteration > 0
+
+
+def test_a_line_that_was_cut_counts_for_nothing(tmp_path):
+    write(tmp_path, iteration_line(7), iteration_line(8)[:35])
+    assert train_log.last(tmp_path).iteration == 7
+
+
+def test_no_log_and_an_empty_one(tmp_path):
+    assert train_log.last(tmp_path) is None and not train_log.has_iterations(tmp_path)
+    write(tmp_path)
+    assert train_log.last(tmp_path) is None and not train_log.has_iterations(tmp_path)
+    assert train_log.state(tmp_path) == "stopped"
+
+
+@pytest.mark.parametrize(
+    "lines, state",
+    [
+        ([iteration_line(5)], "stopped"),
+        ([iteration_line(5), train_log.interrupted_line(5, "train.py --resume")], "interrupted"),
+        ([train_log.interrupted_line(5, "train.py --resume"), iteration_line(6)], "stopped"),
+        ([iteration_line(5), train_log.finished_line(5)], "finished"),
+        ([train_log.finished_line(5), "seed: 1", iteration_line(6)], "stopped"),
+        ([iteration_line(5), train_log.nothing_to_do_line(5, "exp/args.json")], "finished"),
+        (["experiment_root: a folder that is called 'Finished all 5 iterations.'"], "stopped"),
+    ],
+)
+def test_the_state_of_a_training(tmp_path, lines, state):
+    write(tmp_path, *lines)
+    assert train_log.state(tmp_path) == state
+    with folder.lock(tmp_path):
+        assert train_log.state(tmp_path) == "running"

@@ -1,8 +1,7 @@
-"""Taking back what a run logged after the checkpoint that it is resumed from: those iterations come
-again.
+"""Taking back what a run logged after the checkpoint that it is resumed from.
 
-So logs of a run that was killed and resumed read as those of one that never was. Detailed logs need
-none of this: their rows have places.
+Those iterations run again. So the logs of a run that was killed and resumed read as those of one
+that was left alone. Detailed logs need none of this: each of their rows has its place.
 """
 
 import os
@@ -14,60 +13,70 @@ import tensorflow as tf
 from experiment import train_log
 from runtime import files
 
+# What a killed run can leave half-written.
+_LEFTOVERS = (
+    "checkpoint*.partial",
+    "args.json.partial",
+    "train.log.partial",
+    "events.out.partial.*",
+)
+
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
-    """Remove what is later than `iteration` from train.log and TensorBoard's events, and what a
-    kill left half-done.
+    """Remove what is later than `iteration` from train.log and from TensorBoard's events.
 
-    A file is replaced in one step, and only if something in it has to go.
+    What a kill left half-written is removed, too. A file is replaced in one step, and only if
+    something in it has to go.
     """
     root = Path(experiment_root)
-    for data in root.glob(
-        "checkpoint-*.data-*"
-    ):  # without its index, which is written last and deleted first
-        if not data.with_name(data.name.partition(".data-")[0] + ".index").exists():
-            data.unlink()
-    for leftover in (
-        "checkpoint*.partial",
-        "args.json.partial",
-        "train.log.partial",
-        "events.out.partial.*",
-    ):
-        for path in root.glob(leftover):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _remove_leftovers(root)
     if (root / "train.log").exists():
         _rewind_log(root / "train.log", iteration)
     for path in sorted(root.glob("events.out.tfevents.*")):
         _rewind_events(path, iteration)
 
 
+def _remove_leftovers(root: Path) -> None:
+    for data in root.glob("checkpoint-*.data-*"):
+        # The index is written last and deleted first: without it the data counts for nothing.
+        index = data.with_name(data.name.partition(".data-")[0] + ".index")
+        if not index.exists():
+            data.unlink()
+    for pattern in _LEFTOVERS:
+        for path in root.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def _rewind_log(path: Path, iteration: int) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [
-        line
-        for line in lines
-        if line.endswith(b"\n") and (train_log.iteration_of(line) or 0) <= iteration
-    ]
+    kept = [line for line in lines if line.endswith(b"\n") and _at(line) <= iteration]
     if len(kept) < len(lines):
         with files.complete_file(path) as partial:
             partial.write_bytes(b"".join(kept))
 
 
+def _at(line: bytes) -> int:
+    """The iteration of a line; 0 for lines about no single one."""
+    return train_log.iteration_of(line) or 0
+
+
 def _rewind_events(path: Path, iteration: int) -> None:
-    partial = path.with_name(
-        path.name.replace("tfevents", "partial")
-    )  # no name that TensorBoard reads
-    later = False
+    # A name that TensorBoard does not read.
+    partial = path.with_name(path.name.replace("tfevents", "partial"))
+    has_later = False
     with tf.io.TFRecordWriter(str(partial)) as writer:
         try:
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 if tf.compat.v1.Event.FromString(record).step <= iteration:
                     writer.write(record)
                 else:
-                    later = True
+                    has_later = True
         except tf.errors.DataLossError:  # the last record was not complete
-            later = True
-    if later:
+            has_later = True
+    if has_later:
         os.replace(partial, path)
     else:
         partial.unlink()

@@ -22,7 +22,9 @@ _NUMBERS = re.compile(
     r"\] train: iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
 )
 _INTERRUPTED = re.compile(r"\] train: Interrupted after iteration \d+\.")
-_FINISHED = re.compile(r"\] train: (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )")
+_FINISHED = re.compile(
+    r"\] train: (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )"
+)
 
 
 class Logged(NamedTuple):

@@ -9,21 +9,20 @@ import tensorflow as tf
 class Adam(keras.optimizers.Adam):
     """Keras' Adam with TensorFlow's own operation for the step, one for each variable.
 
-    So rounding is that of the original, and a step of a ResNet-50 takes a third of the time: Keras'
-    dozen operations each go through all of the memory. Keras' options beyond beta_1, beta_2,
-    epsilon and the learning rate still hold where they act on gradients or weights, but amsgrad is
-    not one of this operation's.
+    Rounding is then that of the original, and a step of a ResNet-50 takes a third of the time:
+    Keras' dozen operations each go through all of the memory. Keras' options that act on gradients
+    or weights still hold; amsgrad is not one of this operation's.
 
     The bias correction of a step divides by 1 - the product of all beta_1 so far.
-    tf.train.AdamOptimizer keeps that product in a variable; here it follows from the number of
+    tf.train.AdamOptimizer keeps that product in a variable. Here it follows from the number of
     iterations, so there is nothing more to save.
 
     Args:
-        late_beta_1, late_from: beta_1 from iteration late_from on, counted in finished ones. None:
-            it stays.
-        delayed, delay: variables that take no part in the first `delay` iterations. Their moments
-            are 0 until then, so their bias correction starts there too: else their first steps
-            would be up to three times too long.
+        late_beta_1: beta_1 from iteration `late_from` on. None: it stays the same.
+        late_from: a number of finished iterations.
+        delayed: variables that are not trained in the first `delay` iterations. Their moments are 0
+            until then, so their bias correction starts then, too: otherwise their first steps would
+            be up to three times too long.
     """
 
     def __init__(
@@ -36,18 +35,20 @@ class Adam(keras.optimizers.Adam):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.late_beta_1, self.late_from, self.delay = late_beta_1, late_from, delay
+        self.late_beta_1 = late_beta_1
+        self.late_from = late_from
+        self.delay = delay
         self._delayed = frozenset(self._var_key(variable) for variable in delayed)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         first = self.delay if self._var_key(variable) in self._delayed else 0
         step = tf.cast(self.iterations + 1 - first, tf.float32)
-        beta_1, beta_1_power = self.beta_1, tf.pow(self.beta_1, step)
+        beta_1 = self.beta_1
+        beta_1_power = tf.pow(self.beta_1, step)
         if self.late_beta_1 is not None:
-            late = tf.maximum(
-                0.0, tf.cast(self.iterations + 1 - max(first, self.late_from), tf.float32)
-            )
+            late_steps = self.iterations + 1 - max(first, self.late_from)
+            late = tf.maximum(0.0, tf.cast(late_steps, tf.float32))
             beta_1 = tf.where(late > 0, self.late_beta_1, self.beta_1)
             beta_1_power = tf.pow(self.beta_1, step - late) * tf.pow(self.late_beta_1, late)
         tf.raw_ops.ResourceApplyAdam(

@@ -1,5 +1,4 @@
-"""Kill a training with SIGKILL at random moments, resume it each time, and compare it with one that
-was left alone.
+"""Kill a training at random moments, resume it each time, and compare it with one left alone.
 
     python -m benchmarks.kill_and_resume --kills 50
 
@@ -50,7 +49,8 @@ def make_dataset(folder: Path) -> list[str]:
     (folder / "train.csv").write_text("".join(rows))
     flags = f"--train_set={folder}/train.csv --image_root={folder} --model_name=lunet_narrow --head_name=fc1024"
     flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
-    flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3 --detailed_logs --seed=7"
+    flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
+    flags += " --detailed_logs --seed=7"
     return flags.split()
 
 

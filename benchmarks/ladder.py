@@ -1,10 +1,9 @@
-r"""What each trick is worth: trainings on real images, beside the original's recipe, with several
-seeds.
+r"""What each trick is worth: trainings on real images, with several seeds.
 
     python -m benchmarks.ladder --data FOLDER --image_root FOLDER/images --excluder diagonal \
         --net_input_height 48 --net_input_width 48
-    python -m benchmarks.ladder --data demo/data --excluder market1501 --net_input_height 64
-    --net_input_width 32
+    python -m benchmarks.ladder --data demo/data --excluder market1501 \
+        --net_input_height 64 --net_input_width 32
 
 The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose.
 
@@ -35,7 +34,7 @@ RUNGS = {
     "re-ranking": (CROPS, CENTER, f"{EUCLIDEAN} --rerank"),
     "query expansion": (CROPS, CENTER, f"{EUCLIDEAN} --query_expansion"),
     "random erasing": (f"{CROPS} --random_erasing 0.5", CENTER, EUCLIDEAN),
-    "colour jitter": (f"{CROPS} --color_jitter 0.2", CENTER, EUCLIDEAN),
+    "color jitter": (f"{CROPS} --color_jitter 0.2", CENTER, EUCLIDEAN),
     "pad and crop": ("--flip_augment --pad_crop 4", "", EUCLIDEAN),
     "warm-up": (f"{CROPS} --warmup_iterations 40", CENTER, EUCLIDEAN),
     "cosine schedule": (f"{CROPS} --lr_schedule cosine", CENTER, EUCLIDEAN),
@@ -55,7 +54,7 @@ RUNGS = {
     "cameras": (f"{CROPS} --cameras market1501", CENTER, EUCLIDEAN),
     # Whether what makes images harder helps a loss that does not look at the hardest only.
     "lifted, random erasing": (f"{CROPS} --loss lifted --random_erasing 0.5", CENTER, EUCLIDEAN),
-    "lifted, colour jitter": (f"{CROPS} --loss lifted --color_jitter 0.2", CENTER, EUCLIDEAN),
+    "lifted, color jitter": (f"{CROPS} --loss lifted --color_jitter 0.2", CENTER, EUCLIDEAN),
     "lifted, pad and crop": ("--flip_augment --loss lifted --pad_crop 4", "", EUCLIDEAN),
     "all that helped in training": (TOGETHER, CENTER, "--metric cosine"),
     "all that helped": (TOGETHER, TEN_CROPS, "--metric cosine --query_expansion --rerank"),

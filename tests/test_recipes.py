@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import train
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 PYTHON = f"""#!{sys.executable}
 import json, os, sys
@@ -74,7 +76,8 @@ def parse(call):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
     assert os.path.samefile(Path(script).parent, RECIPES.parent)
-    return importlib.import_module(Path(script).stem).parse_args(argv)
+    parsed = importlib.import_module(Path(script).stem).parse_args(argv)
+    return parsed.settings if isinstance(parsed, train.Call) else parsed
 
 
 def commands(calls):

@@ -49,7 +49,11 @@ def test_a_checkpoint_is_a_start(tmp_path, name):
 
 def test_only_one_has_the_lock_and_an_empty_directory_goes(tmp_path):
     root = tmp_path / "a" / "b"
-    with folder.lock(root), pytest.raises(UserError, match="another training is running"), folder.lock(root):
+    with (
+        folder.lock(root),
+        pytest.raises(UserError, match="another training is running"),
+        folder.lock(root),
+    ):
         pass
     assert not (tmp_path / "a").exists()
     with folder.lock(root):

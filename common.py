@@ -15,19 +15,41 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Read when Keras is imported, which is after this module.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 HERE = Path(__file__).resolve().parent
 
-# The names stand here and the functions in loss.py, which imports TensorFlow: a wrong --loss is
-# told without it.
-METRICS = ("euclidean", "sqeuclidean", "cityblock", "cosine")
-DISTANCE_LOSSES = ("batch_hard", "batch_all", "batch_sample", "lifted", "triplet")
-EMBEDDING_LOSSES = ("multi_similarity", "circle")
-LOSSES = DISTANCE_LOSSES + EMBEDDING_LOSSES
-LOSSES_WITHOUT_ZEROS = ("batch_hard", "batch_all")
+
+def _read_losses() -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
+    """What loss.py says of its losses, read from its source: importing it would import TensorFlow.
+
+    Returns:
+        METRICS; what each loss of its table LOSSES is over, by name; and the names of those that
+        have a form without zeros.
+    """
+    module = ast.parse((HERE / "loss.py").read_text(encoding="utf-8"))
+    assigned: dict[str, Any] = {}
+    for node in module.body:
+        if isinstance(node, ast.Assign):
+            assigned[ast.unparse(node.targets[0])] = node.value
+    table = assigned["LOSSES"]
+    over = {}
+    without_zeros = []
+    for key, loss in zip(table.keys, table.values, strict=True):
+        arguments = {argument.arg: argument.value for argument in loss.keywords}
+        over[key.value] = ast.literal_eval(arguments["over"])
+        if "without_zeros" in arguments:
+            without_zeros.append(key.value)
+    return ast.literal_eval(assigned["METRICS"]), over, tuple(without_zeros)
+
+
+METRICS, _OVER, LOSSES_WITHOUT_ZEROS = _read_losses()
+LOSSES = tuple(_OVER)
+DISTANCE_LOSSES = tuple(name for name in LOSSES if _OVER[name] == "distances")
+EMBEDDING_LOSSES = tuple(name for name in LOSSES if _OVER[name] == "embeddings")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 

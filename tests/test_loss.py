@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +13,15 @@ CASES = ("c0", "c1", "c2", "c3")
 ORIGINAL_METRICS = ("euclidean", "sqeuclidean", "cityblock")
 MARGINS = ("soft", "none", 0.2, 1.0)
 SEED = tf.constant([3, 4])
+
+
+def losses_of(name, embs, pids, margin="soft", columns=None):
+    """The losses of all anchors by any loss of the table. Draws have a seed."""
+    if columns is None:
+        columns = loss.Columns(pids, seed=SEED, embs=embs)
+    dists = loss.cdist(embs, columns.embs)
+    losses, _ = loss.per_anchor(loss.Choice(name, margin), embs, dists, pids, columns)
+    return losses
 
 
 def close(got, expected):
@@ -53,17 +64,14 @@ def apply_margin(x, margin):
 
 def triplets_of(anchor, pids):
     """Indices of the positives and of the negatives of an anchor."""
-    others = [i for i in range(len(pids)) if i != anchor]
-    return [i for i in others if pids[i] == pids[anchor]], [
-        i for i in others if pids[i] != pids[anchor]
-    ]
+    positives = [i for i, pid in enumerate(pids) if pid == pids[anchor] and i != anchor]
+    negatives = [i for i, pid in enumerate(pids) if pid != pids[anchor]]
+    return positives, negatives
 
 
 def batch_hard(dist, positives, negatives, margin):
-    furthest, closest = (
-        max((dist[p] for p in positives), default=0.0),
-        min((dist[n] for n in negatives), default=np.inf),
-    )
+    furthest = max((dist[p] for p in positives), default=0.0)
+    closest = min((dist[n] for n in negatives), default=np.inf)
     return apply_margin(furthest - closest, margin)
 
 
@@ -76,10 +84,10 @@ def lifted(dist, positives, negatives, margin):
     if not positives or not negatives:
         return 0.0
     m = 0.0 if isinstance(margin, str) else margin
-    x = np.log(sum(np.exp(dist[p]) for p in positives)) + np.log(
-        sum(np.exp(m - dist[n]) for n in negatives)
-    )
-    return apply_margin(x, margin) if isinstance(margin, str) else max(0.0, x)
+    pull = np.log(sum(np.exp(dist[p]) for p in positives))
+    push = np.log(sum(np.exp(m - dist[n]) for n in negatives))
+    # A number is in the sum already: only the hinge at 0 is left.
+    return apply_margin(pull + push, margin if isinstance(margin, str) else 0.0)
 
 
 REFERENCES = {"batch_hard": batch_hard, "batch_all": batch_all, "lifted": lifted}
@@ -88,9 +96,11 @@ DRAWING = ("batch_sample", "triplet")
 
 def reference(name, dists, pids, margin):
     """The losses of all anchors, float64, by going through their pairs and triplets one by one."""
-    return np.array(
-        [REFERENCES[name](dists[a], *triplets_of(a, pids), margin) for a in range(len(pids))]
-    )
+    losses = []
+    for anchor, dist in enumerate(dists):
+        positives, negatives = triplets_of(anchor, pids)
+        losses.append(REFERENCES[name](dist, positives, negatives, margin))
+    return np.array(losses)
 
 
 def numeric_gradient(function, x, step=1e-5):
@@ -125,8 +135,9 @@ def random_dists(size=9):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_losses_and_gradients_over_every_triplet(name, margin):
     dists, weights = random_dists(), np.linspace(0.5, 2, len(PIDS))
+    function = loss.LOSSES[name].function
     losses, gradient = with_gradient(
-        lambda x: loss.LOSS_CHOICES[name](x, tf.constant(PIDS), margin), dists, weights
+        lambda x: function(x, tf.constant(PIDS), margin), dists, weights
     )
     np.testing.assert_allclose(losses, reference(name, dists, PIDS, margin), rtol=1e-5, atol=1e-6)
     numeric = numeric_gradient(lambda x: weights @ reference(name, x, PIDS, margin), dists)
@@ -136,22 +147,19 @@ def test_losses_and_gradients_over_every_triplet(name, margin):
 @pytest.mark.parametrize("margin", ["soft", "none", 0.3])
 @pytest.mark.parametrize("name", DRAWING)
 def test_losses_that_draw_take_one_positive_and_one_negative(name, margin):
-    dists, pids, function = random_dists(), tf.constant(PIDS), loss.LOSS_CHOICES[name]
-    ones = np.ones(len(PIDS))
-    _, drawn = with_gradient(lambda x: function(x, pids, "none", seed=SEED), dists, ones)
-    losses, gradient = with_gradient(lambda x: function(x, pids, margin, seed=SEED), dists, ones)
+    dists, pids, function = random_dists(), tf.constant(PIDS), loss.LOSSES[name].function
+    columns, ones = loss.Columns(pids, seed=SEED), np.ones(len(PIDS))
+    _, drawn = with_gradient(lambda x: function(x, pids, "none", columns), dists, ones)
+    losses, gradient = with_gradient(lambda x: function(x, pids, margin, columns), dists, ones)
     for anchor in range(len(PIDS)):
         positives, negatives = triplets_of(anchor, PIDS)
         if not positives:
             assert losses[anchor] == 0 and not gradient[anchor].any()
             continue
-        (positive,), (negative,) = (
-            np.flatnonzero(drawn[anchor] == 1),
-            np.flatnonzero(drawn[anchor] == -1),
-        )
-        assert (
-            positive in positives and negative in negatives and np.count_nonzero(drawn[anchor]) == 2
-        )
+        assert np.count_nonzero(drawn[anchor]) == 2
+        (positive,) = np.flatnonzero(drawn[anchor] == 1)
+        (negative,) = np.flatnonzero(drawn[anchor] == -1)
+        assert positive in positives and negative in negatives
         x = dists[anchor, positive] - dists[anchor, negative]
         assert losses[anchor] == pytest.approx(apply_margin(x, margin), abs=1e-6)
         slope = {"soft": 1 / (1 + np.exp(-x)), "none": 1.0}.get(margin, float(x + 0.3 > 0))
@@ -162,25 +170,22 @@ def test_losses_that_draw_take_one_positive_and_one_negative(name, margin):
 def test_draws_have_their_probabilities(name):
     pids, draws = np.array([0, 0, 0, 0, 1, 1, 2]), 600
     dists = 2 * random_dists(size=len(pids)).astype(np.float32)
-    function = tf.function(
-        lambda seed: loss.LOSS_CHOICES[name](dists, tf.constant(pids), "none", seed=seed)
-    )
-    found = np.array([function(tf.constant([7, number])) for number in range(draws)])
+
+    @tf.function
+    def draw(seed):
+        columns = loss.Columns(tf.constant(pids), seed=seed)
+        return loss.LOSSES[name].function(dists, columns.pids, "none", columns)
+
+    found = np.array([draw(tf.constant([7, number])) for number in range(draws)])
     for anchor in range(len(pids) - 1):
         positives, negatives = triplets_of(anchor, pids)
         scale = 1 if name == "batch_sample" else 0
-        up, down = (
-            np.exp(scale * dists[anchor, positives]),
-            np.exp(-scale * dists[anchor, negatives]),
-        )
+        up = np.exp(scale * dists[anchor, positives])
+        down = np.exp(-scale * dists[anchor, negatives])
         for p, p_share in zip(positives, up / up.sum(), strict=True):
             for n, n_share in zip(negatives, down / down.sum(), strict=True):
-                count, share = (
-                    np.isclose(
-                        found[:, anchor], dists[anchor, p] - dists[anchor, n], atol=1e-6
-                    ).sum(),
-                    0,
-                )
+                difference = dists[anchor, p] - dists[anchor, n]
+                count = np.isclose(found[:, anchor], difference, atol=1e-6).sum()
                 share = p_share * n_share
                 assert abs(count - draws * share) < 5 * np.sqrt(draws * share * (1 - share)) + 1
 
@@ -188,75 +193,77 @@ def test_draws_have_their_probabilities(name):
 @pytest.mark.parametrize("name", DRAWING)
 def test_draws_follow_from_the_seed(name):
     dists, pids = tf.constant(random_dists(size=40), tf.float32), tf.constant(np.arange(40) // 4)
-    draw = [
-        loss.LOSS_CHOICES[name](dists, pids, "none", seed=tf.constant(seed))
-        for seed in ([1, 2], [1, 2], [1, 3])
-    ]
-    np.testing.assert_array_equal(draw[0], draw[1])
-    assert np.mean(np.not_equal(draw[0], draw[2])) > 0.5
-    with pytest.raises(ValueError, match="needs a seed"):
-        loss.LOSS_CHOICES[name](dists, pids, "none")
+    function = loss.LOSSES[name].function
+
+    def draw(*seed):
+        return function(dists, pids, "none", loss.Columns(pids, seed=tf.constant(seed)))
+
+    np.testing.assert_array_equal(draw(1, 2), draw(1, 2))
+    assert np.mean(np.not_equal(draw(1, 2), draw(1, 3))) > 0.5
+    for columns in (None, loss.Columns(pids)):
+        with pytest.raises(ValueError, match="needs a seed"):
+            function(dists, pids, "none", columns)
 
 
 @pytest.mark.parametrize("name", common.LOSSES)
 def test_losses_are_the_same_when_they_are_compiled(name):
-    embs, pids = (
-        tf.constant(np.random.default_rng(7).normal(size=(12, 4)), tf.float32),
-        tf.constant(np.arange(12) // 3),
-    )
+    embs = tf.constant(np.random.default_rng(7).normal(size=(12, 4)), tf.float32)
+    pids = tf.constant(np.arange(12) // 3)
 
     def gradient():
         with tf.GradientTape() as tape:
             tape.watch(embs)
-            total = tf.reduce_sum(ALL_LOSSES[name](embs, pids))
+            total = tf.reduce_sum(losses_of(name, embs, pids))
         return total, tape.gradient(total, embs)
 
     for compiled, plain in zip(tf.function(gradient, jit_compile=True)(), gradient(), strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
+@pytest.mark.parametrize("name", common.LOSSES_WITHOUT_ZEROS)
 def test_means_without_zeros(name):
     dists, margin = random_dists(), 0.2
-    single = {
-        "batch_hard": lambda dist, ps, ns: [batch_hard(dist, ps, ns, margin)],
-        "batch_all": lambda dist, ps, ns: [
-            apply_margin(dist[p] - dist[n], margin) for p in ps for n in ns
-        ],
-    }[name]
+    without_zeros = loss.LOSSES[name].without_zeros
+
+    def terms_of(anchor, dist):
+        positives, negatives = triplets_of(anchor, PIDS)
+        if name == "batch_hard":
+            return np.array([batch_hard(dist, positives, negatives, margin)])
+        return np.array(
+            [apply_margin(dist[p] - dist[n], margin) for p in positives for n in negatives]
+        )
 
     def mean(dists):
-        terms = np.concatenate([single(dists[a], *triplets_of(a, PIDS)) for a in range(len(PIDS))])
-        return terms[terms > 0].sum() / max(1, np.count_nonzero(terms))
+        terms = np.concatenate([terms_of(anchor, dist) for anchor, dist in enumerate(dists)])
+        return terms[terms > 0].mean()
 
     def ours(dists):
-        losses, counts = loss.WITHOUT_ZEROS[name](dists, tf.constant(PIDS), margin, seed=SEED)
-        return losses * counts / tf.maximum(tf.reduce_sum(counts), 1)
+        losses, counts = without_zeros(dists, tf.constant(PIDS), margin)
+        return losses * counts / tf.reduce_sum(counts)
 
     parts, gradient = with_gradient(ours, dists, np.ones(len(PIDS)))
     assert parts.sum() == pytest.approx(mean(dists), rel=1e-5)
     np.testing.assert_allclose(gradient, numeric_gradient(mean, dists), atol=1e-5)
-    means, counts = loss.WITHOUT_ZEROS[name](
-        tf.constant(dists, tf.float32), tf.constant(PIDS), margin
-    )
-    for anchor, (value, count) in enumerate(zip(means.numpy(), counts.numpy(), strict=True)):
-        terms = np.array(single(dists[anchor], *triplets_of(anchor, PIDS)))
-        assert count == np.count_nonzero(terms)
-        assert value == pytest.approx(terms[terms > 0].mean() if count else 0, rel=1e-5)
+
+    means, counts = without_zeros(tf.constant(dists, tf.float32), tf.constant(PIDS), margin)
+    for anchor, dist in enumerate(dists):
+        terms = terms_of(anchor, dist)
+        assert counts[anchor] == np.count_nonzero(terms)
+        expected = terms[terms > 0].mean() if counts[anchor] else 0
+        assert float(means[anchor]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
+@pytest.mark.parametrize("name", common.LOSSES_WITHOUT_ZEROS)
 def test_where_all_terms_are_zero_so_is_their_mean_and_its_gradient(name):
     dists = np.where(np.equal.outer(PIDS, PIDS), 0.0, 9.0)
-    terms = loss.WITHOUT_ZEROS[name]
+    without_zeros = loss.LOSSES[name].without_zeros
     means, gradient = with_gradient(
-        lambda x: terms(x, tf.constant(PIDS), 0.2)[0], dists, np.ones(len(PIDS))
+        lambda x: without_zeros(x, tf.constant(PIDS), 0.2)[0], dists, np.ones(len(PIDS))
     )
     np.testing.assert_array_equal(means, 0)
     np.testing.assert_array_equal(gradient, 0)
-    np.testing.assert_array_equal(
-        terms(tf.constant(dists, tf.float32), tf.constant(PIDS), 0.2)[1], 0
-    )
+    _, counts = without_zeros(tf.constant(dists, tf.float32), tf.constant(PIDS), 0.2)
+    np.testing.assert_array_equal(counts, 0)
 
 
 def similarities(embs):
@@ -271,9 +278,8 @@ def multi_similarity(embs, pids):
         hard_positives = [p for p in positives if any(sims[p] < sims[n] + 0.1 for n in negatives)]
         hard_negatives = [n for n in negatives if any(sims[n] > sims[p] - 0.1 for p in positives)]
         pull = np.log(1 + sum(np.exp(-2 * (sims[p] - 0.5)) for p in hard_positives)) / 2
-        losses.append(
-            pull + np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50
-        )
+        push = np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50
+        losses.append(pull + push)
     return np.array(losses)
 
 
@@ -286,10 +292,9 @@ def circle(embs, pids, weighted_by=None):
         positives, negatives = triplets_of(anchor, pids)
         for p in positives:
             for n in negatives:
-                x = max(0, frozen[n] + 0.25) * (sims[n] - 0.25) - max(0, 1.25 - frozen[p]) * (
-                    sims[p] - 0.75
-                )
-                total += np.exp(64 * x)
+                pull = max(0, 1.25 - frozen[p]) * (sims[p] - 0.75)
+                push = max(0, frozen[n] + 0.25) * (sims[n] - 0.25)
+                total += np.exp(64 * (push - pull))
         losses.append(np.log(1 + total))
     return np.array(losses)
 
@@ -303,9 +308,8 @@ def test_losses_over_embeddings_and_their_gradients(name, spread):
     rng = np.random.default_rng(6)
     embs = spread * rng.normal(size=(len(PIDS), 5)) + 0.5
     weights = np.linspace(0.5, 2, len(PIDS))
-    losses, gradient = with_gradient(
-        lambda x: loss.EMBEDDING_LOSSES[name](x, tf.constant(PIDS)), embs, weights
-    )
+    function = loss.LOSSES[name].function
+    losses, gradient = with_gradient(lambda x: function(x, tf.constant(PIDS)), embs, weights)
     np.testing.assert_allclose(losses, EMBEDDING_REFERENCES[name](embs, PIDS), rtol=1e-5, atol=1e-5)
     frozen = {"circle": {"weighted_by": embs}}.get(name, {})
     numeric = numeric_gradient(
@@ -314,69 +318,54 @@ def test_losses_over_embeddings_and_their_gradients(name, spread):
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 
 
-def test_losses_over_embeddings_are_finite_far_from_their_optimum():
+@pytest.mark.parametrize(
+    "function, expected",
+    [
+        (loss.multi_similarity, np.log1p(np.exp(3)) / 2 + np.log1p(np.exp(25)) / 50),
+        (loss.circle, 64 * (2.25 * 1.75 + 1.25 * 0.75)),
+    ],
+)
+def test_losses_over_embeddings_are_finite_far_from_their_optimum(function, expected):
     # Cosines of -1 within and 1 between pids: the circle loss has exponents of 312.
-    embs, pids = np.array([[1.0, 0], [-1, 0], [1, 0], [-1, 0]]), np.array([0, 0, 1, 1])
-    expected = {
-        "multi_similarity": np.log1p(np.exp(3)) / 2 + np.log1p(np.exp(25)) / 50,
-        "circle": 64 * (2.25 * 1.75 + 1.25 * 0.75),
-    }
-    for name, function in loss.EMBEDDING_LOSSES.items():
-        losses, gradient = with_gradient(lambda x: function(x, tf.constant(pids)), embs, np.ones(4))  # noqa: B023
-        np.testing.assert_allclose(losses, expected[name], rtol=1e-5)
-        assert np.isfinite(gradient).all()
-
-
-ALL_LOSSES = {
-    name: (
-        lambda embs, pids, margin="soft", f=f, **kw: f(
-            loss.cdist(embs, embs), pids, margin, seed=SEED, **kw
-        )
-    )
-    for name, f in loss.LOSS_CHOICES.items()
-} | {
-    name: (lambda embs, pids, margin="soft", f=f: f(embs, pids))
-    for name, f in loss.EMBEDDING_LOSSES.items()
-}
+    embs, pids = np.array([[1.0, 0], [-1, 0], [1, 0], [-1, 0]]), tf.constant([0, 0, 1, 1])
+    losses, gradient = with_gradient(lambda x: function(x, pids), embs, np.ones(4))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("margin", ["soft", "none", 0.2])
 @pytest.mark.parametrize("pids", [[0, 1, 2, 3], [5, 5, 5, 5]], ids=["no positive", "no negative"])
-@pytest.mark.parametrize("name", sorted(ALL_LOSSES.keys() - {"batch_hard"}))
+@pytest.mark.parametrize("name", [n for n in common.LOSSES if n != "batch_hard"])
 def test_without_triplets_there_is_neither_loss_nor_gradient(name, pids, margin):
     embs = np.random.default_rng(8).normal(size=(4, 3))
     losses, gradient = with_gradient(
-        lambda x: ALL_LOSSES[name](x, tf.constant(pids), margin), embs, np.ones(4)
+        lambda x: losses_of(name, x, tf.constant(pids), margin), embs, np.ones(4)
     )
     np.testing.assert_array_equal(losses, 0)
     np.testing.assert_array_equal(gradient, 0)
 
 
 @pytest.mark.parametrize("point", [0.0, 100.0])
-@pytest.mark.parametrize("name", ALL_LOSSES)
+@pytest.mark.parametrize("name", common.LOSSES)
 def test_equal_embeddings_have_a_finite_loss_and_gradient(name, point):
-    embs = np.full((6, 8), point)
-    losses, gradient = with_gradient(
-        lambda x: ALL_LOSSES[name](x, tf.constant([0, 0, 0, 1, 1, 1])), embs, np.ones(6)
-    )
-    expected = {"lifted": np.log1p(2 * 3), "multi_similarity": None, "circle": None}.get(
-        name, np.log(2)
-    )
+    embs, pids = np.full((6, 8), point), tf.constant([0, 0, 0, 1, 1, 1])
+    losses, gradient = with_gradient(lambda x: losses_of(name, x, pids), embs, np.ones(6))
     assert np.isfinite(losses).all() and np.isfinite(gradient).all()
-    if expected is not None:
+    if name in common.DISTANCE_LOSSES:
+        expected = np.log1p(2 * 3) if name == "lifted" else np.log(2)
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
         np.testing.assert_allclose(gradient, 0, atol=1e-3)
 
 
 def test_an_anchor_without_positive_or_without_negative():
     embs = tf.constant([[0.0], [3.0], [4.0]])
-    alone = loss.batch_hard(loss.cdist(embs, embs), tf.constant([0, 1, 1]), "none")
+    dists = loss.cdist(embs, embs)
+    alone = loss.batch_hard(dists, tf.constant([0, 1, 1]), "none")
     np.testing.assert_allclose(alone[0], 0 - 3, atol=1e-5)
-    same = loss.batch_hard(loss.cdist(embs, embs), tf.constant([5, 5, 5]), 0.2)
+    same = loss.batch_hard(dists, tf.constant([5, 5, 5]), 0.2)
     np.testing.assert_array_equal(same, [0, 0, 0])
-    assert np.isneginf(
-        loss.batch_hard(loss.cdist(embs, embs), tf.constant([5, 5, 5]), "none")
-    ).all()
+    same = loss.batch_hard(dists, tf.constant([5, 5, 5]), "none")
+    np.testing.assert_array_equal(same, [-np.inf] * 3)
 
 
 @pytest.mark.parametrize("metric", common.METRICS)
@@ -415,59 +404,52 @@ def test_cityblock_gradient_equals_that_of_all_differences():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.fixture
+def batch():
+    """embs [12, 6] and their pids [12], of two persons, as if of three replicas."""
+    rng = np.random.default_rng(5)
+    embs = tf.constant(rng.normal(size=(12, 6)), tf.float32)
+    return embs, tf.constant(np.arange(12) // 3 % 2)
+
+
 @pytest.mark.parametrize("name", common.LOSSES)
-def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses(name):
-    rng = np.random.default_rng(5)
-    embs, pids = (
-        tf.constant(rng.normal(size=(12, 6)), tf.float32),
-        tf.constant(np.arange(12) // 3 % 2),
-    )
-
-    def losses(rows, **columns):
-        if name in loss.EMBEDDING_LOSSES:
-            return loss.EMBEDDING_LOSSES[name](embs[rows], pids[rows], column_embs=embs, **columns)
-        return loss.LOSS_CHOICES[name](
-            loss.cdist(embs[rows], embs), pids[rows], "soft", seed=SEED, **columns
-        )
-
-    parts = [
-        losses(slice(start, start + 4), column_pids=pids, offset=tf.constant(start))
-        for start in (0, 4, 8)
-    ]
-    np.testing.assert_allclose(tf.concat(parts, 0), losses(slice(None)), rtol=1e-6)
+def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses(name, batch):
+    embs, pids = batch
+    parts = []
+    for start in (0, 4, 8):
+        rows = slice(start, start + 4)
+        columns = loss.Columns(pids, offset=tf.constant(start), seed=SEED, embs=embs)
+        parts.append(losses_of(name, embs[rows], pids[rows], columns=columns))
+    np.testing.assert_allclose(tf.concat(parts, 0), losses_of(name, embs, pids), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", loss.WITHOUT_ZEROS)
-def test_a_slice_of_anchors_without_zeros(name):
-    dists, pids = tf.constant(random_dists(), tf.float32), tf.constant(PIDS)
-    whole = loss.WITHOUT_ZEROS[name](dists, pids, 0.2)
-    part = loss.WITHOUT_ZEROS[name](dists[3:7], pids[3:7], 0.2, column_pids=pids, offset=3)
-    np.testing.assert_allclose(part, [values[3:7] for values in whole], rtol=1e-6)
+@pytest.mark.parametrize("name", common.LOSSES_WITHOUT_ZEROS)
+def test_a_slice_of_anchors_without_zeros(name, batch):
+    embs, pids = batch
+    dists, choice = loss.cdist(embs, embs), loss.Choice(name, 0.2, ignore_zero=True)
+    losses, counts = loss.per_anchor(choice, embs, dists, pids)
+    rows, columns = slice(3, 7), loss.Columns(pids, offset=3)
+    part = loss.per_anchor(choice, embs[rows], dists[rows], pids[rows], columns)
+    np.testing.assert_allclose(part, [losses[rows], counts[rows]], rtol=1e-6)
 
 
-def test_monitoring_of_a_slice_of_anchors_is_that_slice_of_the_whole():
-    rng = np.random.default_rng(5)
-    embs, pids = (
-        tf.constant(rng.normal(size=(12, 6)), tf.float32),
-        tf.constant(np.arange(12) // 3 % 2),
-    )
-    dists, found = loss.cdist(embs, embs), []
+def test_monitoring_of_a_slice_of_anchors_is_that_slice_of_the_whole(batch):
+    embs, pids = batch
+    dists = loss.cdist(embs, embs)
+    parts = []
     for offset in (0, 6):
-        part = slice(offset, offset + 6)
-        found.append(
-            loss.retrieval_in_batch(dists[part], pids[part], 2, column_pids=pids, offset=offset)
-        )
-    np.testing.assert_allclose(
-        np.concatenate(found, axis=1), loss.retrieval_in_batch(dists, pids, 2), rtol=1e-6
-    )
+        rows = slice(offset, offset + 6)
+        columns = loss.Columns(pids, offset)
+        parts.append(loss.retrieval_in_batch(dists[rows], pids[rows], 2, columns))
+    whole = loss.retrieval_in_batch(dists, pids, 2)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-6)
 
 
 def test_monitoring_leaves_out_the_anchor_itself_and_not_its_copies():
     # Rows 0 and 1 are one image twice: each finds the other, which by rank would pass for itself.
     embs = tf.constant([[0.0], [0.0], [5.0], [9.0], [9.5], [20.0]])
-    top1, precision = loss.retrieval_in_batch(
-        loss.cdist(embs, embs), tf.constant([0, 0, 0, 1, 1, 1]), 2
-    )
+    pids = tf.constant([0, 0, 0, 1, 1, 1])
+    top1, precision = loss.retrieval_in_batch(loss.cdist(embs, embs), pids, 2)
     np.testing.assert_array_equal(top1, [1, 1, 0, 1, 1, 1])  # row 2 is nearer to row 3
     np.testing.assert_array_equal(precision, [1, 1, 0, 0.5, 0.5, 1])
 
@@ -478,15 +460,14 @@ def test_no_tensor_of_the_loss_and_its_gradient_has_more_than_two_axes(name):
     def step(embs, pids):
         with tf.GradientTape() as tape:
             tape.watch(embs)
-            mean = tf.reduce_mean(ALL_LOSSES[name](embs, pids))
+            mean = tf.reduce_mean(losses_of(name, embs, pids))
         return tape.gradient(mean, embs)
 
     graph = step.get_concrete_function(tf.TensorSpec([64, 16]), tf.TensorSpec([64], tf.int32)).graph
     graph = graph.as_graph_def(add_shapes=True)
-    nodes = [
-        *graph.node,
-        *(node for function in graph.library.function for node in function.node_def),
-    ]
+    nodes = list(graph.node)
+    for function in graph.library.function:
+        nodes += function.node_def
     shapes = [shape for node in nodes for shape in node.attr["_output_shapes"].list.shape]
     assert any([dim.size for dim in shape.dim] == [64, 64] for shape in shapes)
     assert all(len(shape.dim) <= 2 and not shape.unknown_rank for shape in shapes)
@@ -524,10 +505,9 @@ def test_gradients_of_distances_by_finite_differences(metric):
 
     def total(a, b):
         if metric == "cosine":
-            cosines = (a / np.linalg.norm(a, axis=1)[:, None]) @ (
-                b / np.linalg.norm(b, axis=1)[:, None]
-            ).T
-            return (weights * (1 - cosines)).sum()
+            a = a / np.linalg.norm(a, axis=1, keepdims=True)
+            b = b / np.linalg.norm(b, axis=1, keepdims=True)
+            return (weights * (1 - a @ b.T)).sum()
         squared = ((a[:, None] - b[None]) ** 2).sum(-1)
         return (weights * (squared if metric == "sqeuclidean" else np.sqrt(squared))).sum()
 
@@ -555,8 +535,39 @@ def test_unknown_metric_lists_the_known():
         loss.cdist(tf.zeros([2, 2]), tf.zeros([2, 2]), "manhattan")
 
 
-def test_flags_offer_exactly_the_losses_there_are():
-    assert tuple(loss.LOSS_CHOICES) == common.DISTANCE_LOSSES
-    assert tuple(loss.EMBEDDING_LOSSES) == common.EMBEDDING_LOSSES
-    assert tuple(loss.WITHOUT_ZEROS) == common.LOSSES_WITHOUT_ZEROS
-    assert common.LOSSES == common.DISTANCE_LOSSES + common.EMBEDDING_LOSSES
+def test_the_table_has_every_loss():
+    # A loss takes distances or embeddings, then pids, and gives one tensor.
+    takes = {"dists": "distances", "embs": "embeddings"}
+    found = {}
+    for name, function in inspect.getmembers(loss, inspect.isfunction):
+        first, second, *_ = inspect.signature(function).parameters
+        gives_losses = inspect.signature(function).return_annotation is tf.Tensor
+        if not name.startswith("_") and second == "pids" and gives_losses:
+            found[name] = (function, takes[first])
+    assert found == {name: (entry.function, entry.over) for name, entry in loss.LOSSES.items()}
+
+
+def test_flags_offer_exactly_the_losses_and_metrics_there_are():
+    assert loss.METRICS == common.METRICS
+    assert tuple(loss.LOSSES) == common.LOSSES
+    for name, entry in loss.LOSSES.items():
+        assert (name in common.DISTANCE_LOSSES) == (entry.over == "distances")
+        assert (name in common.EMBEDDING_LOSSES) == (entry.over == "embeddings")
+        assert (name in common.LOSSES_WITHOUT_ZEROS) == (entry.without_zeros is not None)
+
+
+@pytest.mark.parametrize("name", common.LOSSES)
+def test_each_loss_is_one_term_unless_zeros_are_ignored(name, batch):
+    embs, pids = batch
+    columns = loss.Columns(pids, seed=SEED)
+    dists = loss.cdist(embs, embs)
+    _, counts = loss.per_anchor(loss.Choice(name), embs, dists, pids, columns)
+    np.testing.assert_array_equal(counts, np.ones(len(pids)))
+
+
+@pytest.mark.parametrize("name", ["lifted", "circle"])
+def test_a_loss_that_cannot_ignore_zeros_says_which_can(name, batch):
+    embs, pids = batch
+    choice = loss.Choice(name, 0.2, ignore_zero=True)
+    with pytest.raises(ValueError, match=f"for batch_hard and batch_all. Received: {name}"):
+        loss.per_anchor(choice, embs, loss.cdist(embs, embs), pids)

@@ -87,7 +87,8 @@ def _make_replica_step(state: State, settings: Settings):
         if companions.centers:
             companions.centers.move(all_embs, labels)
 
-        top1, precision = loss.retrieval_in_batch(dists, pids, settings.batch_k - 1, labels, offset)
+        columns = loss.Columns(labels, offset)
+        top1, precision = loss.retrieval_in_batch(dists, pids, settings.batch_k - 1, columns)
         lengths = tf.norm(embs["emb_raw"], axis=1)
         furthest = tf.reduce_max(dists, axis=1)
         of_anchors = tf.stack([losses, top1, precision, lengths, furthest], axis=1)
@@ -122,23 +123,18 @@ def _triplet_losses(
     place = tf.distribute.get_replica_context().replica_id_in_sync_group
     b = emb.shape[0]
     own = slice(place * b, place * b + b)
-    pids = labels[own]
     if settings.mining == "local":
-        columns, offset, stream = own, 0, place  # each replica draws its own
+        part, offset, stream = own, 0, place  # each replica draws its own
     else:
-        columns, offset, stream = slice(None), place * b, 0
-    seed = tf.stack([settings.seed + tf.cast(stream, tf.int64), iteration])
-    dists, all_embs, all_pids = dists[:, columns], all_embs[columns], labels[columns]
-    if settings.loss in loss.EMBEDDING_LOSSES:
-        function = loss.EMBEDDING_LOSSES[settings.loss]
-        losses = function(emb, pids, all_embs, all_pids, offset)
-        return losses, tf.ones_like(losses)
-    if settings.loss_ignore_zero:
-        function = loss.WITHOUT_ZEROS[settings.loss]
-        return function(dists, pids, settings.margin, all_pids, offset, seed)
-    function = loss.LOSS_CHOICES[settings.loss]
-    losses = function(dists, pids, settings.margin, all_pids, offset, seed)
-    return losses, tf.ones_like(losses)
+        part, offset, stream = slice(None), place * b, 0
+    columns = loss.Columns(
+        pids=labels[part],
+        offset=offset,
+        seed=tf.stack([settings.seed + tf.cast(stream, tf.int64), iteration]),
+        embs=all_embs[part],
+    )
+    choice = loss.Choice(settings.loss, settings.margin, settings.loss_ignore_zero)
+    return loss.per_anchor(choice, emb, dists[:, part], labels[own], columns)
 
 
 def _train(state: State, tape, scaled_loss, frozen: bool, settings: Settings) -> None:

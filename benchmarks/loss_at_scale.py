@@ -3,14 +3,13 @@ products alone.
 
     python -m benchmarks.loss_at_scale
 
-The products are the three without which no way of taking these distances gets by: of all embeddings
-with each other, and the two of the gradient, in the float64 that loss.cdist takes them in. Memory
-is the peak above that of the process before, TensorFlow imported. Needs about 3 GB and, on two
-cores, a minute or two.
+The products are the three that any way of computing these distances needs, in float64, as loss.cdist
+computes them: one of all embeddings with each other, and two for the gradient. Memory is the peak
+during the first step, minus the peak before it, when TensorFlow was imported already. This needs
+about 3 GB and, on two cores, a minute or two.
 """
 
 import argparse
-import resource
 import sys
 
 import common
@@ -26,26 +25,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=common.positive_int,
         default=8192,
         metavar="B",
-        help="Embeddings, 4 of a pid.",
+        help="Embeddings in the batch, 4 of each pid.",
     )
     parser.add_argument(
-        "--dim", type=common.positive_int, default=512, metavar="D", help="Numbers in each."
+        "--dim",
+        type=common.positive_int,
+        default=512,
+        metavar="D",
+        help="Numbers in an embedding.",
     )
     parser.add_argument(
         "--rounds",
         type=common.positive_int,
         default=3,
         metavar="N",
-        help="Of which the median counts.",
+        help="Measurements to take; the median counts.",
     )
     return parser.parse_args(argv)
 
 
 def peak_mb() -> float:
-    """Of this process, since it began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
+    """The most memory that this process has had since it began, in MB."""
+    import resource  # not on Windows, where --help should work nevertheless
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -60,7 +64,8 @@ def main(args: argparse.Namespace) -> None:
     def step(embs, pids):
         with tf.GradientTape() as tape:
             tape.watch(embs)
-            mean = tf.reduce_mean(loss.batch_hard(loss.cdist(embs, embs), pids, "soft"))
+            dists = loss.cdist(embs, embs)
+            mean = tf.reduce_mean(loss.batch_hard(dists, pids, "soft"))
         return tape.gradient(mean, embs)
 
     @tf.function
@@ -69,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
         weights = tf.linalg.matmul(embs, embs, transpose_b=True)
         return tf.linalg.matmul(weights, embs), tf.linalg.matmul(weights, embs, transpose_a=True)
 
-    step(embs[:8], pids[:8])  # what TensorFlow itself takes at its first step
+    step(embs[:8], pids[:8])  # so that TensorFlow has what it needs for any step
     before = peak_mb()
     step(embs, pids)[0].numpy()
     memory = peak_mb() - before

@@ -3,30 +3,43 @@
     python runs.py exp1 exp2
     python runs.py experiments        # all that are in a folder
     python runs.py experiments --csv > runs.csv
+    python runs.py exp --finished && python embed.py --experiment_root exp ...
 
-A row for each: its name; the last iteration of those planned, with the mean loss and the
-batch-p@(K-1) of it; of its evaluations, the JSON files of evaluate.py in its directory, the one of
-the highest mAP and, where that is another, the newest; then the flags that are not the same in all.
-A dash stands for what is not there.
+A row for each experiment: its name; the last iteration of those planned; its state; mean loss and
+batch-p@(K-1) of that iteration; of its evaluations, the JSON files of evaluate.py in its directory,
+the one with the highest mAP and, where that is another, the newest; then the flags that are not the
+same in all. A dash stands for what is not there.
+
+The state is finished; running; interrupted, by Ctrl-C or a scheduler's signal; or stopped, where the
+training was killed or ended with an error. With --finished the exit code is 1 unless all experiments
+of the table are finished.
 """
 
 import argparse
-import csv
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from experiment import args_json
+from experiment import args_json, train_log
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Different in each experiment, or without a part in what it learns.
 _NOT_COMPARED = {"experiment_root", "resume"}
-_LOSS = re.compile(
-    r"iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
-)
+_NONE = "-"
+
+
+class Evaluation(NamedTuple):
+    """What evaluate.py wrote to a file."""
+
+    path: Path
+    mean_ap: float
+    top_1: float
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,26 +52,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Directories of experiments, or folders that hold some.",
     )
     parser.add_argument("--csv", action="store_true", help="Write the table as CSV.")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="Exit with code 1 unless all experiments of the table are finished, for shell scripts.",
+    )
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     roots = [root for directory in args.experiments for root in experiments(directory)]
-    rows = table(roots)
+    runs = table(roots)
     if args.csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-        return
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        runs.to_csv(sys.stdout, index=False, lineterminator="\n")
+    else:
+        print(as_text(runs))
+    if args.finished and not (runs["state"] == "finished").all():
+        sys.exit(1)
 
 
 def experiments(directory: str) -> list[Path]:
     """The directory itself if it is an experiment, else the experiments in it, by name.
 
-    Raises: UserError when there is none.
+    Raises:
+        UserError: there is none.
     """
     found = [Path(directory)] if Path(directory, "args.json").exists() else []
     found = found or sorted(path.parent for path in Path(directory).glob("*/args.json"))
@@ -70,76 +87,71 @@ def experiments(directory: str) -> list[Path]:
     return found
 
 
-def table(roots: Sequence[Path]) -> list[list[str]]:
-    """The header and a row for each experiment, all of the same length."""
+def table(roots: Sequence[Path]) -> "pd.DataFrame":
+    """A row of text for each experiment; columns in which there is nothing are left out."""
+    import pandas as pd  # only here, so that --help does not wait for it
+
     flags = [args_json.read(root) for root in roots]
-    names = sorted(set().union(*flags) - _NOT_COMPARED)
-    differing = [name for name in names if len({json.dumps(args.get(name)) for args in flags}) > 1]
-    rows = [
-        [
-            "experiment",
-            "iteration",
-            "loss",
-            "batch-p",
-            "best mAP",
-            "top-1",
-            "file",
-            "newest mAP",
-            *differing,
-        ]
-    ]
+    differing = differing_flags(flags)
+    rows = []
     for root, args in zip(roots, flags, strict=True):
-        iteration, loss, precision = progress(root)
-        cells = [
-            str(root),
-            f"{iteration} of {args.get('train_iterations', '?')}",
-            loss,
-            precision,
-            *_evaluations(root),
-        ]
-        rows.append(
-            cells + ["-" if args.get(name) is None else _text(args[name]) for name in differing]
-        )
-    used = [column for column in zip(*rows, strict=True) if any(cell != "-" for cell in column[1:])]
-    return [list(row) for row in zip(*used, strict=True)]
+        row = {"experiment": str(root)} | _progress(root, args) | _evaluations(root)
+        for name in differing:
+            row[name] = _NONE if args.get(name) is None else _text(args[name])
+        rows.append(row)
+    runs = pd.DataFrame(rows, dtype="str")
+    return runs.loc[:, (runs != _NONE).any()]
 
 
-def progress(root: Path) -> tuple[int, str, str]:
-    """Of the last iteration in train.log: its number, mean loss and precision; 0 and dashes where
-    there is none.
-    """
-    last = 0, "-", "-"
-    log = root / "train.log"
-    if log.exists():
-        with open(log, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if match := _LOSS.search(line):
-                    last = int(match[1]), match[2], match[3]
-    return last
+def differing_flags(flags: Sequence[dict]) -> list[str]:
+    """Names of the flags that do not have the same value in all experiments."""
+    names = sorted(set().union(*flags) - _NOT_COMPARED)
+    return [name for name in names if len({json.dumps(args.get(name)) for args in flags}) > 1]
 
 
-def evaluations(root: Path) -> Iterator[tuple[Path, float, float]]:
-    """The files that evaluate.py wrote, from the oldest to the newest, each with its mAP and top-1."""
+def as_text(runs: "pd.DataFrame") -> str:
+    """The table in columns of equal width, for a terminal."""
+    columns = []
+    for name in runs:
+        cells = [name, *runs[name]]
+        width = max(map(len, cells))
+        columns.append([cell.ljust(width) for cell in cells])
+    lines = ("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+    return "\n".join(lines)
+
+
+def evaluations(root: Path) -> Iterator[Evaluation]:
+    """The evaluations in an experiment's directory, from the oldest to the newest."""
     for path in sorted(root.glob("*.json"), key=lambda path: (path.stat().st_mtime, path)):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            yield path, float(result["mAP"]), float(result["CMC"][0])
+            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]))
         except (ValueError, TypeError, LookupError):  # another JSON file
             continue
 
 
-def _evaluations(root: Path) -> list[str]:
+def _progress(root: Path, args: dict) -> dict[str, str]:
+    last = train_log.last(root) or train_log.Logged(0, _NONE, _NONE)
+    return {
+        "iteration": f"{last.iteration} of {args.get('train_iterations', '?')}",
+        "state": train_log.state(root),
+        "loss": last.loss,
+        "batch-p": last.precision,
+    }
+
+
+def _evaluations(root: Path) -> dict[str, str]:
     found = list(evaluations(root))
     if not found:
-        return ["-"] * 4
-    path, mean_ap, top_1 = max(found, key=lambda result: result[1])
+        return dict.fromkeys(("best mAP", "top-1", "file", "newest mAP"), _NONE)
+    best = max(found, key=lambda evaluation: evaluation.mean_ap)
     newest = found[-1]
-    return [
-        f"{mean_ap:.1%}",
-        f"{top_1:.1%}",
-        path.name,
-        "-" if newest[0] == path else f"{newest[1]:.1%}",
-    ]
+    return {
+        "best mAP": f"{best.mean_ap:.1%}",
+        "top-1": f"{best.top_1:.1%}",
+        "file": best.path.name,
+        "newest mAP": _NONE if newest is best else f"{newest.mean_ap:.1%}",
+    }
 
 
 def _text(value: object) -> str:

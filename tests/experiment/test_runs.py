@@ -8,8 +8,12 @@ from paths import PROJECT
 
 import common
 import runs
+from experiment import folder
 
-LINE = "2026-01-02 03:04:05,678 [INFO] train: iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
+START = "2026-01-02 03:04:05,678 [INFO] train: "
+LINE = START + "iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
+FINISHED = START + "Finished all 600 iterations."
+INTERRUPTED = START + "Interrupted after iteration 200. To go on: python train.py ..."
 
 
 def write(root, log=(), evaluations=(), **flags):
@@ -42,9 +46,9 @@ def test_the_table_shows_progress_evaluations_and_the_flags_that_differ(tmp_path
     a = write(tmp_path / "a", log, found, margin="soft", learning_rate=1e-3, metric="euclidean")
     b = write(tmp_path / "b", [], [("only.json", 0.1, 0.2)], margin=0.2, metric="euclidean")
     expected = [
-        "experiment,iteration,loss,batch-p,best mAP,top-1,file,newest mAP,learning_rate,margin",
-        f"{a},200 of 600,0.451,92.19%,58.1%,77.5%,best.json,25.0%,0.001,soft",
-        f"{b},0 of 600,-,-,10.0%,20.0%,only.json,-,-,0.2",
+        "experiment,iteration,state,loss,batch-p,best mAP,top-1,file,newest mAP,learning_rate,margin",
+        f"{a},200 of 600,stopped,0.451,92.19%,58.1%,77.5%,best.json,25.0%,0.001,soft",
+        f"{b},0 of 600,stopped,-,-,10.0%,20.0%,only.json,-,-,0.2",
     ]
     assert shown(capsys, a, b, "--csv").splitlines() == expected
     assert shown(capsys, tmp_path, "--csv").splitlines() == expected
@@ -52,12 +56,54 @@ def test_the_table_shows_progress_evaluations_and_the_flags_that_differ(tmp_path
     header, *rows = shown(capsys, tmp_path).splitlines()
     for row, margin in zip(rows, ("soft", "0.2"), strict=True):
         assert row[header.index("margin") :] == margin
-        assert " of 600" in row[header.index("iteration") :][: len("iteration ") + 2]
+        assert " of 600" in row[header.index("iteration") : header.index("state")]
+        assert row[header.index("state") :].startswith("stopped  ")
 
 
 def test_columns_without_anything_are_left_out(tmp_path, capsys):
     root = write(tmp_path / "a", seed=1)
-    assert shown(capsys, root, "--csv").splitlines() == ["experiment,iteration", f"{root},0 of 600"]
+    assert shown(capsys, root, "--csv").splitlines() == [
+        "experiment,iteration,state",
+        f"{root},0 of 600,stopped",
+    ]
+
+
+def test_cells_that_need_quotes_have_them_in_the_csv(tmp_path, capsys):
+    a = write(tmp_path / "a", note='say "x", y')
+    b = write(tmp_path / "b", note="NA")
+    assert shown(capsys, a, b, "--csv").splitlines()[1:] == [
+        f'{a},0 of 600,stopped,"say ""x"", y"',
+        f"{b},0 of 600,stopped,NA",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "state"),
+    [
+        ([LINE.format(600, 0.5), FINISHED], "finished"),
+        ([LINE.format(200, 0.5), INTERRUPTED], "interrupted"),
+        ([LINE.format(200, 0.5), INTERRUPTED, LINE.format(201, 0.5)], "stopped"),
+        ([], "stopped"),
+    ],
+)
+def test_the_exit_code_says_whether_all_are_finished(log, state, tmp_path, capsys):
+    write(tmp_path / "a", [LINE.format(600, 0.5), FINISHED])
+    root = write(tmp_path / "b", log)
+    assert runs.table([root])["state"].tolist() == [state]
+    if state == "finished":
+        shown(capsys, tmp_path, "--finished")
+    else:
+        with pytest.raises(SystemExit) as error:
+            shown(capsys, tmp_path, "--finished")
+        assert error.value.code == 1
+        shown(capsys, tmp_path / "a", "--finished")
+        assert state in shown(capsys, tmp_path)
+
+
+def test_an_experiment_that_a_training_has_is_running(tmp_path):
+    root = write(tmp_path / "a", [LINE.format(200, 0.5)])
+    with folder.lock(root):
+        assert runs.table([root])["state"].tolist() == ["running"]
 
 
 def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
@@ -69,16 +115,16 @@ def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
         "empty_cmc": '{"mAP": 1, "CMC": []}',
     }.items():
         (root / f"{name}.json").write_text(text)
-    assert list(runs.evaluations(root)) == [(root / "right.json", 0.5, 0.5)]
+    assert list(runs.evaluations(root)) == [(root / "right.json", 0.5, 0.5)]  # path, mAP, top-1
 
 
 def test_the_last_line_counts_where_a_log_goes_on_after_another(tmp_path):
-    root = write(
-        tmp_path / "a", [LINE.format(5, 0.5), "a line that was cut: iter:     6, loss min|avg|"]
-    )
-    assert runs.progress(root) == (5, "0.500", "92.19%")
+    cut = "a line that was cut: iter:     6, loss min|avg|"
+    root = write(tmp_path / "a", [LINE.format(5, 0.5), cut])
+    row = runs.table([root]).iloc[0]
+    assert (row["iteration"], row["loss"], row["batch-p"]) == ("5 of 600", "0.500", "92.19%")
     (root / "train.log").unlink()
-    assert runs.progress(root) == (0, "-", "-")
+    assert list(runs.table([root]).iloc[0]) == [str(root), "0 of 600", "stopped"]
 
 
 def test_a_folder_without_experiments_is_refused(tmp_path):
@@ -86,9 +132,15 @@ def test_a_folder_without_experiments_is_refused(tmp_path):
         runs.experiments(tmp_path)
 
 
-def test_tensorflow_is_not_imported(tmp_path):
+def test_tensorflow_is_not_imported_and_pandas_only_for_a_table(tmp_path):
     write(tmp_path / "a")
-    code = "import sys, runs; runs.main(runs.parse_args([sys.argv[1]])); sys.exit('tensorflow' in sys.modules)"
+    code = """
+import sys, runs
+args = runs.parse_args([sys.argv[1]])
+assert "pandas" not in sys.modules
+runs.main(args)
+assert "tensorflow" not in sys.modules
+"""
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True
     )

@@ -22,11 +22,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 import common
 from data import dataset
+from evaluation import embeddings_file
 from excluders import market1501
 from runtime import files
 
@@ -53,26 +53,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_sets(folder: Path, Q: int, G: int, D: int) -> list[str]:
-    """Random persons in 6 cameras, 7% of the gallery junk. Returns: flags of evaluate.py."""
+    """Random persons in 6 cameras, 7% of the gallery junk.
+
+    Returns:
+        Flags of evaluate.py.
+    """
     rng = np.random.default_rng(0)
     persons = max(2, G // 26)
     centers = rng.standard_normal((persons, D), np.float32)
     flags = ["--excluder=market1501"]
     for part, count in (("query", Q), ("gallery", G)):
-        pids, cameras = rng.integers(0, persons, count), rng.integers(1, 7, count)
+        pids = rng.integers(0, persons, count)
+        cameras = rng.integers(1, 7, count)
         junk = (rng.random(count) < 0.07) & (part == "gallery")
         with open(folder / f"{part}.csv", "w") as file:
             for number, (pid, camera) in enumerate(
                 zip(np.where(junk, -1, pids), cameras, strict=True)
             ):
                 file.write(f"{pid},{part}/{pid}_c{camera}s1_{number:07d}_00.jpg\n")
-        with h5py.File(folder / f"{part}.h5", "w") as file:
-            emb = file.create_dataset("emb", (count, D), np.float32)
+        with embeddings_file.create(folder / f"{part}.h5", count, D) as file:
             for start in range(0, count, 4096):
                 rows = pids[start : start + 4096]
-                emb[start : start + len(rows)] = centers[rows] + 2 * rng.standard_normal(
-                    (len(rows), D), np.float32
-                )
+                file.add(centers[rows] + 2 * rng.standard_normal((len(rows), D), np.float32))
         flags += [
             f"--{part}_dataset={folder}/{part}.csv",
             f"--{part}_embeddings={folder}/{part}.h5",
@@ -81,15 +83,16 @@ def make_sets(folder: Path, Q: int, G: int, D: int) -> list[str]:
 
 
 def original(folder: Path) -> None:
-    """Writes mAP to original.json."""
+    """Evaluate in the original's way and write the mAP to original.json."""
     from sklearn.metrics import average_precision_score
 
-    query_pids, query_fids = dataset.load(folder / "query.csv")
-    gallery_pids, gallery_fids = dataset.load(folder / "gallery.csv")
-    with h5py.File(folder / "query.h5") as query, h5py.File(folder / "gallery.h5") as gallery:
-        query_embs, gallery_embs = query["emb"][()], gallery["emb"][()]
-    query_pids, gallery_pids = np.array(query_pids), np.array(gallery_pids)
-    excluder = market1501.Excluder(gallery_fids)
+    query = dataset.load(folder / "query.csv")
+    gallery = dataset.load(folder / "gallery.csv")
+    query_embs = embeddings_file.head(folder / "query.h5", len(query.fids))
+    gallery_embs = embeddings_file.head(folder / "gallery.h5", len(gallery.fids))
+    query_pids = np.array(query.pids)
+    gallery_pids = np.array(gallery.pids)
+    excluder = market1501.Excluder(gallery.fids)
 
     aps = []
     for start in range(0, len(query_embs), 256):
@@ -98,7 +101,7 @@ def original(folder: Path) -> None:
         np.square(diffs, out=diffs)
         dists = np.sqrt(diffs.sum(axis=-1) + 1e-12)
         del diffs
-        ignored = excluder(query_fids[block])
+        ignored = excluder(query.fids[block])
         matches = (query_pids[block, None] == gallery_pids) & ~ignored
         dists[ignored] = np.inf
         for row, row_matches in zip(1 / (1 + dists), matches, strict=True):
@@ -121,15 +124,15 @@ def measure(*command: str) -> Measured:
     process = subprocess.Popen(
         [sys.executable, *command], cwd=common.HERE, stdout=subprocess.DEVNULL
     )
-    own, status = 0, Path(f"/proc/{process.pid}/status")
+    own = 0
+    status = Path(f"/proc/{process.pid}/status")
     while True:
         pid, code, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        own = max(
-            own, int(fields.get("RssAnon", "0").split()[0])
-        )  # a process that is ending has none
+        anonymous = fields.get("RssAnon", "0")  # a process that is ending has none
+        own = max(own, int(anonymous.split()[0]))
         time.sleep(0.005)
     process.returncode = os.waitstatus_to_exitcode(code)
     if process.returncode:
@@ -138,10 +141,15 @@ def measure(*command: str) -> Measured:
 
 
 def report(name: str, runs: list[Measured]) -> float:
-    """Prints a line. Returns: the median of the seconds."""
+    """Print a line.
+
+    Returns:
+        The median of the seconds.
+    """
     seconds = statistics.median(run.seconds for run in runs)
-    every, own = (max(getattr(run, field) for run in runs) for field in ("all", "own"))
-    print(f"{name:40} {seconds:8.2f} s   {every:6.0f} MB all, {own:6.0f} MB own", flush=True)
+    most = max(run.all for run in runs)
+    own = max(run.own for run in runs)
+    print(f"{name:40} {seconds:8.2f} s   {most:6.0f} MB all, {own:6.0f} MB own", flush=True)
     return seconds
 
 
@@ -160,9 +168,8 @@ def main(args: argparse.Namespace) -> None:
         for _ in range(args.rounds):
             ours.append(measure("evaluate.py", *flags))
             theirs.append(measure("-m", "benchmarks.evaluation", "--original", name))
-        results, wanted = (
-            json.loads((folder / f"{who}.json").read_text()) for who in ("results", "original")
-        )
+        results = json.loads((folder / "results.json").read_text())
+        wanted = json.loads((folder / "original.json").read_text())
         print("{} queries x {} gallery images, D {}".format(*MARKET))
         ratio = report("the original's way", theirs) / report("evaluate.py", ours)
         print(f"ratio {ratio:.1f}, difference of the mAP {abs(results['mAP'] - wanted['mAP']):.1e}")

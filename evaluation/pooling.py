@@ -1,11 +1,15 @@
-"""From the embeddings of an image's variants (flips, crops) to one: [A, N, D] -> [N, D], float32,
-NumPy.
-"""
+"""Many embeddings become one: those of an image's variants, and those of one person's queries."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+# ------------------------------------------------------------------------- variants of an image
+
 
 def mean(embs: np.ndarray) -> np.ndarray:
+    """The mean over variants (flips, crops): float32 [A, N, D] -> [N, D]."""
     return embs.mean(axis=0)
 
 
@@ -17,3 +21,29 @@ def normalized_mean(embs: np.ndarray) -> np.ndarray:
 
 
 AGGREGATORS = {function.__name__: function for function in (mean, normalized_mean)}
+
+
+# ------------------------------------------------------------------------- queries of one person
+
+QUERY_POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max}
+
+
+def pool_queries(
+    embs: np.ndarray, keys: Sequence[Hashable], how: str
+) -> tuple[list[int], np.ndarray]:
+    """One embedding for all that have the same key.
+
+    Args:
+        embs: float32 [Q, D].
+        keys: Q of them.
+        how: one of QUERY_POOLS, applied to each number.
+
+    Returns:
+        The row of the first of each key, ascending, and their float32 [keys, D].
+    """
+    rows = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows[key].append(row)
+    reduce = QUERY_POOLS[how]
+    pooled = [reduce(embs[same].astype(np.float64), axis=0) for same in rows.values()]
+    return [same[0] for same in rows.values()], np.array(pooled, np.float32)

@@ -1,16 +1,14 @@
 """k-reciprocal re-ranking: Zhong et al., Re-ranking Person Re-identification with k-reciprocal
 Encoding, CVPR 2017.
 
-All N = Q + G images are compared with one another, a block at a time, and of that only the nearest
-of each are kept: memory is that of the embeddings and O(N·k), time O(N²·D).
+All N = Q + G images are compared with one another, a block at a time, and only the nearest of each
+are kept: memory is that of the embeddings and O(N·k), time is O(N²·D).
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
 
-from evaluation import ranking
+from evaluation import distances
 from evaluation.neighbors import distinct, nearest
 
 
@@ -22,74 +20,75 @@ def bounds(
     k2: int = 6,
     weight: float = 0.3,
     same: np.ndarray | None = None,
-) -> ranking.Bounds:
-    """The distances after re-ranking: (1 - weight) · Jaccard distance + weight · distance (eq. 12
-    of the paper).
+) -> distances.Bounds:
+    """Distances after re-ranking: (1 - weight) · Jaccard distance + weight · distance (eq. 12).
 
     The distance is the squared one of `metric`, divided by the greatest that the query has to any
-    image. ("cosine" is
-    not squared: it is half the squared euclidean one between embeddings of length 1.)
+    image. ("cosine" is not squared: it is half the squared Euclidean distance between embeddings of
+    length 1.)
 
     Args:
         query_embs, gallery_embs: [Q, D], [G, D], finite.
-        metric: one of ranking.METRICS.
-        k1: >= 1, how many neighbours of an image are looked at, itself not counted.
+        metric: one of distances.METRICS.
+        k1: >= 1, how many neighbors of an image are looked at, itself not counted.
         k2: in 1..k1 + 1, over how many nearest images, itself counted, the encodings are averaged.
         weight: in 0..1, the lambda of the paper.
-        same: which gallery images are queries, too; see neighbors.distinct.
+        same: which gallery images are queries, too; see neighbors.queries_in_gallery.
     """
     Q = len(query_embs)
     embs, gallery_rows = distinct(query_embs, gallery_embs, same)
     # Only ratios of distances matter. This way their squares stay finite in float32.
     np.ldexp(embs, -np.frexp(max(embs.max(), -embs.min()))[1], out=embs)
     order, furthest = nearest(embs, k1 + 1, metric)
-    encoding = _encoding(_neighborhoods(order, round(k1 / 2) + 1), embs, metric, furthest)
-    encoding = _among(order[:, :k2]) @ encoding / min(k2, len(embs))
-    query_encoding, gallery_encoding = encoding[:Q], encoding[gallery_rows].tocsc()
-    gallery = ranking.METRICS[metric](embs[gallery_rows])
+    neighborhoods = _neighborhoods(order, round(k1 / 2) + 1)
+    encoding = _encoding(neighborhoods, embs, metric, furthest)
+    encoding = _indicator(order[:, :k2]) @ encoding / min(k2, len(embs))
+    query_encoding = encoding[:Q]
+    gallery_encoding = encoding[gallery_rows].tocsc()
+    to_gallery = distances.METRICS[metric](embs[gallery_rows])
     tolerance = 1e-12  # more than rounding does to the sum of two terms of at most 1
 
-    def of_block(block: slice) -> tuple[np.ndarray, Callable[[int, np.ndarray], np.ndarray]]:
-        dists = gallery.lower_bounds(embs[:Q][block].astype(np.float64))
+    def process_block(block: slice) -> tuple[np.ndarray, distances.UpperBounds]:
+        dists = to_gallery.lower_bounds(embs[:Q][block].astype(np.float64))
         dists = weight * _squared(dists, furthest[:Q][block, None], metric)
         for query, row in zip(range(Q)[block], dists, strict=True):
             both = _intersections(query_encoding, query, gallery_encoding)
             row += (1 - weight) * (1 - both / (2 - both))
         return dists - tolerance, lambda row, indices: dists[row, indices] + tolerance
 
-    return of_block
+    return process_block
 
 
 def _squared(dists: np.ndarray, furthest: np.ndarray, metric: str) -> np.ndarray:
-    """Squared distances in units of the furthest; those of ranking.METRICS are squared already, but
-    for cityblock.
-    """
-    dists = np.maximum(dists, 0) / np.where(
-        furthest > 0, furthest, 1
-    )  # 0 where all images are one point
+    """Squared distances in units of the furthest: METRICS gives all but cityblock squared."""
+    scale = np.where(furthest > 0, furthest, 1)  # 0 where all images are one point
+    dists = np.maximum(dists, 0) / scale
     return np.square(dists) if metric == "cityblock" else dists
 
 
-def _among(order: np.ndarray) -> sparse.csr_array:
+def _indicator(order: np.ndarray) -> sparse.csr_array:
     """[N, N], 1 where the column is among the nearest [N, k] of the row."""
     N, k = order.shape
-    return sparse.csr_array(
-        (np.ones(N * k, np.int32), order.ravel(), np.arange(0, N * k + 1, k)), (N, N)
-    )
+    ones = np.ones(N * k, np.int32)
+    return sparse.csr_array((ones, order.ravel(), np.arange(0, N * k + 1, k)), (N, N))
+
+
+def _mutual(order: np.ndarray) -> sparse.csr_array:
+    """[N, N], 1 where row and column are among the nearest [N, k] of one another."""
+    near = _indicator(order)
+    return near.multiply(near.T).tocsr()
 
 
 def _neighborhoods(order: np.ndarray, half: int) -> sparse.csr_array:
-    """R* of section 3.2, as a pattern [N, N]: the k-reciprocal neighbours and what most of theirs
-    agree with.
+    """R* of section 3.2 as a pattern [N, N]: the k-reciprocal neighbors, expanded by their own.
 
     Args:
         order: [N, k1 + 1], the nearest of each image.
-        half: how many of them make the smaller set of an image, by which those of another are
-            expanded.
+        half: how many of them make the smaller set of an image. Where two thirds of it are
+            neighbors of another image, too, it joins the neighborhood of that image.
     """
-    mutual, small = (
-        near.multiply(near.T).tocsr() for near in (_among(order), _among(order[:, :half]))
-    )
+    mutual = _mutual(order)
+    small = _mutual(order[:, :half])
     agreed = (mutual @ small.T).multiply(mutual).tocsr()  # how many of the small set of the column
     agreed.data = (3 * agreed.data > 2 * small.sum(axis=1)[agreed.indices]).astype(np.int32)
     agreed.eliminate_zeros()
@@ -99,35 +98,33 @@ def _neighborhoods(order: np.ndarray, half: int) -> sparse.csr_array:
 def _encoding(
     neighborhoods: sparse.csr_array, embs: np.ndarray, metric: str, furthest: np.ndarray
 ) -> sparse.csr_array:
-    """V of eq. 8: exp(-distance) within the neighbourhood, 0 elsewhere; rows sum to 1, as in the
-    authors' code.
-    """
-    everyone = ranking.METRICS[metric](embs)
+    """V of eq. 8: exp(-distance) within the neighborhood, 0 elsewhere.
 
-    def of_block(block: slice) -> list[np.ndarray]:
+    Rows sum to 1, as in the authors' code.
+    """
+    exact = distances.METRICS[metric](embs)
+    indices = neighborhoods.indices
+    starts = neighborhoods.indptr
+
+    def process_block(block: slice) -> list[np.ndarray]:
         rows = []
         for index in range(len(embs))[block]:
-            columns = neighborhoods.indices[
-                neighborhoods.indptr[index] : neighborhoods.indptr[index + 1]
-            ]
-            dists = everyone.distances(embs[index].astype(np.float64), columns)
+            columns = indices[starts[index] : starts[index + 1]]
+            dists = exact.distances(embs[index].astype(np.float64), columns)
             closeness = np.exp(-_squared(dists, furthest[index], metric))
             rows.append(closeness / closeness.sum())
         return rows
 
-    blocks = ranking.in_blocks(of_block, len(embs), 1, 256)
+    blocks = distances.map_blocks(process_block, len(embs), columns=1, batch_size=256)
     data = np.concatenate([row for rows in blocks for row in rows])
-    return sparse.csr_array(
-        (data, neighborhoods.indices, neighborhoods.indptr), neighborhoods.shape
-    )
+    return sparse.csr_array((data, indices, starts), neighborhoods.shape)
 
 
 def _intersections(queries: sparse.csr_array, query: int, gallery: sparse.csc_array) -> np.ndarray:
-    """The sum over all images of the lesser of two encodings, a query's and each gallery image's:
-    [G].
+    """The sum over all images of the lesser of two encodings, for one query and each image: [G].
 
-    Only images in the query's are looked at, and of each only the gallery images that have it in
-    theirs.
+    Only images in the query's encoding are looked at, and of each only the gallery images that have
+    it in theirs.
     """
     part = slice(queries.indptr[query], queries.indptr[query + 1])
     images = queries.indices[part]

@@ -9,8 +9,7 @@ class Same:
     """`Same(gallery_keys)(query_keys) -> bool [Q, G]`, True where the keys are equal."""
 
     def __init__(self, gallery_keys: Sequence[Hashable]):
-        # Integers in place of keys: comparing two of them for all pairs is what an evaluation does
-        # most often.
+        # Integers in place of keys, since an evaluation compares all pairs of them.
         self._codes = {}
         self._gallery = np.array(
             [self._codes.setdefault(key, len(self._codes)) for key in gallery_keys], np.int32

@@ -1,5 +1,6 @@
-"""Only the query image itself is ignored: queries that are a part of the gallery, no cameras, any
-fid.
+"""Only the query image itself is ignored, for queries that are a part of the gallery.
+
+Fids may be anything; no cameras are read.
 """
 
 from excluders._same import Same

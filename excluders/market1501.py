@@ -1,5 +1,6 @@
-"""Market-1501: same pid and same camera, and junk (pid -1), are ignored. The sequence S plays no
-part.
+"""Market-1501: same pid and same camera, and junk (pid -1), are ignored.
+
+The sequence S plays no part.
 """
 
 from functools import partial

@@ -26,7 +26,7 @@ import numpy as np
 import common
 from common import UserError
 from data import dataset
-from evaluation import ranking
+from evaluation import distances
 from experiment import args_json
 from runtime import files
 
@@ -218,7 +218,7 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{train_set} lacks the image {error} of the detailed logs. Give the --train_set of the training."
             ) from None
-        return pids, ranking.distances(embs[row], embs[row], flags.metric)
+        return pids, distances.cdist(embs[row], embs[row], flags.metric)
 
     if args.directory:
         dataset.check_images(train_set, image_root, list(pid_of), flags.allow_any_path)

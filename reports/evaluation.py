@@ -1,5 +1,4 @@
-"""The report of an evaluation: a page with the figures, and with the queries that went worst and
-best.
+"""The report of an evaluation: a page with the figures and with the worst and the best queries.
 
 evaluate.py --report writes it: report.html, which needs no other file and no network, and the
 charts as PNG.
@@ -9,12 +8,14 @@ import html
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from evaluation.pipeline import Results
 from reports import page
 
 LISTS = 10  # of the worst queries and of the best, each
@@ -23,97 +24,75 @@ SAMPLED_QUERIES = 200  # in the distribution of distances, at most
 SAMPLED_WRONG = 1000  # wrong images of each of these, at most
 _MAX_DISTANCES = 2**22  # in memory at a time: 32 MB
 
-Images = tuple[Sequence[str], Sequence[str]]  # pids, fids, as dataset.load returns them
-Distances = Callable[
-    [np.ndarray], np.ndarray
-]  # from rows of queries, int [n], to float [n, G]; inf: ignored
-Activations = Callable[
-    [Sequence[str]], Sequence[np.ndarray]
-]  # from N image files to N maps, float [h, w] in 0..1
+# From N image files to N maps, float [h, w] in 0..1.
+Activations = Callable[[Sequence[str]], Sequence[np.ndarray]]
+
+
+class Ranked(NamedTuple):
+    """The head of a query's ranked list, n gallery images, nearest first."""
+
+    rows: np.ndarray  # int [n], of the gallery
+    dists: np.ndarray  # float [n]
+    ranks: np.ndarray  # int [n], from 1
+    true_ranks: np.ndarray  # of all true matches of the query, ascending
+
+
+class Pictures(NamedTuple):
+    """What is shown of an image."""
+
+    small: Image.Image
+    overlaid: Image.Image | None  # the same with its activation map
+
+
+class Listed(NamedTuple):
+    """An image in a ranked list."""
+
+    kind: str  # "query", "true" or "wrong": its class in the page's style
+    words: str  # what it is, for those who cannot see it
+    pid: str
+    fid: str
+    caption: str  # HTML
 
 
 def write(
     directory: str | os.PathLike,
-    results: Mapping,
-    query: Images,
-    gallery: Images,
+    results: Results,
     image_root: str | os.PathLike,
-    distances: Distances,
-    flags: Mapping,
+    flags: Mapping[str, object],
     activations: Activations | None = None,
 ) -> None:
-    """Write report.html, cmc.png, distances.png and identities.png into the directory, created if
-    need be.
+    """Write report.html, cmc.png, distances.png and identities.png into a directory.
 
     Args:
-        results: shares in 0..1: "CMC" [G] and "aps" [Q], None without a true match; other floats
-            are shown by name.
+        directory: created if it does not exist.
         flags: what the evaluation was called with, by name.
-        activations: where the network looks, for a second picture of each that is shown; None for
-            none.
+        activations: where the network looks, for a second picture of each image that is shown.
 
-    Raises: UserError for an image that is shown and cannot be read.
+    Raises:
+        UserError: an image that is shown cannot be read.
     """
     directory = Path(directory)
     directory.mkdir(exist_ok=True)
-    aps = np.array([np.nan if ap is None else ap for ap in results["aps"]])
-    worst, best = extremes(aps, query[0], gallery[0])
-    lists = {row: ranked(row, query, gallery, distances) for row in {*worst, *best}}
-    pictures = _pictures(query, gallery, lists, image_root, activations)
-    cmc = results["CMC"]
-    figures = {name: value for name, value in results.items() if isinstance(value, float)}
-    figures |= {
-        f"top-{k}": cmc[min(k, len(cmc)) - 1] for k in (1, 2, 5, 10)
-    }  # a gallery may be smaller than k
-
-    def articles(rows):
-        return "\n".join(
-            _article(row, aps[row], query, gallery, *lists[row], pictures) for row in rows
-        )
-
-    unmatched = int(np.isnan(aps).sum())
-    page.write(
-        directory / "report.html",
-        f"Evaluation, mAP {results['mAP']:.1%}",
-        f"""
-<h1>Evaluation</h1>
-<p class="muted">{len(aps):,} queries, {len(gallery[0]):,} gallery images{
-            f". Without a true match, and so left out: {unmatched:,}" if unmatched else ""
-        }.</p>
-<nav aria-label="Sections"><ul><li><a href="#charts">Charts</a></li><li><a href="#worst">Worst queries</a></li>
-<li><a href="#best">Best queries</a></li><li><a href="#identities">Identities</a></li></ul></nav>
-<dl class="figures">
-{
-            "".join(
-                f"<div><dt>{html.escape(name)}</dt><dd>{value:.1%}</dd></div>"
-                for name, value in figures.items()
-            )
-        }
-</dl>
-<h2 id="charts">Charts</h2>
-<div class="charts">
-{_cmc_chart(directory, cmc)}
-{_distances_chart(directory, *sampled_distances(query, gallery, distances))}
-</div>
-<h2 id="worst">Worst queries</h2>
-<p>The query, then the {
-            LENGTH
-        } gallery images closest to it, with rank and distance, and the first true match where it
-comes later. ✓ and a solid frame: a true match. ✗ and a dashed frame: a mistake. Images that the excluder ignores are
-passed over. Of each person only the worst query is shown.</p>
-{_TOGGLE if activations else ""}
-{articles(worst)}
-<h2 id="best">Best queries</h2>
-<p>Of each person only the best query; where APs are equal, persons with more images in the gallery come first.</p>
-{articles(best)}
-<h2 id="identities">Identities</h2>
-{_identities(directory, query[0], aps)}
-<h2>How it was made</h2>
-<details><summary>Flags of evaluate.py</summary><div class="table"><table>
-{_flags(flags)}
-</table></div></details>
-""",
+    aps = np.array([np.nan if ap is None else ap for ap in results.aps])
+    worst, best = extremes(aps, results.query.pids, results.gallery.pids)
+    lists = {row: ranked(results, row) for row in {*worst, *best}}
+    pictures = _pictures(results, lists, image_root, activations)
+    articles = {row: _article(results, row, lists[row], pictures) for row in lists}
+    true, wrong = sampled_distances(results)
+    body = page.fill(
+        "evaluation.html",
+        count=_count(results),
+        figures=_figures(results),
+        cmc_chart=_cmc_chart(directory, results.cmc),
+        distances_chart=_distances_chart(directory, true, wrong),
+        length=str(LENGTH),
+        toggle=_TOGGLE if activations else "",
+        worst="\n".join(articles[row] for row in worst),
+        best="\n".join(articles[row] for row in best),
+        identities=_identities(directory, results.query.pids, aps),
+        flags=_flags(flags),
     )
+    page.write(directory / "report.html", f"Evaluation, mAP {results.mAP:.1%}", f"\n{body}")
 
 
 # ------------------------------------------------------------------------- what is shown
@@ -122,14 +101,18 @@ passed over. Of each person only the worst query is shown.</p>
 def extremes(
     aps: np.ndarray, query_pids: Sequence[str], gallery_pids: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """Rows of the LISTS worst queries, from the worst on, and of the best, from the best on; one of
-    each pid.
+    """Rows of the LISTS worst queries and of the LISTS best, the most extreme first.
 
-    aps: float [Q], NaN for queries that do not count.
+    Of each pid only one is taken. Where APs are equal, pids with more images in the gallery count
+    as better.
+
+    Args:
+        aps: float [Q], NaN for queries that do not count.
     """
     images = Counter(gallery_pids)
     rows = [int(row) for row in np.flatnonzero(~np.isnan(aps))]
-    worst, best = {}, {}
+    worst: dict[str, int] = {}
+    best: dict[str, int] = {}
     for row in sorted(rows, key=lambda row: aps[row]):
         worst.setdefault(query_pids[row], row)
     for row in sorted(rows, key=lambda row: (-aps[row], -images[query_pids[row]])):
@@ -137,59 +120,55 @@ def extremes(
     return list(worst.values())[:LISTS], list(best.values())[:LISTS]
 
 
-def ranked(
-    row: int, query: Images, gallery: Images, distances: Distances
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The head of a query's ranked list.
+def ranked(results: Results, row: int) -> Ranked:
+    """The head of the ranked list of the query at `row`.
 
-    Returns: rows of the gallery [n], nearest first: the first LENGTH and, where none of these is a
-        true match, the first that is one; their distances [n]; their ranks [n], from 1; and the
-        ranks of all true matches, ascending. At equal distances mistakes come first, as they do in
-        ranking.py.
+    It holds the first LENGTH images and, where none of these is a true match, the first that is
+    one. At equal distances mistakes come first, as they do in ranking.py.
     """
-    (dists,) = distances(np.array([row]))
-    matches = np.array(gallery[0]) == query[0][row]
+    (dists,) = results.distances([row])
+    matches = _matches(results, row)
     order = np.lexsort((matches, dists))
     order = order[np.isfinite(dists[order])]
     true_ranks = 1 + np.flatnonzero(matches[order])
     ranks = np.arange(1, min(len(order), LENGTH) + 1)
     ranks = np.union1d(ranks, true_ranks[:1])
     rows = order[ranks - 1]
-    return rows, dists[rows], ranks, true_ranks
+    return Ranked(rows, dists[rows], ranks, true_ranks)
 
 
-def sampled_distances(
-    query: Images, gallery: Images, distances: Distances
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of queries, evenly spread, to their true matches and to wrong images, two float
-    vectors.
+def sampled_distances(results: Results) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of queries, evenly spread, to their true matches and to wrong images.
+
+    Returns:
+        Two float vectors.
     """
-    Q, G = len(query[0]), len(gallery[0])
+    Q = len(results.query.pids)
+    G = len(results.gallery.pids)
     rng = np.random.default_rng(0)
-    gallery_pids = np.array(gallery[0])
     rows = np.unique(np.linspace(0, Q - 1, min(Q, SAMPLED_QUERIES)).astype(int))
+    size = max(1, _MAX_DISTANCES // G)
     true, wrong = [], []
-    for block in _blocks(rows, max(1, _MAX_DISTANCES // G)):
-        for row, dists in zip(block, distances(block), strict=True):
-            matches, counts = gallery_pids == query[0][row], np.isfinite(dists)
-            true.append(dists[matches & counts])
-            others = dists[~matches & counts]
-            wrong.append(
-                others
-                if len(others) <= SAMPLED_WRONG
-                else rng.choice(others, SAMPLED_WRONG, replace=False)
-            )
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        for row, dists in zip(block, results.distances(block), strict=True):
+            matches = _matches(results, row)
+            counted = np.isfinite(dists)
+            others = dists[~matches & counted]
+            if len(others) > SAMPLED_WRONG:
+                others = rng.choice(others, SAMPLED_WRONG, replace=False)
+            true.append(dists[matches & counted])
+            wrong.append(others)
     return np.concatenate(true), np.concatenate(wrong)
 
 
-def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
+def _matches(results: Results, row: int) -> np.ndarray:
+    """bool [G], True where a gallery image has the pid of the query, ignored or not."""
+    return np.asarray(results.gallery.pids) == results.query.pids[row]
 
 
 def camera(fid: str) -> str | None:
-    """The camera where a file name tells it as those of Market-1501 and DukeMTMC-reID do: 1 for
-    0001_c1s1_001051_00.
-    """
+    """The camera, from a file name such as those of Market-1501: 1 for 0001_c1s1_001051_00."""
     match = re.search(r"_c(\d+)", os.path.basename(fid))
     return match and match[1]
 
@@ -200,96 +179,117 @@ _TOGGLE = '<p><label><input type="checkbox" id="maps"> Show where the network lo
 
 
 def _pictures(
-    query: Images,
-    gallery: Images,
-    lists: Mapping,
+    results: Results,
+    lists: Mapping[int, Ranked],
     image_root: str | os.PathLike,
     activations: Activations | None,
-) -> dict[str, tuple[Image.Image, Image.Image | None]]:
-    """By fid, of all images in the lists: a small picture, and the same with its activation map."""
-    fids = [query[1][row] for row in lists] + [
-        gallery[1][row] for head, *_ in lists.values() for row in head
-    ]
+) -> dict[str, Pictures]:
+    """The pictures of all images in the lists, by fid."""
+    fids = [results.query.fids[row] for row in lists]
+    for head in lists.values():
+        fids += [results.gallery.fids[row] for row in head.rows]
     fids = list(dict.fromkeys(fids))
     paths = [os.path.join(image_root, fid) for fid in fids]
     small = [page.thumbnail(path) for path in paths]
-    if activations is None:
-        return {fid: (image, None) for fid, image in zip(fids, small, strict=True)}
-    overlaid = [overlay(image, map_) for image, map_ in zip(small, activations(paths), strict=True)]
-    return dict(zip(fids, zip(small, overlaid, strict=True), strict=True))
+    overlaid: list[Image.Image | None] = [None] * len(fids)
+    if activations is not None:
+        maps = activations(paths)
+        overlaid = [overlay(image, map_) for image, map_ in zip(small, maps, strict=True)]
+    return dict(zip(fids, map(Pictures, small, overlaid), strict=True))
 
 
 def overlay(image: Image.Image, activation: np.ndarray) -> Image.Image:
-    """The image under its activation map, [h, w] in 0..1, which is resized to it: dark at 0, bright
-    at 1.
+    """The image under its activation map, [h, w] in 0..1, which is resized to it.
+
+    It is dark where the map is 0 and bright where it is 1.
     """
     import matplotlib
 
-    strength = Image.fromarray(np.float32(activation)).resize(image.size, Image.Resampling.BICUBIC)
-    colors = matplotlib.colormaps["inferno"](np.clip(strength, 0, 1), bytes=True)[..., :3]
+    resized = Image.fromarray(np.float32(activation)).resize(image.size, Image.Resampling.BICUBIC)
+    strength = np.clip(np.asarray(resized), 0, 1)
+    colors = matplotlib.colormaps["inferno"](strength, bytes=True)[..., :3]
     return Image.blend(image.convert("L").convert("RGB"), Image.fromarray(colors), 0.6)
 
 
-def _article(
-    row: int,
-    ap: float,
-    query: Images,
-    gallery: Images,
-    found: np.ndarray,
-    dists: np.ndarray,
-    ranks: np.ndarray,
-    true_ranks: np.ndarray,
-    pictures: Mapping,
-) -> str:
+def _article(results: Results, row: int, head: Ranked, pictures: Mapping[str, Pictures]) -> str:
     """A query and its ranked list."""
-    pid, fid = query[0][row], query[1][row]
-    items = [_item("query", "Query", pid, fid, "<span>query</span>", pictures)]
-    for index, dist, rank in zip(found, dists, ranks, strict=True):
-        sign, kind, words = (
-            ("✓", "true", "true match") if rank in true_ranks else ("✗", "wrong", "mistake")
-        )
-        caption = f'<span><b class="sign">{sign}</b> {rank:,}</span><span>{dist:#.4g}</span>'
-        items.append(
-            _item(
-                kind,
-                f"Rank {rank}, {words}",
-                gallery[0][index],
-                gallery[1][index],
-                caption,
-                pictures,
-            )
-        )
-    summary = f"{len(true_ranks)} true match{'es' if len(true_ranks) > 1 else ''}, the first at rank {true_ranks[0]:,}"
-    summary += f", the last at rank {true_ranks[-1]:,}" if len(true_ranks) > 1 else ""
-    return f"""<article><h3>{html.escape(pid)}: AP {ap:.1%}</h3><p class="muted">{html.escape(fid)}. {summary}.</p>
+    query = Listed(
+        kind="query",
+        words="Query",
+        pid=results.query.pids[row],
+        fid=results.query.fids[row],
+        caption="<span>query</span>",
+    )
+    images = [query, *_listed(results, head)]
+    items = "".join(_item(image, pictures[image.fid]) for image in images)
+    count = len(head.true_ranks)
+    summary = (
+        f"{count} true match{'es' if count > 1 else ''}, the first at rank {head.true_ranks[0]:,}"
+    )
+    if count > 1:
+        summary += f", the last at rank {head.true_ranks[-1]:,}"
+    heading = f"{html.escape(query.pid)}: AP {results.aps[row]:.1%}"
+    return f"""<article><h3>{heading}</h3><p class="muted">{html.escape(query.fid)}. {summary}.</p>
 <ol class="ranked">
-{"".join(items)}
+{items}
 </ol></article>"""
 
 
-def _item(kind: str, words: str, pid: str, fid: str, caption: str, pictures: Mapping) -> str:
-    small, overlaid = pictures[fid]
-    images = page.picture(small, f"{words}: {pid}, {fid}")
-    if overlaid is not None:
-        images += page.picture(
-            overlaid, f"{words}: {pid}, {fid}, with what the network looks at", 'class="map"'
+def _listed(results: Results, head: Ranked) -> Iterable[Listed]:
+    for index, dist, rank in zip(head.rows, head.dists, head.ranks, strict=True):
+        is_true = rank in head.true_ranks
+        sign = "✓" if is_true else "✗"
+        yield Listed(
+            kind="true" if is_true else "wrong",
+            words=f"Rank {rank}, {'true match' if is_true else 'mistake'}",
+            pid=results.gallery.pids[index],
+            fid=results.gallery.fids[index],
+            caption=f'<span><b class="sign">{sign}</b> {rank:,}</span><span>{dist:#.4g}</span>',
         )
-    place = camera(fid)
-    caption += f"<span>camera {place}</span>" if place else ""
-    title = html.escape(f"{pid}, {fid}")
+
+
+def _item(image: Listed, pictures: Pictures) -> str:
+    alt = f"{image.words}: {image.pid}, {image.fid}"
+    shown = page.picture(pictures.small, alt)
+    if pictures.overlaid is not None:
+        alt += ", with what the network looks at"
+        shown += page.picture(pictures.overlaid, alt, 'class="map"')
+    caption = image.caption
+    place = camera(image.fid)
+    if place:
+        caption += f"<span>camera {place}</span>"
+    title = html.escape(f"{image.pid}, {image.fid}")
     return (
-        f'<li class="{kind}" title="{title}"><span class="picture">{images}</span>{caption}</li>\n'
+        f'<li class="{image.kind}" title="{title}"><span class="picture">{shown}</span>'
+        f"{caption}</li>\n"
     )
 
 
-# ------------------------------------------------------------------------- charts and tables
+# ------------------------------------------------------------------------- figures, charts, tables
+
+
+def _count(results: Results) -> str:
+    count = f"{len(results.aps):,} queries, {len(results.gallery.pids):,} gallery images"
+    unmatched = results.aps.count(None)
+    if unmatched:
+        count += f". Without a true match, and so left out: {unmatched:,}"
+    return count
+
+
+def _figures(results: Results) -> str:
+    figures = {"mAP": results.mAP, "mINP": results.mINP}
+    for k in (1, 2, 5, 10):
+        figures[f"top-{k}"] = results.top(k)
+    return "".join(
+        f"<div><dt>{name}</dt><dd>{value:.1%}</dd></div>" for name, value in figures.items()
+    )
 
 
 def _figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
-def _cmc_chart(directory: Path, cmc: Sequence[float]) -> str:
+def _cmc_chart(directory: Path, cmc: np.ndarray) -> str:
     figure, plot = page.axes("Rank", "Queries with a true match by then")
     ranks = np.arange(1, min(len(cmc), 50) + 1)
     plot.plot(ranks, cmc[: len(ranks)], color=page.COLORS["true"], marker=".", markersize=4)
@@ -316,12 +316,11 @@ def _distances_chart(directory: Path, true: np.ndarray, wrong: np.ndarray) -> st
         plot.stairs(shares, edges, color=page.COLORS[color], linestyle=style, label=label)
     page.legend(plot)
     plot.yaxis.set_major_formatter(_percent)
-    middle = (
-        f"the median of true matches is {np.median(true):.4g}"
-        if len(true)
-        else "there are no true matches"
-    )
-    middle += f", that of wrong images {np.median(wrong):.4g}" if len(wrong) else ""
+    middle = "there are no true matches"
+    if len(true):
+        middle = f"the median of true matches is {np.median(true):.4g}"
+    if len(wrong):
+        middle += f", that of wrong images {np.median(wrong):.4g}"
     svg = page.chart(figure, directory, "distances", f"Distribution of distances: {middle}.")
     return _figure(
         svg, f"Distances of queries to their true matches and to wrong images: {middle}."
@@ -338,17 +337,17 @@ def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> 
     figure, plot = page.axes("Mean AP of its queries", "Identities")
     plot.hist(list(means.values()), bins=20, range=(0, 1), color=page.COLORS["true"], rwidth=0.9)
     plot.xaxis.set_major_formatter(_percent)
-    middle = (
-        f"half of the {len(means):,} identities are above {np.median(list(means.values())):.1%}"
-    )
-    svg = page.chart(
-        figure, directory, "identities", f"Histogram of identities by mean AP: {middle}."
-    )
-    rows = "".join(
-        f'<tr><td>{html.escape(pid)}</td><td>{len(by_pid[pid])}</td><td class="share" style="--share:{mean:.1%}">'
-        f"{mean:.1%}</td><td>{min(by_pid[pid]):.1%}</td></tr>\n"
-        for pid, mean in sorted(means.items(), key=lambda item: item[1])
-    )
+    median = np.median(list(means.values()))
+    middle = f"half of the {len(means):,} identities are above {median:.1%}"
+    alt = f"Histogram of identities by mean AP: {middle}."
+    svg = page.chart(figure, directory, "identities", alt)
+    rows = ""
+    for pid, mean in sorted(means.items(), key=lambda item: item[1]):
+        rows += (
+            f"<tr><td>{html.escape(pid)}</td><td>{len(by_pid[pid])}</td>"
+            f'<td class="share" style="--share:{mean:.1%}">{mean:.1%}</td>'
+            f"<td>{min(by_pid[pid]):.1%}</td></tr>\n"
+        )
     return f"""<div class="charts">{_figure(svg, f"Mean AP of the identities: {middle}.")}
 <div class="table" tabindex="0" role="region" aria-label="AP per identity"><table>
 <thead><tr><th><button>Identity</button></th><th><button>Queries</button></th>
@@ -357,14 +356,12 @@ def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> 
 {rows}</tbody></table></div></div>"""
 
 
-def _flags(flags: Mapping) -> str:
-    """Rows of a table: those that were given or have a default."""
-    given = {
-        name: value for name, value in flags.items() if value is not None and value is not False
-    }
+def _flags(flags: Mapping[str, object]) -> str:
+    """Rows of a table: the flags that were given or have a default."""
     return "\n".join(
         f'<tr><th>{html.escape(name)}</th><td class="text">{html.escape(str(value))}</td></tr>'
-        for name, value in given.items()
+        for name, value in flags.items()
+        if value is not None and value is not False
     )
 
 

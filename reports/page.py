@@ -1,9 +1,8 @@
-"""Web pages that hold all they show: style, charts, pictures. One file to keep or to mail; it asks
-for no other.
+"""Web pages that hold everything they show: style, charts, pictures. One file to keep or to mail.
 
-A page is page.html with a title and a body, HTML that the caller has escaped. Charts are drawn with
-Matplotlib, once for a PNG and for the page; in the page their colours are those of its style, which
-follow light and dark.
+A page is page.html with a title and a body, which is HTML: the caller has escaped it. Charts are
+drawn with Matplotlib, once for a PNG and for the page. In the page they have the colors of its
+style, which follow light and dark mode.
 """
 
 import base64
@@ -21,7 +20,7 @@ from runtime import files
 
 THUMBNAIL = 128  # pixels, the longer side
 
-# Names of the colours in page.html, and what they are in PNG files.
+# Names of the colors in page.html, and what they are in PNG files.
 COLORS = {
     "ink": "#1f2328",
     "muted": "#59636e",
@@ -33,16 +32,22 @@ COLORS = {
 
 def write(path: str | os.PathLike, title: str, body: str) -> None:
     """Write the page. The file appears under its name only when complete."""
-    template = Template((common.HERE / "reports" / "page.html").read_text(encoding="utf-8"))
+    text = fill("page.html", title=html.escape(title), body=body)
     with files.complete_file(path) as partial:
-        partial.write_text(
-            template.substitute(title=html.escape(title), body=body), encoding="utf-8"
-        )
+        partial.write_text(text, encoding="utf-8")
+
+
+def fill(name: str, **values: str) -> str:
+    """The HTML of a template in this folder, with values, HTML themselves, for its $names."""
+    template = (common.HERE / "reports" / name).read_text(encoding="utf-8")
+    return Template(template).substitute(values)
 
 
 def thumbnail(path: str | os.PathLike) -> Image.Image:
-    """The image in RGB, its longer side THUMBNAIL pixels or less. Raises: UserError for a file that
-    is no image.
+    """The image in RGB, its longer side THUMBNAIL pixels or less.
+
+    Raises:
+        UserError: the file is not an image.
     """
     try:
         with Image.open(path) as image:
@@ -66,9 +71,8 @@ def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
 
 def axes(x_label: str, y_label: str):
     """A Matplotlib figure and its axes, in COLORS, as wide as half of a page."""
-    from matplotlib.figure import (
-        Figure,  # not pyplot: that would choose a backend and keep every figure
-    )
+    # Not pyplot, which would choose a backend and keep every figure.
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     plot = figure.subplots()
@@ -87,7 +91,11 @@ def legend(plot) -> None:
 
 
 def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
-    """Write the figure to directory/name.png. Returns: the same as <svg> for a page."""
+    """Write the figure to directory/name.png.
+
+    Returns:
+        The same as <svg> for a page.
+    """
     import matplotlib
 
     with files.complete_file(os.path.join(directory, f"{name}.png")) as partial:

@@ -1,15 +1,33 @@
 """What evaluate.py offers, by its definitions: plain loops over all pairs, in float64."""
 
+import math
+from decimal import Decimal
+from operator import mul
+
 import numpy as np
 
 
 def distances(a, b, metric):
-    """[n, m]; for "euclidean" squared, as ranking.METRICS has them."""
+    """[n, m]; for "euclidean" squared, as distances.METRICS has them."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     if metric == "cosine":
         return 1 - a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
     diffs = a[:, None] - b[None]
     return np.abs(diffs).sum(axis=-1) if metric == "cityblock" else np.square(diffs).sum(axis=-1)
+
+
+def exact_distance(a, b, metric):
+    """Of two embeddings, number by number and without rounding errors that matter."""
+    if metric == "cosine":
+        a = [Decimal(float(x)) for x in a]
+        b = [Decimal(float(x)) for x in b]
+        squares = sum(map(mul, a, a)) * sum(map(mul, b, b))
+        return float(round(1 - sum(map(mul, a, b)) / (squares.sqrt() or 1), 20))
+    diffs = [float(x) - float(y) for x, y in zip(a, b, strict=True)]
+    if metric == "cityblock":
+        return sum(abs(diff) for diff in diffs)
+    squared = sum(diff * diff for diff in diffs)
+    return math.sqrt(squared) if metric == "euclidean" else squared
 
 
 def expand(embs, k, alpha):

@@ -6,9 +6,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.dataset import Dataset
+from evaluation import Results
 from reports import evaluation as report
 
 VOID = {"meta", "link", "img", "input", "br"}
+
+
+def results_of(query, gallery, distances, aps=(), cmc=(1.0,)):
+    """Results of two Datasets; distances: from rows of queries to [n, G]."""
+    known = [ap for ap in aps if ap is not None]
+    return Results(
+        query=query,
+        gallery=gallery,
+        ranks=[],
+        aps=list(aps),
+        inps=[],
+        mAP=float(np.mean(known)) if known else 0.0,
+        mINP=0.4321,
+        cmc=np.array(cmc),
+        precision_at_recall={},
+        tpr_at_fpr={},
+        pooled=False,
+        distances=distances,
+    )
 
 
 class Page(HTMLParser):
@@ -53,16 +74,18 @@ class Case:
         rng = np.random.default_rng(0)
         names = ["0001", "0002", "<i>&\"'", "0004"]
         self.root = root
-        self.query = (
-            [names[i % 4] for i in range(12)],
-            [f'q"<{i}>_c{i % 3}s1.png' for i in range(12)],
+        self.query = Dataset(
+            pids=[names[i % 4] for i in range(12)],
+            fids=[f'q"<{i}>_c{i % 3}s1.png' for i in range(12)],
         )
-        self.gallery = [names[i % 4] for i in range(30)], [f"g{i}_c{i % 5}.png" for i in range(30)]
-        for fid in self.query[1] + self.gallery[1]:
+        self.gallery = Dataset(
+            pids=[names[i % 4] for i in range(30)], fids=[f"g{i}_c{i % 5}.png" for i in range(30)]
+        )
+        for fid in self.query.fids + self.gallery.fids:
             Image.fromarray(rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)).save(root / fid)
         self.dists = rng.integers(0, 12, (12, 30)).astype(float)
         self.dists[rng.random((12, 30)) < 0.2] = np.inf
-        self.dists[5, [self.query[0][5] == pid for pid in self.gallery[0]]] = (
+        self.dists[5, [self.query.pids[5] == pid for pid in self.gallery.pids]] = (
             np.inf
         )  # no true match
         self.ranks = [self.ranks_of(row) for row in range(12)]
@@ -71,30 +94,25 @@ class Case:
             for ranks in self.ranks
         ]
         cmc = np.mean([[r[0] <= k for k in range(1, 31)] for r in self.ranks if r], axis=0)
-        known = [ap for ap in self.aps if ap is not None]
-        self.results = {
-            "mAP": float(np.mean(known)),
-            "mINP": 0.4321,
-            "CMC": cmc.tolist(),
-            "aps": self.aps,
-        }
+        self.results = results_of(
+            self.query, self.gallery, lambda rows: self.dists[rows], self.aps, cmc
+        )
 
     def order(self, row):
         """Rows of the gallery by distance, wrong ones first where it is equal, without the ignored."""
-        pid = self.query[0][row]
+        pid = self.query.pids[row]
         kept = [i for i in range(30) if np.isfinite(self.dists[row, i])]
-        return sorted(kept, key=lambda i: (self.dists[row, i], self.gallery[0][i] == pid, i))
+        return sorted(kept, key=lambda i: (self.dists[row, i], self.gallery.pids[i] == pid, i))
 
     def ranks_of(self, row):
         return [
-            n for n, i in enumerate(self.order(row), 1) if self.gallery[0][i] == self.query[0][row]
+            n
+            for n, i in enumerate(self.order(row), 1)
+            if self.gallery.pids[i] == self.query.pids[row]
         ]
 
     def write(self, directory, flags=None, activations=None):
-        sets = self.query, self.gallery, self.root
-        report.write(
-            directory, self.results, *sets, lambda rows: self.dists[rows], flags or {}, activations
-        )
+        report.write(directory, self.results, self.root, flags or {}, activations)
         return Page((directory / "report.html").read_text(encoding="utf-8"))
 
 
@@ -114,9 +132,7 @@ def written(case, tmp_path_factory):
 
 def test_ranked_lists_are_those_of_a_loop(case):
     for row in set(range(12)) - {5}:
-        rows, dists, ranks, true_ranks = report.ranked(
-            row, case.query, case.gallery, lambda rows: case.dists[rows]
-        )
+        rows, dists, ranks, true_ranks = report.ranked(case.results, row)
         order, expected = case.order(row), list(range(1, report.LENGTH + 1))
         if case.ranks[row][0] > report.LENGTH:
             expected.append(case.ranks[row][0])
@@ -127,10 +143,10 @@ def test_ranked_lists_are_those_of_a_loop(case):
 
 
 def test_a_first_match_beyond_the_list_is_put_at_its_end():
-    query, gallery = (["a"], ["q"]), (["b"] * 20 + ["a"], [str(i) for i in range(21)])
-    rows, dists, ranks, true_ranks = report.ranked(
-        0, query, gallery, lambda rows: np.arange(21.0)[None]
-    )
+    query = Dataset(pids=["a"], fids=["q"])
+    gallery = Dataset(pids=["b"] * 20 + ["a"], fids=[str(i) for i in range(21)])
+    results = results_of(query, gallery, lambda rows: np.arange(21.0)[None])
+    rows, dists, ranks, true_ranks = report.ranked(results, 0)
     assert rows.tolist() == [*range(10), 20] and dists.tolist() == [*range(10), 20]
     assert ranks.tolist() == [*range(1, 11), 21] and true_ranks.tolist() == [21]
 
@@ -143,10 +159,10 @@ def test_extremes_are_one_query_of_each_pid_and_leave_out_those_that_do_not_coun
 
 
 def test_all_distances_are_there_when_there_are_few(case):
-    true, wrong = report.sampled_distances(case.query, case.gallery, lambda rows: case.dists[rows])
+    true, wrong = report.sampled_distances(case.results)
     expected = {True: Counter(), False: Counter()}
-    for pid, row in zip(case.query[0], case.dists, strict=True):
-        for other, dist in zip(case.gallery[0], row, strict=True):
+    for pid, row in zip(case.query.pids, case.dists, strict=True):
+        for other, dist in zip(case.gallery.pids, row, strict=True):
             if np.isfinite(dist):
                 expected[pid == other][dist] += 1
     assert Counter(true.tolist()) == expected[True] and Counter(wrong.tolist()) == expected[False]
@@ -160,9 +176,9 @@ def test_of_many_distances_a_sample_is_asked_for_in_blocks(monkeypatch):
         asked.append(rows)
         return np.tile(np.arange(G, dtype=float), (len(rows), 1)) + rows[:, None]
 
-    true, wrong = report.sampled_distances(
-        (["a"] * Q, [""] * Q), (["a"] + ["b"] * (G - 1), [""] * G), distances
-    )
+    query = Dataset(pids=["a"] * Q, fids=[""] * Q)
+    gallery = Dataset(pids=["a"] + ["b"] * (G - 1), fids=[""] * G)
+    true, wrong = report.sampled_distances(results_of(query, gallery, distances))
     rows = np.concatenate(asked)
     assert max(map(len, asked)) == 2
     assert (
@@ -194,8 +210,8 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     page = written[1]
     for name, share in {
         "mINP": 0.4321,
-        "mAP": case.results["mAP"],
-        "top-5": case.results["CMC"][4],
+        "mAP": case.results.mAP,
+        "top-5": case.results.cmc[4],
     }.items():
         assert f"{name}{share:.1%}" in page.text
     assert "12 queries, 30 gallery images. Without a true match, and so left out: 1." in page.text
@@ -205,22 +221,22 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     worst = min((ap, row) for row, ap in enumerate(case.aps) if ap is not None)[1]
     items = page.all("li")
     start = next(i for i, item in enumerate(items) if item.get("class") == "query")
-    assert items[start]["title"] == f"{case.query[0][worst]}, {case.query[1][worst]}"
+    assert items[start]["title"] == f"{case.query.pids[worst]}, {case.query.fids[worst]}"
     for rank, item in enumerate(items[start + 1 : start + 1 + report.LENGTH]):
         index = case.order(worst)[rank]
-        assert item["title"] == f"{case.gallery[0][index]}, {case.gallery[1][index]}"
+        assert item["title"] == f"{case.gallery.pids[index]}, {case.gallery.fids[index]}"
         assert item["class"] == (
-            "true" if case.gallery[0][index] == case.query[0][worst] else "wrong"
+            "true" if case.gallery.pids[index] == case.query.pids[worst] else "wrong"
         )
     assert page.text.count("✓") == 1 + len(
         page.all("li", **{"class": "true"})
     )  # one of them explains it
     assert page.text.count("✗") == 1 + len(page.all("li", **{"class": "wrong"}))
 
-    for pid in set(case.query[0]):
+    for pid in set(case.query.pids):
         aps = [
             ap
-            for other, ap in zip(case.query[0], case.aps, strict=True)
+            for other, ap in zip(case.query.pids, case.aps, strict=True)
             if other == pid and ap is not None
         ]
         assert f"{pid}{len(aps)}{np.mean(aps):.1%}{min(aps):.1%}" in page.text
@@ -281,20 +297,22 @@ def test_an_overlay_is_bright_where_the_map_is_high():
 def test_of_thousands_of_queries_only_the_lists_have_pictures(case, tmp_path):
     Q, G = 3000, 2000
     rng = np.random.default_rng(0)
-    fids = case.gallery[1]
-    query = [f"{i % 700:04d}" for i in range(Q)], [fids[i % 30] for i in range(Q)]
-    gallery = [f"{i % 700:04d}" for i in range(G)], [fids[i % 30] for i in range(G)]
-    results = {"mAP": 0.5, "CMC": np.linspace(0.1, 1, G), "aps": rng.random(Q).tolist()}
+    fids = case.gallery.fids
+    query = Dataset(
+        pids=[f"{i % 700:04d}" for i in range(Q)], fids=[fids[i % 30] for i in range(Q)]
+    )
+    gallery = Dataset(
+        pids=[f"{i % 700:04d}" for i in range(G)], fids=[fids[i % 30] for i in range(G)]
+    )
     base = rng.random(G)
-    report.write(
-        tmp_path,
-        results,
+    results = results_of(
         query,
         gallery,
-        case.root,
         lambda rows: base + rng.random((len(rows), 1)),
-        {},
+        aps=rng.random(Q).tolist(),
+        cmc=np.linspace(0.1, 1, G),
     )
+    report.write(tmp_path, results, case.root, {})
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.all("article")) == 2 * report.LISTS
     assert len(page.all("img")) <= 2 * report.LISTS * (report.LENGTH + 2)

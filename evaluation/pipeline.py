@@ -1,0 +1,340 @@
+"""The whole way from embeddings to figures; `from evaluation import evaluate` is its public name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+import common
+from common import UserError
+from data.dataset import Dataset
+from evaluation import distances, figures, pooling, ranking
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECALLS = tuple(tenth / 10 for tenth in range(1, 11))
+FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
+PER_QUERY_COLUMNS = ("pid", "fid", "AP", "INP", "matches", "first_rank", "last_rank")
+
+Excluder = Callable[[Sequence[str]], np.ndarray]  # query fids -> bool [Q, G], True = ignored
+
+
+class Embedded(NamedTuple):
+    """Images, N of them, and their embeddings."""
+
+    dataset: Dataset
+    embs: np.ndarray  # float32 [N, D], finite; may be a memory map
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation does. evaluate.py has a flag of the same name for most of them.
+
+    Attributes:
+        metric: one of distances.METRICS.
+        excluder: which gallery images are ignored for a query, a name in excluders/.
+        multi_query: "mean" or "max" pools the queries of one pid and camera, number by number.
+        query_expansion: each embedding becomes the mean of so many nearest, itself counted.
+        query_expansion_alpha: the mean is weighted by cosine ** alpha.
+        rerank: k-reciprocal re-ranking.
+        rerank_k1: neighbors that should be mutual.
+        rerank_k2: nearest images, itself counted, over which a neighborhood is averaged.
+        rerank_lambda: weight of the distance itself; the rest is that of the neighborhoods.
+        use_market_ap: AP as in the code that came with Market-1501, instead of scikit-learn's.
+        recalls: above 0, up to 1: where the interpolated precision is wanted.
+        fprs: in 0..1: where the share of accepted true pairs is wanted. Takes another round of
+            distances.
+        batch_size: queries compared at a time, at most. Does not change any result.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    metric: str
+    excluder: str
+    multi_query: str | None = None
+    query_expansion: int | None = None
+    query_expansion_alpha: float = 3.0
+    rerank: bool = False
+    rerank_k1: int = 20
+    rerank_k2: int = 6
+    rerank_lambda: float = 0.3
+    use_market_ap: bool = False
+    recalls: Sequence[float] = RECALLS
+    fprs: Sequence[float] = ()
+    batch_size: int = 256
+
+    def __post_init__(self):
+        self._require("metric", self.metric in distances.METRICS, _one_of(distances.METRICS))
+        pools = (None, *pooling.QUERY_POOLS)
+        self._require("multi_query", self.multi_query in pools, _one_of(pools))
+        k = self.query_expansion
+        self._require("query_expansion", k is None or k >= 2, "an integer of at least 2 or None")
+        alpha = self.query_expansion_alpha
+        self._require("query_expansion_alpha", 0 <= alpha < np.inf, "a finite number of at least 0")
+        self._require("rerank_k1", self.rerank_k1 >= 1, "an integer of at least 1")
+        self._require("rerank_k2", self.rerank_k2 >= 1, "an integer of at least 1")
+        if self.rerank_k2 > self.rerank_k1 + 1:
+            raise UserError(
+                f"rerank_k2: should be at most rerank_k1 + 1. Received: {self.rerank_k2} with rerank_k1 "
+                f"{self.rerank_k1}"
+            )
+        self._require("rerank_lambda", 0 <= self.rerank_lambda <= 1, "a number in 0..1")
+        self._require("recalls", all(0 < x <= 1 for x in self.recalls), "above 0, up to 1")
+        self._require("fprs", all(0 <= x <= 1 for x in self.fprs), "in 0..1")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise UserError(f"{name}: should be {allowed}. Received: {getattr(self, name)}")
+
+
+def _one_of(names) -> str:
+    return f"one of {', '.join(map(str, names))}"
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The figures of an evaluation. All shares and means are in 0..1.
+
+    Queries without a true match are left out of all means.
+
+    Attributes:
+        query: the Q queries that were compared. Pooled ones have the fid of their first.
+        gallery: the G gallery images.
+        ranks: of each query's true matches, int64, ascending, from 1; empty without one.
+        aps, inps: AP and inverse negative penalty of each query, None without a true match.
+        mAP, mINP: their means.
+        cmc: float64 [G], the share of queries with a true match among the first 1..G images.
+        precision_at_recall: interpolated, by recall.
+        tpr_at_fpr: the share of true pairs that is accepted, by FPR.
+        pooled: whether queries were pooled.
+        distances: from n rows of queries to their distances to the gallery, float64 [n, G], inf
+            where an image is ignored for a query.
+    """
+
+    query: Dataset
+    gallery: Dataset
+    ranks: list[np.ndarray]
+    aps: list[float | None]
+    inps: list[float | None]
+    mAP: float  # noqa: N815, its name everywhere
+    mINP: float  # noqa: N815
+    cmc: np.ndarray
+    precision_at_recall: dict[float, float]
+    tpr_at_fpr: dict[float, float | None]
+    pooled: bool
+    distances: Callable[[Sequence[int] | np.ndarray], np.ndarray]
+
+    def top(self, k: int) -> float:
+        """The share of queries with a true match among the first k images, or all if G is less."""
+        return float(self.cmc[min(k, len(self.cmc)) - 1])
+
+    def as_json(self) -> dict[str, object]:
+        """What evaluate.py writes to its JSON file."""
+        values = {
+            "mAP": self.mAP,
+            "mINP": self.mINP,
+            "CMC": self.cmc.tolist(),
+            "aps": self.aps,
+            "inps": self.inps,
+            "precision_at_recall": self.precision_at_recall,
+        }
+        if self.tpr_at_fpr:
+            values["TPR_at_FPR"] = self.tpr_at_fpr
+        if self.pooled:
+            values["queries"] = list(self.query.fids)
+        return values
+
+    def per_query(self) -> "pd.DataFrame":
+        """A row for each query, in their order, with PER_QUERY_COLUMNS; missing without a match."""
+        import pandas as pd
+
+        first_ranks = [ranks[0] if len(ranks) else None for ranks in self.ranks]
+        last_ranks = [ranks[-1] if len(ranks) else None for ranks in self.ranks]
+        values = (
+            list(self.query.pids),
+            list(self.query.fids),
+            pd.array(self.aps, "float64"),
+            pd.array(self.inps, "float64"),
+            [len(ranks) for ranks in self.ranks],
+            pd.array(first_ranks, "Int64"),
+            pd.array(last_ranks, "Int64"),
+        )
+        return pd.DataFrame(dict(zip(PER_QUERY_COLUMNS, values, strict=True)))
+
+
+def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
+    """Rank the gallery for every query and score the ranks.
+
+    What changes embeddings or distances composes, in this order: multi_query pools queries,
+    query_expansion replaces embeddings, rerank distances.
+
+    Args:
+        query, gallery: Q and G images with embeddings of the same dimension.
+
+    Raises:
+        UserError: embeddings that do not fit the images or one another, a fid that the excluder
+            cannot parse, or no query with a true match.
+    """
+    check_datasets(query.dataset, gallery.dataset, options)
+    check_embs(query, gallery)
+    _check_finite("query set", query.embs)
+    _check_finite("gallery", gallery.embs)
+    excluder = _load_excluder(options.excluder, gallery.dataset.fids)
+    if options.multi_query:
+        query = _pool(query, excluder, options.multi_query)
+    query, gallery, bounds = _compare(query, gallery, options)
+
+    def ignore(block: slice) -> np.ndarray:
+        return excluder(query.dataset.fids[block])
+
+    def dists_of(rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        if options.rerank:
+            dists = np.concatenate([bounds(slice(row, row + 1))[0] for row in rows])
+        else:
+            dists = distances.cdist(query.embs[rows], gallery.embs, options.metric)
+        dists[excluder([query.dataset.fids[row] for row in rows])] = np.inf
+        return dists
+
+    comparison = ranking.Comparison(bounds, query.dataset.pids, gallery.dataset.pids, ignore)
+    ranks = ranking.match_ranks(comparison, options.batch_size)
+    if not any(map(len, ranks)):
+        raise UserError(
+            "no query has a true match: where the gallery has images of its pid, --excluder "
+            f"{options.excluder} ignores them. Check that the gallery shows these persons in other cameras, or in "
+            "other images for diagonal, that the camera ids in the file names are right, and that the excluder fits "
+            "the data set."
+        )
+    market = options.use_market_ap
+    aps = [figures.average_precision(r, market) if len(r) else None for r in ranks]
+    inps = [figures.inverse_negative_penalty(r) if len(r) else None for r in ranks]
+    precisions = figures.precision_at_recall(ranks, options.recalls)
+    tprs: list[float | None] = []
+    if options.fprs:
+        tprs = figures.tpr_at_fpr(comparison, options.fprs, options.batch_size)
+    return Results(
+        query=query.dataset,
+        gallery=gallery.dataset,
+        ranks=ranks,
+        aps=aps,
+        inps=inps,
+        mAP=_mean(aps),
+        mINP=_mean(inps),
+        cmc=figures.cmc(ranks, len(gallery.dataset.fids)),
+        precision_at_recall=dict(zip(options.recalls, precisions, strict=True)),
+        tpr_at_fpr=dict(zip(options.fprs, tprs, strict=True)),
+        pooled=options.multi_query is not None,
+        distances=dists_of,
+    )
+
+
+_NAMES = ("the query set", "the gallery")
+
+
+def check_datasets(
+    query: Dataset, gallery: Dataset, options: Options, names: tuple[str, str] = _NAMES
+) -> None:
+    """Check what can be checked quickly and before there are embeddings.
+
+    Args:
+        names: of query and gallery, for the messages.
+
+    Raises:
+        UserError: the excluder cannot parse a query or reads no cameras for multi_query, or query
+            and gallery have no pid in common.
+    """
+    excluder = _load_excluder(options.excluder, query.fids)
+    if options.multi_query and not hasattr(excluder, "keys"):
+        raise UserError(
+            f"--multi_query pools the queries of one camera, but --excluder {options.excluder} reads no cameras. Give "
+            "the --excluder of a data set whose file names tell them, or leave --multi_query out."
+        )
+    if set(query.pids).isdisjoint(gallery.pids):
+        raise UserError(
+            f"no pid of {names[0]} is in {names[1]}, so there is nothing to find. "
+            f"Received: pids such as {query.pids[0]!r} and {gallery.pids[0]!r}. "
+            "Give sets of the same persons; pids are text, so leading zeros must agree."
+        )
+
+
+def check_embs(query: Embedded, gallery: Embedded, names: tuple[str, str] = _NAMES) -> None:
+    """Check the shapes of the embeddings.
+
+    Args:
+        names: of query and gallery, for the messages.
+
+    Raises:
+        UserError: there is not one for each image, or the dimensions differ.
+    """
+    for name, (dataset, embs) in zip(names, (query, gallery), strict=True):
+        if embs.ndim != 2 or len(embs) != len(dataset.fids):
+            raise UserError(
+                f"{name} should have embeddings [{len(dataset.fids)}, dimension], one for every image. Received: "
+                f"{list(embs.shape)}."
+            )
+    if query.embs.shape[1] != gallery.embs.shape[1]:
+        raise UserError(
+            f"both embeddings should have the same dimension. Received: {query.embs.shape[1]} in {names[0]}, "
+            f"{gallery.embs.shape[1]} in {names[1]}. Embed both sets with the same experiment."
+        )
+
+
+def _check_finite(name: str, embs: np.ndarray) -> None:
+    """Raises: UserError if any number is NaN or infinite, which would count as a perfect match."""
+    if not np.isfinite(embs.sum(dtype=np.float64)):  # the sum of finite float32 is finite
+        raise UserError(
+            f"the embeddings of the {name} should be finite, but some are NaN or infinite. Embed with a checkpoint "
+            "from before the training went wrong."
+        )
+
+
+def _load_excluder(name: str, fids: Sequence[str]) -> Excluder:
+    return common.load_plugin("excluders", name).Excluder(fids)
+
+
+def _pool(query: Embedded, excluder, how: str) -> Embedded:
+    """One query for all of the same pid and camera. Its name is that of the first."""
+    pids, fids = query.dataset.pids, query.dataset.fids
+    keys = list(zip(pids, excluder.keys(fids), strict=True))
+    firsts, embs = pooling.pool_queries(query.embs, keys, how)
+    pooled = Dataset(pids=[pids[row] for row in firsts], fids=[fids[row] for row in firsts])
+    return Embedded(pooled, embs)
+
+
+def _compare(
+    query: Embedded, gallery: Embedded, options: Options
+) -> tuple[Embedded, Embedded, distances.Bounds]:
+    """Query and gallery after expansion, and the distances between them, re-ranked if asked for."""
+    same = None
+    if options.query_expansion or options.rerank:
+        from evaluation import neighbors
+
+        same = neighbors.queries_in_gallery(
+            query.dataset.fids, query.embs, gallery.dataset.fids, gallery.embs
+        )
+    if options.query_expansion:
+        embs, gallery_rows = neighbors.distinct(query.embs, gallery.embs, same)
+        embs = neighbors.expand(embs, options.query_expansion, options.query_expansion_alpha)
+        query = query._replace(embs=embs[: len(query.embs)])
+        gallery = gallery._replace(embs=embs[gallery_rows])
+    if not options.rerank:
+        return query, gallery, distances.bounds(query.embs, gallery.embs, options.metric)
+
+    from evaluation import reranking  # only here, since SciPy takes a moment
+
+    bounds = reranking.bounds(
+        query.embs,
+        gallery.embs,
+        options.metric,
+        k1=options.rerank_k1,
+        k2=options.rerank_k2,
+        weight=options.rerank_lambda,
+        same=same,
+    )
+    return query, gallery, bounds
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))

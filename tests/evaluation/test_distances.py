@@ -1,0 +1,54 @@
+import math
+
+import brute
+import numpy as np
+import pytest
+
+import common
+from evaluation import distances
+
+
+def points(kind, count, dim):
+    rng = np.random.default_rng(5)
+    if kind == "floats":
+        return rng.standard_normal((count, dim)).astype(np.float32)
+    if kind == "copies":
+        return rng.standard_normal((3, dim)).astype(np.float32)[rng.integers(0, 3, count)]
+    return rng.integers(-2, 3, (count, dim)).astype(np.float32) + 1e6  # a grid far from 0
+
+
+@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("kind", ["floats", "copies", "offset grid"])
+def test_distances_are_those_of_plain_loops_and_lie_within_their_bounds(kind, metric):
+    embs = points(kind, 40, 1100)  # so long that the gallery is worked on in parts
+    got = distances.cdist(embs[:3], embs[3:], metric)
+    assert got.shape == (3, 37) and got.dtype == np.float64
+    wanted = np.array([[brute.exact_distance(a, b, metric) for b in embs[3:]] for a in embs[:3]])
+    np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=2e-12)
+
+    lower, upper = distances.bounds(embs[:3], embs[3:], metric)(slice(0, 3))
+    exact = np.square(wanted) if metric == "euclidean" else wanted
+    indices = np.arange(37)
+    for row in range(3):
+        assert (lower[row] <= exact[row] + 1e-15).all()
+        assert (upper(row, indices) >= exact[row] * (1 - 1e-15)).all()
+
+
+def test_every_metric_of_the_training_is_there():
+    assert distances.METRICS.keys() == set(common.METRICS)
+
+
+def test_cosine_passes_over_lengths_and_an_embedding_of_zeros_is_1_from_all():
+    gallery = np.float32([[2, 0], [0, 3], [-5, 0], [0, 0], [1e-30, 1e-30]])
+    got = distances.cdist(np.float32([[7, 0], [0, 0]]), gallery, "cosine")
+    np.testing.assert_allclose(got, [[0, 1, 2, 1, 1 - math.sqrt(0.5)], [1] * 5], atol=1e-14)
+
+
+def test_blocks_cover_all_rows_once_and_in_order(monkeypatch):
+    def rows(block):
+        return list(range(10))[block]
+
+    for columns, batch_size, most in ((1, 4, 4), (1, 100, 10), (2**40, 100, 1)):
+        blocks = distances.map_blocks(rows, 10, columns, batch_size)
+        assert [row for block in blocks for row in block] == list(range(10))
+        assert max(map(len, blocks)) <= most

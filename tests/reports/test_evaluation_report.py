@@ -13,6 +13,10 @@ from reports import evaluation as report
 VOID = {"meta", "link", "img", "input", "br"}
 
 
+def images(pids, fids):
+    return Dataset(pids=pids, fids=fids)
+
+
 def results_of(query, gallery, distances, aps=(), cmc=(1.0,)):
     """Results of two Datasets; distances: from rows of queries to [n, G]."""
     known = [ap for ap in aps if ap is not None]
@@ -74,14 +78,14 @@ class Case:
         rng = np.random.default_rng(0)
         names = ["0001", "0002", "<i>&\"'", "0004"]
         self.root = root
-        self.query = Dataset(
+        self.query = images(
             pids=[names[i % 4] for i in range(12)],
             fids=[f'q"<{i}>_c{i % 3}s1.png' for i in range(12)],
         )
-        self.gallery = Dataset(
+        self.gallery = images(
             pids=[names[i % 4] for i in range(30)], fids=[f"g{i}_c{i % 5}.png" for i in range(30)]
         )
-        for fid in self.query.fids + self.gallery.fids:
+        for fid in [*self.query.fids, *self.gallery.fids]:
             Image.fromarray(rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)).save(root / fid)
         self.dists = rng.integers(0, 12, (12, 30)).astype(float)
         self.dists[rng.random((12, 30)) < 0.2] = np.inf
@@ -143,8 +147,8 @@ def test_ranked_lists_are_those_of_a_loop(case):
 
 
 def test_a_first_match_beyond_the_list_is_put_at_its_end():
-    query = Dataset(pids=["a"], fids=["q"])
-    gallery = Dataset(pids=["b"] * 20 + ["a"], fids=[str(i) for i in range(21)])
+    query = images(pids=["a"], fids=["q"])
+    gallery = images(pids=["b"] * 20 + ["a"], fids=[str(i) for i in range(21)])
     results = results_of(query, gallery, lambda rows: np.arange(21.0)[None])
     rows, dists, ranks, true_ranks = report.ranked(results, 0)
     assert rows.tolist() == [*range(10), 20] and dists.tolist() == [*range(10), 20]
@@ -176,8 +180,8 @@ def test_of_many_distances_a_sample_is_asked_for_in_blocks(monkeypatch):
         asked.append(rows)
         return np.tile(np.arange(G, dtype=float), (len(rows), 1)) + rows[:, None]
 
-    query = Dataset(pids=["a"] * Q, fids=[""] * Q)
-    gallery = Dataset(pids=["a"] + ["b"] * (G - 1), fids=[""] * G)
+    query = images(pids=["a"] * Q, fids=[""] * Q)
+    gallery = images(pids=["a"] + ["b"] * (G - 1), fids=[""] * G)
     true, wrong = report.sampled_distances(results_of(query, gallery, distances))
     rows = np.concatenate(asked)
     assert max(map(len, asked)) == 2
@@ -298,10 +302,8 @@ def test_of_thousands_of_queries_only_the_lists_have_pictures(case, tmp_path):
     Q, G = 3000, 2000
     rng = np.random.default_rng(0)
     fids = case.gallery.fids
-    query = Dataset(
-        pids=[f"{i % 700:04d}" for i in range(Q)], fids=[fids[i % 30] for i in range(Q)]
-    )
-    gallery = Dataset(
+    query = images(pids=[f"{i % 700:04d}" for i in range(Q)], fids=[fids[i % 30] for i in range(Q)])
+    gallery = images(
         pids=[f"{i % 700:04d}" for i in range(G)], fids=[fids[i % 30] for i in range(G)]
     )
     base = rng.random(G)

@@ -132,9 +132,11 @@ def evaluations(root: Path) -> Iterator[Evaluation]:
 
 def _progress(root: Path, args: dict) -> dict[str, str]:
     last = train_log.last(root) or train_log.Logged(0, _NONE, _NONE)
+    planned = args.get("train_iterations", "?")
+    is_number = isinstance(planned, int)
     return {
-        "iteration": f"{last.iteration} of {args.get('train_iterations', '?')}",
-        "state": train_log.state(root),
+        "iteration": f"{last.iteration} of {planned}",
+        "state": train_log.state(root, planned if is_number else None),
         "loss": last.loss,
         "batch-p": last.precision,
     }

@@ -23,7 +23,7 @@ _NUMBERS = re.compile(
 )
 _INTERRUPTED = re.compile(r"\] train: Interrupted after iteration \d+\.")
 _FINISHED = re.compile(
-    r"\] train: (Finished all \d+ iterations\.|Nothing to do: all \d+ iterations )"
+    r"\] train: (?:Finished all (\d+) iterations\.|Nothing to do: all (\d+) iterations )"
 )
 
 
@@ -102,18 +102,23 @@ def last(experiment_root: str | os.PathLike) -> Logged | None:
     return found
 
 
-def state(experiment_root: str | os.PathLike) -> str:
+def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> str:
     """How far the training of an experiment is.
 
+    Args:
+        iterations: those that are planned now. A run that finished fewer is not finished. None: it
+            is finished if its log says so.
+
     Returns: "finished"; "interrupted" by a signal; "running", where a training has the directory;
-      or "stopped": it was killed or ended with an error.
+        or "stopped": it was killed, ended with an error, or has more iterations to go.
     """
     if files.is_locked(experiment_root):
         return "running"
     found = "stopped"
     for line in _lines(experiment_root):
-        if _FINISHED.search(line):
-            found = "finished"
+        if match := _FINISHED.search(line):
+            all_done = iterations is None or int(match[1] or match[2]) >= iterations
+            found = "finished" if all_done else "stopped"
         elif _INTERRUPTED.search(line):
             found = "interrupted"
         elif _NUMBERS.search(line):

@@ -24,7 +24,7 @@ train() { # flags of the recipe. Goes on with a training that was begun
             --train_set "$out/csvs/train.csv" --image_root "$market" "$@"
     fi
     # The trap does not see a signal that went to the training alone, as a scheduler's does.
-    if tail -n 1 "$out/experiment/train.log" | grep -q "Interrupted after"; then exit 130; fi
+    python "$code/runs.py" "$out/experiment" --finished >&2 || exit 130
 }
 
 evaluate_ten_crop() { # as the paper does

@@ -95,8 +95,11 @@ def test_a_recipe_trains_embeds_and_evaluates_with_flags_that_there_are(recipe, 
         "--directory",
         "out/csvs",
     ]
-    assert commands(calls[1:])[:4] == ["train.py", "embed.py", "embed.py", "evaluate.py"]
-    training, query, gallery, *evaluations = map(parse, calls[1:])
+    expected = ["train.py", "runs.py", "embed.py", "embed.py", "evaluate.py"]
+    assert commands(calls[1:])[:5] == expected
+    Path("out/experiment").mkdir(parents=True, exist_ok=True)
+    training, state, query, gallery, *evaluations = map(parse, calls[1:])
+    assert (state.experiments, state.finished) == ([training.experiment_root], True)
     assert (training.train_set, training.image_root) == ("out/csvs/train.csv", "market 1501")
     for args, part in ((query, "query"), (gallery, "gallery")):
         assert (
@@ -196,9 +199,6 @@ def test_every_recipe_is_tested_here():
 
 
 @each
-def test_a_training_that_was_told_to_stop_is_not_evaluated(recipe, place):
-    (place / "out" / "experiment").mkdir(parents=True)
-    (place / "out" / "experiment" / "train.log").write_text(
-        "iter: 5\nInterrupted after iteration 5. To go on: \n"
-    )
-    assert commands(train_on_market(recipe, code=130)) == ["-m", "train.py"]
+def test_a_training_that_is_not_finished_is_not_evaluated(recipe, place, monkeypatch):
+    monkeypatch.setenv("FAILS", "runs.py")
+    assert commands(train_on_market(recipe, code=130)) == ["-m", "train.py", "runs.py"]

@@ -49,6 +49,12 @@ def test_no_log_and_an_empty_one(tmp_path):
     assert train_log.state(tmp_path) == "stopped"
 
 
+def test_a_training_that_was_prolonged_is_not_finished(tmp_path):
+    write(tmp_path, iteration_line(5), train_log.finished_line(5))
+    assert train_log.state(tmp_path, iterations=5) == "finished"
+    assert train_log.state(tmp_path, iterations=6) == "stopped"
+
+
 @pytest.mark.parametrize(
     "lines, state",
     [

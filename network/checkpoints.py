@@ -6,7 +6,6 @@ with "/" for ".", then weights, biases, gamma and so on; Adam's moments are `<va
 and what does not fit is told by its name.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ import tensorflow as tf
 
 from common import UserError, reason
 from network import keras_weights
+from runtime import files
 from runtime.terminal import log
 
 # Keras' names of weights and optimizer slots, and TensorFlow 1's
@@ -136,11 +136,11 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
             scratch.mkdir()
             _write(str(scratch / path.name), variables)
             for file in scratch.iterdir():
-                sync(file)
+                files.sync(file)
             # The index last: where it is, the rest is.
             for suffix in (".data-00000-of-00001", ".index"):
                 os.replace(f"{scratch / path.name}{suffix}", f"{path}{suffix}")
-                sync(root)
+                files.sync(root)
         _write_state(root)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
@@ -172,24 +172,11 @@ def _write_state(root: Path) -> None:
     partial = root / "checkpoint.state.partial"
     try:
         partial.write_text("\n".join(lines) + "\n", encoding="ascii")
-        sync(partial)
+        files.sync(partial)
         os.replace(partial, root / "checkpoint")
     finally:
         partial.unlink(missing_ok=True)
-    sync(root)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a directory; what they can has been done.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    files.sync(root)
 
 
 def newest(experiment_root: str | os.PathLike) -> Path:

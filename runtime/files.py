@@ -1,87 +1,151 @@
-"""Files that are there completely or not at all, locks, and room on the disk."""
+"""Files that are complete or absent, locks between processes, and what is safe on the disk."""
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from common import UserError
 
+# Windows locks parts of a file against everybody, the one who locks included, and cannot open a
+# directory: there, a file beside the locked one is locked in its place.
+_LOCKS_THE_FILE_ITSELF = os.name == "posix"
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-def lock(descriptor: int, message: str) -> None:
-    """Have a file or a directory to oneself until it is closed, however the process ends.
 
-    Where a file system knows no locks there is none.
+def _try_to_lock(descriptor: int) -> bool:
+    """Lock an open file or directory until it is closed, however the process ends.
 
-    Raises: UserError with the message when another has it.
+    On a file system without locks, nothing is locked.
+
+    Returns: False if another process has locked it.
     """
+    for _ in range(3):  # is_locked, in another process, has the lock for a moment
+        if _try_once_to_lock(descriptor):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _try_once_to_lock(descriptor: int) -> bool:
+    import portalocker  # not at the top: --help needs no locks
+
+    flags = portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(message) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        portalocker.lock(descriptor, flags)
+    except portalocker.AlreadyLocked:
+        return False
+    except portalocker.LockException as error:
+        if getattr(error.__cause__, "errno", None) not in _NO_LOCKS_HERE:
             raise
+    return True
+
+
+def _lock_file(path: Path) -> Path:
+    return path if _LOCKS_THE_FILE_ITSELF else path.with_name(f"{path.name}.lock")
 
 
 @contextlib.contextmanager
-def locked_directory(path: str | os.PathLike, message: str) -> Iterator[None]:
-    """Have a directory to oneself. Raises: UserError with the message when another has it."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _locked(path: Path, flags: int, message: str) -> Iterator[None]:
+    """A context that has the lock of `path`, which is opened with `flags`."""
+    if not _LOCKS_THE_FILE_ITSELF:
+        flags = os.O_RDWR | os.O_CREAT
+    descriptor = os.open(_lock_file(path), flags, 0o666)
+    is_ours = False
     try:
-        lock(descriptor, message)
+        if not _try_to_lock(descriptor):
+            raise UserError(message)
+        is_ours = True
         yield
+    finally:
+        os.close(descriptor)
+        if is_ours and not _LOCKS_THE_FILE_ITSELF:
+            with contextlib.suppress(OSError):  # another process has opened it
+                _lock_file(path).unlink()
+
+
+def locked_directory(
+    path: str | os.PathLike, message: str
+) -> contextlib.AbstractContextManager[None]:
+    """A context that has a directory to itself; the lock also ends with the process.
+
+    Args:
+        path: of a directory that exists.
+        message: for the person who starts a second process in it.
+
+    Raises:
+        UserError: with the message, if another process has the directory.
+    """
+    return _locked(Path(path).absolute(), os.O_RDONLY, message)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """True if a process has the directory to itself; False also where that cannot be told."""
+    try:
+        descriptor = os.open(_lock_file(Path(path).absolute()), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _try_to_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def is_locked(path: str | os.PathLike) -> bool:
-    """Whether another process has the directory; False where that cannot be told."""
-    try:
-        with locked_directory(path, ""):
-            return False
-    except UserError:
-        return True
-
-
 @contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file that appears under its name, or replaces what is there, only when it is
-    complete.
+    """Write a file that appears, or replaces what is there, only when it is complete.
 
-    Yields: the path to write to meanwhile. After an error it is removed, and what was there before
-        stays.
-    Raises: UserError when another process is writing the same file.
+    Yields:
+        The path to write to. After an error it is removed, and what was there before stays.
+
+    Raises:
+        UserError: if another process is writing the same file.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "ab") as file:
-        lock(
-            file.fileno(),
-            f"{path} is being written by another process. Wait for its end, or give another name.",
-        )
+    message = f"{path} is being written by another process. Wait for its end, or give another name."
+    with _locked(partial, os.O_RDWR | os.O_CREAT, message):
         try:
             yield partial
-            os.fsync(file.fileno())  # else a power cut can leave the new name with nothing in it
+            sync(partial)  # else a power cut can leave the new name with nothing in it
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def check_room(directory: str | os.PathLike) -> None:
-    """Raises: OSError when next to nothing can be written any more. TensorBoard's events get lost
-    without a word.
+def sync(path: str | os.PathLike) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    is_directory = os.path.isdir(path)
+    if is_directory and os.name == "nt":  # opens no directories, and has no need of it
+        return
+    # Windows takes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a directory; what they can do has been done.
+        if not is_directory or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def check_disk_space(directory: str | os.PathLike) -> None:
+    """Raise OSError if the disk is full: TensorBoard loses its events without a word.
+
+    Raises:
+        OSError: ENOSPC, if less than 64 kB are free.
     """
     if shutil.disk_usage(directory).free < 2**16:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def write_json(path: str | os.PathLike, value) -> None:
-    """Write `value` as sorted, indented JSON. The file appears under its name only when complete."""
+    """Write `value` as sorted, indented JSON. The file appears only when it is complete."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with complete_file(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -14,8 +14,7 @@ from common import UserError
 from experiment import train_log
 from experiment.detailed_logs import DetailedLogs
 from experiment.flags import Settings
-from network import checkpoints
-from runtime import terminal
+from runtime import files, terminal
 from runtime.terminal import log
 from training import summaries
 from training.batches import Batch, Batches
@@ -100,7 +99,7 @@ class Recorder:
         """Have all that was logged on the disk. A thread may call this."""
         self._details.sync()
         for file in (self._root / "train.log", *self._root.glob("events.out.tfevents.*")):
-            checkpoints.sync(file)
+            files.sync(file)
 
     def _shapes_of_details(self) -> dict:
         settings = self._settings

@@ -80,7 +80,7 @@ class Saver:
                 "not saved. Resume with a lower learning_rate in args.json."
             )
         self._sync()
-        files.check_room(self._root)
+        files.check_disk_space(self._root)
         path = checkpoints.save(self._root, iteration, values)
         checkpoints.keep_newest(self._root, self._keep)
         log.info(f"Saved {path}.")

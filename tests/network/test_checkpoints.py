@@ -251,7 +251,7 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(
 
     with monkeypatch.context() as patch:
         if moment == "write":
-            patch.setattr(checkpoints, "sync", killed)
+            patch.setattr(checkpoints.files, "sync", killed)
         else:
             patch.setattr(os, "replace", replace)
         patch.setattr(

@@ -7,6 +7,7 @@ with Uninterrupt() as u:
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterable
 
@@ -14,16 +15,16 @@ from runtime import terminal
 
 
 class Uninterrupt:
-    """Within the context the first signal sets `interrupted`; a second one ends the process at
-    once.
+    """A context in which the first signal sets `interrupted`; the second ends the process at once.
 
     Signals are heard even while Python waits for TensorFlow, which can take a minute to compile its
-    first step. Afterwards the handlers are as they were before. Only the main thread can receive
-    signals, so enter it there.
+    first step. At the end the handlers are again those from before. Only the main thread can
+    receive signals, so enter the context there.
 
     Args:
-      signals: what to take; by default what a person (Ctrl-C) and a cluster (preemption) send.
-      verbose: say on stderr that the signal was heard, else it looks as if nothing happened.
+        signals: those to listen to; by default what a person (Ctrl-C) and a cluster (preemption)
+            send.
+        verbose: say on stderr that the signal was heard; otherwise nothing seems to happen.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class Uninterrupt:
 
     def __enter__(self) -> "Uninterrupt":
         self.interrupted = False
-        # A Python handler would run only once TensorFlow returns. The number of a signal is written
-        # to this pipe at once, and read by a thread; so the handler itself has nothing to do.
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._write_end, False)
-        self._wakeup_before = signal.set_wakeup_fd(self._write_end)
+        # A Python handler would run only once TensorFlow returns. Python writes the number of a
+        # signal to this socket at once, and a thread reads it; so the handler has nothing to do.
+        self._numbers, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno())
         self._handlers_before = {
             number: signal.signal(number, lambda *_: None) for number in self._signals
         }
@@ -51,12 +52,12 @@ class Uninterrupt:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._write_end)  # ends the listener
+        self._wakeup.close()  # ends the listener
         self._listener.join()
-        os.close(self._read_end)
+        self._numbers.close()
 
     def _listen(self) -> None:
-        while received := os.read(self._read_end, 1):
+        while received := self._numbers.recv(1):
             number = received[0]
             if number not in self._signals:
                 continue
@@ -68,5 +69,5 @@ class Uninterrupt:
             if self._verbose:
                 name = signal.Signals(number).name
                 terminal.say(
-                    f"{name} received: finishing the current iteration. Once more ends at once."
+                    f"{name} received: finishing the current iteration. Press again to quit immediately."
                 )

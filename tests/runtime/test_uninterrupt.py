@@ -52,7 +52,12 @@ BUSY = {
 @pytest.mark.parametrize("busy", BUSY)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_at_once(second, busy):
-    code = f"from uninterrupt import Uninterrupt\nwith Uninterrupt() as u:\n    print('in', flush=True)\n    {BUSY[busy]}"
+    code = (
+        "from uninterrupt import Uninterrupt\n"
+        "with Uninterrupt() as u:\n"
+        "    print('in', flush=True)\n"
+        f"    {BUSY[busy]}\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,12 +1,14 @@
-"""What the commands share: flags, plug-ins by name, args.json, data sets, logging, errors.
+"""What all commands share: errors, types of flags, plug-ins by name, how a command ends.
 
-Nothing here imports TensorFlow: --help and every flag error answer at once.
+Nothing here imports TensorFlow, so that --help and errors in flags are answered at once.
 """
 
 import argparse
 import ast
+import contextlib
 import difflib
 import errno
+import filecmp
 import importlib
 import os
 import re
@@ -15,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 # Read when Keras is imported, which is after this module.
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -54,27 +56,29 @@ STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 class UserError(Exception):
-    """Something the person at the shell can put right. The message says what is wrong, what was
-    received, what is allowed and how to fix it, in one line."""
+    """An error that the person at the shell can put right.
+
+    The message says in one line what is wrong, what was received, what is allowed and how to fix
+    it.
+    """
 
 
 def reason(error: Exception) -> str:
-    """What an error of TensorFlow or of the system says, without what is put around it."""
+    """The message of an error, without TensorFlow's node names and operation suffixes."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = re.sub(r"\{\{.*?\}\} *| *\[Op:\w+\]", "", text)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
-def run(main: Callable, parse_args: Callable) -> None:
-    """Run a command: parse sys.argv, call main(args), end a UserError as one line on stderr and
-    exit code 1.
-    """
-    # So that what is half-written is removed on the way out, as with Ctrl-C.
+def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
+    """Run a command: main(parse_args()). A UserError ends it with one line on stderr and code 1."""
+    # An exception, so that half-written files are removed on the way out, as with Ctrl-C.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    name = Path(sys.argv[0]).name
     try:
         main(parse_args())
     except UserError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+        sys.exit(f"{name}: error: {error}")
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -82,7 +86,6 @@ def run(main: Callable, parse_args: Callable) -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        name = Path(sys.argv[0]).name
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             sys.exit(
                 f"{name}: error: the disk is full ({error}). What was complete is untouched: make room and call again, "
@@ -99,34 +102,33 @@ def run(main: Callable, parse_args: Callable) -> None:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells the defaults, where there is one to tell."""
+    """Adds the default to a flag's help, unless it is None or False."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if isinstance(action.default, list):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        # Not `in (None, False)`: 0 is equal to False.
-        untold = action.default is None or action.default is False
-        return action.help if untold else super()._get_help_string(action)
+        # Not `in (None, False)`: 0 equals False.
+        has_none = action.default is None or action.default is False
+        return action.help if has_none else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, without all its flags before it."""
+    """Reports an error in one line, without listing all flags before it."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             flags = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
-            close = [
-                difflib.get_close_matches(flag, self._option_string_actions, 1) for flag in flags
-            ]
-            meant = " ".join(flag for flags in close for flag in flags)
-            message += f". {f'Meant: {meant}? ' if meant else ''}--help lists all flags"
+            meant = []
+            for flag in flags:
+                meant += difflib.get_close_matches(flag, self._option_string_actions, 1)
+            hint = f"Meant: {' '.join(meant)}? " if meant else ""
+            message += f". {hint}--help lists all flags"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """An empty parser; its description is the first sentence of `doc`, a command's docstring."""
-    # No abbreviations: `--exp` would mean another flag as soon as there is a second one that begins
-    # so.
+    """A parser without flags, described by the first paragraph of `doc`, a command's docstring."""
+    # No abbreviations: `--exp` would change its meaning with the next flag that begins like that.
     return _Parser(
         description=" ".join(doc.split("\n\n")[0].split()),
         formatter_class=_HelpFormatter,
@@ -134,9 +136,11 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     )
 
 
-def number(kind: type, allowed: Callable, description: str) -> Callable:
-    """A flag type: a number of type `kind` for which `allowed` holds; `description` goes into the
-    error.
+def number(kind: type, allowed: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
+    """A flag's type: a number of type `kind` for which `allowed` is true.
+
+    Args:
+        description: of what is allowed, for the error.
     """
 
     def convert(text: str):
@@ -157,6 +161,7 @@ positive_float = number(float, lambda x: 0 < x < float("inf"), "a finite number 
 
 
 def readable_file(text: str) -> str:
+    """A flag's type: the name of a file that can be read."""
     if not os.path.isfile(text):
         raise argparse.ArgumentTypeError(f"should be an existing file. Received: {text}")
     if not os.access(text, os.R_OK):
@@ -167,6 +172,7 @@ def readable_file(text: str) -> str:
 
 
 def readable_directory(text: str) -> str:
+    """A flag's type: the name of a directory that can be read."""
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be an existing directory. Received: {text}")
     if not os.access(text, os.R_OK | os.X_OK):
@@ -177,9 +183,7 @@ def readable_directory(text: str) -> str:
 
 
 def writeable_file(text: str) -> str:
-    """The name of a file that can be written once there is something to write; nothing is created
-    here.
-    """
+    """A flag's type: the name of a file that can be written. Nothing is created yet."""
     folder = os.path.dirname(os.path.abspath(text))
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a file, but is a directory. Received: {text}")
@@ -197,9 +201,7 @@ def writeable_file(text: str) -> str:
 
 
 def writeable_directory(text: str) -> str:
-    """The name of a directory that is there or can be created in one that is; nothing is created
-    here.
-    """
+    """A flag's type: a directory that exists, or whose parent does. Nothing is created yet."""
     folder = text if os.path.isdir(text) else os.path.dirname(os.path.abspath(text))
     if os.path.exists(text) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a directory, but is a file. Received: {text}")
@@ -213,25 +215,25 @@ def writeable_directory(text: str) -> str:
 
 
 def plugin_name(folder: str) -> Callable[[str], str]:
-    """A flag type: the name of a plug-in in `folder`."""
+    """A flag's type: the name of a plug-in in `folder`."""
 
     def check(text: str) -> str:
-        if text not in plugin_names(folder):
-            raise argparse.ArgumentTypeError(
-                f"there is no {text!r} in {folder}/. Available: {', '.join(plugin_names(folder))}"
-            )
+        try:
+            _plugin_file(folder, text)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
         return text
 
     return check
 
 
-# A flag that more than one command has is declared here, once; what differs is given to add_flag.
-_SHARED_FLAGS = {
+# Flags of several commands are declared once, here; a command gives what differs to add_flag.
+_SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "dataset": {
         "required": True,
         "type": readable_file,
         "metavar": "CSV",
-        "help": "Lines of pid,fid without header: the images to embed.",
+        "help": "The images to embed: lines of pid,fid without a header.",
     },
     "experiment_root": {
         "required": True,
@@ -258,55 +260,96 @@ _SHARED_FLAGS = {
     "strategy": {
         "choices": STRATEGIES,
         "default": "auto",
-        "help": "Devices to work on: one; all GPUs of this host (mirrored); those of all workers of the job, as "
-        "TF_CONFIG or SLURM tell (multi_worker). auto takes the last of these that there is.",
+        "help": "Devices to work on: one; all GPUs of this host (mirrored); those of all workers of the job, "
+        "according to TF_CONFIG or SLURM (multi_worker). auto takes the last of these that is there.",
     },
 }
 
 
 def shared_flag(name: str) -> dict:
-    """The options of a flag that several commands have, as for argparse.add_argument."""
+    """The options of a shared flag, as for argparse.add_argument."""
     return dict(_SHARED_FLAGS[name])
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, **changes) -> None:
-    """Add a shared flag to a parser or a group of one, with the command's own default or help."""
+    """Add a shared flag to a parser or its group; `changes` are the command's own options."""
     parser.add_argument(f"--{name}", **(shared_flag(name) | changes))
 
 
 # ------------------------------------------------------------------------- plug-ins
 
 
-def plugin_names(folder: str) -> list[str]:
-    """Names of the plug-ins in nets/, heads/ or excluders/: its files that do not begin with an
-    underscore.
-    """
-    return sorted(
-        path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("_")
-    )
+def _plugin_files(folder: str) -> dict[str, list[Path]]:
+    """The files of each plug-in: the project's first, then that of the current directory."""
+    roots = [HERE]
+    with contextlib.suppress(FileNotFoundError):  # the current directory was removed
+        if not os.path.samefile(HERE, Path.cwd()):
+            roots.append(Path.cwd())
+    found: dict[str, list[Path]] = {}
+    for root in roots:
+        for path in sorted((root / folder).glob("*.py")):
+            if not path.stem.startswith("_"):
+                found.setdefault(path.stem, []).append(path)
+    return found
 
 
-def build_options(folder: str, name: str) -> list[str]:
-    """The parameters of a plug-in's build beyond the first, from its source: importing it would
-    import TensorFlow.
-    """
-    module = ast.parse((HERE / folder / f"{name}.py").read_text(encoding="utf-8"))
-    build = next(
-        node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "build"
-    )
-    return [parameter.arg for parameter in build.args.args[1:]]
-
-
-def load_plugin(folder: str, name: str) -> ModuleType:
-    """Import folder/name.py. Only listed names are imported, so no name from a file can reach
-    another module.
-
-    Raises: UserError for an unknown name; it lists those there are.
-    """
-    if name not in plugin_names(folder):
+def _plugin_file(folder: str, name: str) -> Path:
+    files = _plugin_files(folder).get(name)
+    if files is None:
         raise UserError(
             f"there is no {name!r} in {folder}/. Available: {', '.join(plugin_names(folder))}."
         )
+    _check_unambiguous(*files)
+    return files[0]
+
+
+def _check_unambiguous(file: Path, own: Path | None = None) -> None:
+    """Raises: UserError if `own`, of the current directory, differs from the project's file."""
+    if own and not filecmp.cmp(file, own, shallow=False):
+        raise UserError(
+            f"{file} and {own} have the same name and differ. Rename the second, or call from "
+            "another directory."
+        )
+
+
+def plugin_names(folder: str) -> list[str]:
+    """Names of the plug-ins in nets/, heads/ or excluders/: files without a leading underscore.
+
+    Those of the project come first, then those in the same folder of the current directory.
+    """
+    return list(_plugin_files(folder))
+
+
+def build_options(folder: str, name: str) -> list[str]:
+    """The parameters of a plug-in's build beyond the first.
+
+    They are read from its source: importing it would import TensorFlow.
+    """
+    source = _plugin_files(folder)[name][0].read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build":
+            return [parameter.arg for parameter in node.args.args[1:]]
+    return []
+
+
+def load_plugin(folder: str, name: str) -> ModuleType:
+    """Import folder/name.py, of the project or of the current directory.
+
+    Only names of plugin_names are imported, so no name in a file can reach another module.
+
+    Raises:
+        UserError: for an unknown name, with those that are known; and for a file of the current
+            directory whose name the project has, too.
+    """
+    file = _plugin_file(folder, name)
+    ours = HERE / folder
+    if file.parent != ours:
+        for helper in file.parent.glob("_*.py"):
+            if helper.name != "__init__.py" and (ours / helper.name).exists():
+                _check_unambiguous(ours / helper.name, helper)
+        path = importlib.import_module(folder).__path__
+        if str(file.parent) not in path:
+            path.append(str(file.parent))
     return importlib.import_module(f"{folder}.{name}")
 
 
@@ -314,6 +357,6 @@ def load_plugin(folder: str, name: str) -> ModuleType:
 
 
 def first_few(names: list[str]) -> str:
-    """Up to three names for a message; with quotes where a space at their ends would not be seen."""
+    """Up to three names for a message, quoted where a space at an end would not be seen."""
     shown = [name if name == name.strip() else repr(name) for name in names[:3]]
     return ", ".join(shown) + (", ..." if len(names) > 3 else "")

@@ -1,19 +1,18 @@
 import argparse
 import errno
-import json
 import os
 import re
-import signal
-import subprocess
 import sys
 
 import pytest
 
 import common
+import excluders
 from common import UserError
 from data import dataset
+from excluders import _same
 from experiment import args_json
-from runtime import files, tensorflow, terminal
+from runtime import terminal
 
 
 def write(path, text, encoding="utf-8"):
@@ -87,18 +86,6 @@ def test_a_space_that_would_not_be_seen_is_quoted():
     assert common.first_few(["a b", " c", "d "]) == "a b, ' c', 'd '"
 
 
-def test_ctrl_c_within_an_import_counts_after_it():
-    with pytest.raises(KeyboardInterrupt), tensorflow._interrupted_afterwards():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise AssertionError("too early") from None
-        through = True
-    assert through and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with tensorflow._interrupted_afterwards():
-        pass
-
-
 def test_plugins_are_the_files_of_their_folder():
     assert {"resnet_v1_50", "resnet_v1_101", "mobilenet_v1_1_224", "lunet"} <= set(
         common.plugin_names("nets")
@@ -106,8 +93,9 @@ def test_plugins_are_the_files_of_their_folder():
     assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(
         common.plugin_names("heads")
     )
-    excluders = {"cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"}
-    assert excluders == set(common.plugin_names("excluders"))
+    assert {"cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"} == set(
+        common.plugin_names("excluders")
+    )
 
 
 @pytest.mark.parametrize("name", ["nothing", "_lunet", "__init__", "../common", "os", ""])
@@ -118,13 +106,75 @@ def test_another_name_imports_nothing_and_lists_what_there_is(name):
     assert set(sys.modules) == before
 
 
-def test_json_is_sorted_and_replaced_in_one_step(tmp_path):
-    path = tmp_path / "a.json"
-    files.write_json(path, {"b": 1, "a": [None]})
-    assert path.read_text() == '{\n  "a": [\n    null\n  ],\n  "b": 1\n}\n'
-    with pytest.raises(ValueError):
-        files.write_json(path, {"b": float("nan")})
-    assert json.loads(path.read_text()) == {"b": 1, "a": [None]}
+@pytest.fixture
+def own_excluders(tmp_path, monkeypatch):
+    """The folder excluders/ of a current directory; what is imported from it is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(excluders, "__path__", list(excluders.__path__))
+    (tmp_path / "excluders").mkdir()
+    before = set(sys.modules)
+    yield tmp_path / "excluders"
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_plugins_of_the_current_directory_come_after_those_of_the_project(own_excluders):
+    ours = common.plugin_names("excluders")
+    (own_excluders / "a.py").write_text(
+        "from common import UserError\n"
+        "from excluders import _helper\n"
+        "from excluders._same import Same\n"
+        "def build(first, second, third=3): ...\n"
+    )
+    (own_excluders / "_helper.py").touch()
+    (own_excluders / "__init__.py").write_text("raise AssertionError")
+    assert common.plugin_names("excluders") == [*ours, "a"]
+    assert common.plugin_name("excluders")("a") == "a"
+    assert common.load_plugin("excluders", "a").Same is _same.Same
+    assert common.load_plugin("excluders", "duke").__file__ == str(
+        common.HERE / "excluders" / "duke.py"
+    )
+    assert common.build_options("excluders", "a") == ["second", "third"]
+    assert common.build_options("excluders", "duke") == []
+
+
+@pytest.mark.parametrize("name", ["duke", "_same"])
+def test_a_name_that_is_there_twice_is_told_with_both_files(own_excluders, name):
+    (own_excluders / "a.py").touch()
+    own = own_excluders / f"{name}.py"
+    ours = common.HERE / "excluders" / own.name
+    own.write_text("# another")
+    chosen = "a" if name == "_same" else name
+    with pytest.raises(UserError, match=f"{ours} and {own} .* differ"):
+        common.load_plugin("excluders", chosen)
+    assert common.load_plugin("excluders", "market1501")  # the others do not mind
+    own.write_bytes(ours.read_bytes())  # a copy is the same plug-in, in another checkout say
+    assert common.load_plugin("excluders", chosen)
+    assert common.plugin_names("excluders").count(name) == (name == "duke")
+
+
+def test_a_flag_says_why_a_plugin_cannot_be_told_from_another(own_excluders):
+    (own_excluders / "duke.py").touch()
+    with pytest.raises(argparse.ArgumentTypeError, match="duke.py and .*duke.py .* differ"):
+        common.plugin_name("excluders")("duke")
+    with pytest.raises(argparse.ArgumentTypeError, match="Available: cuhk03, .*veri776$"):
+        common.plugin_name("excluders")("nothing")
+
+
+def test_nothing_is_listed_twice_in_the_project_itself(tmp_path, monkeypatch):
+    names = [path.stem for path in sorted((common.HERE / "nets").glob("[!_]*.py"))]
+    (tmp_path / "link").symlink_to(common.HERE)
+    for folder in (common.HERE, tmp_path / "link", common.HERE / "nets"):
+        monkeypatch.chdir(folder)
+        assert common.plugin_names("nets") == names
+
+
+def test_a_current_directory_that_was_removed_has_no_plugins(tmp_path, monkeypatch):
+    names = common.plugin_names("heads")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert common.plugin_names("heads") == names
 
 
 @pytest.mark.parametrize(
@@ -173,24 +223,6 @@ def test_help_tells_the_defaults_that_there_are():
     }
 
 
-@pytest.mark.parametrize("command", ["train.py", "embed.py", "evaluate.py"])
-@pytest.mark.parametrize("flags", [["--help"], ["--nonsense"]])
-def test_help_and_flag_errors_do_not_wait_for_tensorflow(command, flags):
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = sys.argv[1:]\n"
-        "try:\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally:\n"
-        "    heavy = {'tensorflow', 'keras', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "    print('HEAVY', heavy, file=sys.stderr)\n"
-    )
-    argv = [sys.executable, "-c", code, str(common.HERE / command), *flags]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=common.HERE, timeout=60)
-    assert "HEAVY set()" in done.stderr
-    assert done.returncode == (0 if flags == ["--help"] else 2)
-
-
 def test_a_user_error_ends_a_command_with_one_line(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/embed.py"])
 
@@ -227,68 +259,6 @@ def test_directories_that_cannot_be_written(tmp_path, monkeypatch):
         with pytest.raises(argparse.ArgumentTypeError, match="not writeable"):
             common.writeable_directory(str(name))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_file_is_complete_or_as_it_was(tmp_path):
-    path = tmp_path / "result"
-    path.write_text("before")
-    with pytest.raises(KeyError), files.complete_file(path) as partial:
-        partial.write_text("half")
-        raise KeyError
-    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    with files.complete_file(path) as partial:
-        partial.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
-    path = tmp_path / "result"
-    with files.complete_file(path) as partial:
-        partial.write_text("first")
-        with (
-            pytest.raises(common.UserError, match="being written by another process"),
-            files.complete_file(path),
-        ):
-            raise AssertionError("two at a time")
-    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):
-    def no_locks(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    files.write_json(tmp_path / "a.json", 1)
-    assert (tmp_path / "a.json").read_text() == "1\n"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
-    code = (
-        "import common, time\n"
-        "from runtime import files\n"
-        "def main(args):\n"
-        "    with files.complete_file('result') as partial:\n"
-        "        partial.write_text('half')\n"
-        "        print('writing', flush=True)\n"
-        "        time.sleep(60)\n"
-        "common.run(main, lambda: None)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(common.HERE)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        cwd=tmp_path,
-        env=environment,
-        # Where the tests themselves run in the background, SIGINT is ignored, and would be in here.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    with process:
-        assert process.stdout.readline() == b"writing\n"
-        process.send_signal(number)
-        assert process.wait(timeout=30) == 128 + number
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

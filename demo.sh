@@ -4,7 +4,7 @@
 set -euo pipefail
 trap 'exit 130' INT TERM # a training that is interrupted saves and ends well; the demo should not go on to evaluate it
 cd "$(dirname "$0")"
-. ./setup.sh requirements.txt
+. .ci/setup.sh
 
 data=demo/data experiment=demo/experiment
 [ -d "$data" ] || python -m data.synthetic "$data"

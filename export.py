@@ -10,7 +10,7 @@ All weights and normalisation are inside. DIRECTORY then holds, by format,
                     encoded: {"image_bytes": string [N]}, JPEG, PNG, GIF, BMP or WebP files of any
                     sizes both resize, and crop where asked to, as embed.py does
     model.onnx      for ONNX Runtime and others. images -> emb: float32 RGB 0..255 [N, H, W, 3] of the network's input
-                    size, resized by the caller. Needs the packages of requirements-export.txt here
+                    size, resized by the caller. Needs the extra "export" of pyproject.toml here
     model.tflite    for LiteRT (TensorFlow Lite), without operations beyond its own. As model.onnx
 """
 
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=FORMATS,
         default=["saved_model"],
         help="saved_model takes images of any size, or image files; onnx and litert take those of the network's "
-        "input size. onnx needs the packages of requirements-export.txt.",
+        'input size. onnx needs more packages: pip install -e ".[export]" in the project.',
     )
     group.add_argument(
         "--crop_augment",
@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
     ]
     if missing:
         raise UserError(
-            f"--formats onnx needs {' and '.join(missing)}: pip install -r requirements-export.txt, or leave onnx out."
+            f'--formats onnx needs {" and ".join(missing)}: pip install -e ".[export]" in the project\'s directory, or '
+            "leave onnx out."
         )
 
     embedder = embed.Embedder(

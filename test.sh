@@ -2,7 +2,8 @@
 # Sets up and runs the tests; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./setup.sh requirements-test.txt
+. .ci/setup.sh test export
 ruff check .
 ruff format --check .
+mypy
 python -m pytest "$@"

@@ -4,11 +4,11 @@ r"""evaluate.py against the original's way of doing it: time, mAP and memory of 
 
 The original's way, as far as it takes time: all differences [256, G, D] per block of queries, then
 scikit-learn's average_precision_score per query. Both run in turns on the same random embeddings,
-by default as many as Market-1501 has. The figures printed last are those that README has.
+by default as many as Market-1501 has. The figures printed last are those of docs/speed.md.
 
 Memory is that of the process at its peak: `all` is its resident set, pages of mapped files and
 libraries included; `own` is what is not backed by a file (RssAnon in /proc), seen every 5 ms. Needs
-requirements-benchmarks.txt and Linux.
+the extra "benchmarks" of pyproject.toml and Linux.
 """
 
 import argparse

@@ -161,7 +161,7 @@ def test_onnx_without_its_packages_is_told(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "tf2onnx" else name)
     with pytest.raises(
         common.UserError,
-        match="--formats onnx needs tf2onnx: pip install -r requirements-export.txt",
+        match=r"--formats onnx needs tf2onnx: pip install -e \"\.\[export\]\"",
     ):
         run(experiment, tmp_path / "out", "--formats", "saved_model", "onnx")
     assert not list(tmp_path.iterdir())

@@ -15,5 +15,5 @@ for name in sys.argv[1:]:
     print(*(line for line in extras[name] if not line.startswith("triplet-reid[")), sep="\n")
 END
 )
-echo "Installing requirements.txt${*:+ and for $*} into $VIRTUAL_ENV"
+echo "Installing what is needed${*:+ for $*} into $VIRTUAL_ENV"
 python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r /dev/stdin <<<"$extras"

@@ -13,7 +13,7 @@ from paths import PROJECT
 
 with open(PROJECT / "pyproject.toml", "rb") as file:
     PYPROJECT = tomllib.load(file)
-COMMANDS = ("train", "embed", "evaluate", "export")
+COMMANDS = [name.removeprefix("triplet-reid-") for name in PYPROJECT["project"]["scripts"]]
 ROOMS = sorted(
     path.name
     for path in PROJECT.iterdir()

@@ -17,7 +17,7 @@ from common import UserError
 from data import cameras, dataset, pk_sampler
 from data.dataset import Dataset
 from experiment import args_json, flags, folder, rules
-from experiment.flags import Settings
+from experiment.flags import Settings, known
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
@@ -89,11 +89,14 @@ def _settings_to_resume(call: Call) -> Settings:
 def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
     """Read the training set, and check that it is good for a training."""
     try:
-        train_set = dataset.load(settings.train_set)
+        train_set = dataset.load(known(settings.train_set))
         groups = pk_sampler.group_by_pid(train_set.pids)
         pk_sampler.check_enough_pids(groups, settings.batch_p)
         dataset.check_images(
-            settings.train_set, settings.image_root, train_set.fids, settings.allow_any_path
+            known(settings.train_set),
+            known(settings.image_root),
+            train_set.fids,
+            settings.allow_any_path,
         )
         cameras.of_fids(train_set.fids, settings.cameras)
     except UserError as error:

@@ -9,10 +9,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import common
 from data import cameras
+
+T = TypeVar("T")
 
 # Headings of --help, in their order, each with a sentence or None.
 GROUPS = {
@@ -152,9 +154,11 @@ class Settings(Architecture):
     """All flags of a training. train.py makes them once, after all checks; they do not change.
 
     In a test or a benchmark: Settings(experiment_root="exp", loss="lifted").
+
+    train.py sees to it that a training has a train_set, an image_root and a seed; where an
+    experiment is only embedded, args.json may lack them. Use `known` where they have to be there.
     """
 
-    # A new training has train_set, image_root and a seed: train.py sees to it.
     experiment_root: str = _shared("experiment", "experiment_root")
     checkpoint_frequency: int = _flag(
         "experiment",
@@ -477,6 +481,12 @@ class Settings(Architecture):
     def milestones(self) -> list[int]:
         """The iterations of --lr_milestones."""
         return [int(part) for part in (self.lr_milestones or "").split(",") if part]
+
+
+def known(value: T | None) -> T:
+    """A value of Settings that a training always has."""
+    assert value is not None
+    return value
 
 
 # ------------------------------------------------------------------------- what comes from it

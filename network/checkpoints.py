@@ -277,10 +277,12 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Pa
         except Unreadable as error:
             broken[path] = error
             continue
-        for unreadable, error in broken.items():
+        for unreadable, problem in broken.items():
             for file in _files(unreadable):
                 file.rename(root / f"broken-{file.name}")
-            log.warning(f"{error} Taking {path}; the other is now called broken-{unreadable.name}.")
+            log.warning(
+                f"{problem} Taking {path}; the other is now called broken-{unreadable.name}."
+            )
         return path
     raise next(iter(broken.values()))
 

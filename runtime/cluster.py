@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import common
 from common import UserError
@@ -18,7 +18,8 @@ from runtime.tensorflow import import_tensorflow
 _LOST_CONNECTION = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
 
 
-class Cluster(NamedTuple):
+@dataclass(frozen=True)
+class Cluster:
     """The workers of a job, `size` of them, and the number of the one that this process is."""
 
     size: int = 1

@@ -106,7 +106,7 @@ class _Screen(logging.Handler):
 class _LogFile(logging.FileHandler):
     """Raises an error, such as a full disk, where logging would print a traceback and go on."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, logging's
         raise  # noqa: PLE0704, logging calls this while it handles the error
 
 
@@ -117,7 +117,7 @@ class _NotYetInAFile(logging.handlers.MemoryHandler):
         super().__init__(capacity=0, flushOnClose=False)
         self.setFormatter(formatter)
 
-    def shouldFlush(self, record: logging.LogRecord) -> bool:
+    def shouldFlush(self, record: logging.LogRecord) -> bool:  # noqa: ARG002, logging's
         return False
 
 

@@ -13,7 +13,7 @@ from common import first_few
 from data import cameras, pk_sampler
 from data import images as image_data
 from data.dataset import Dataset
-from experiment.flags import Settings
+from experiment.flags import Settings, known
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
@@ -41,7 +41,7 @@ class Batches:
         if settings.on_bad_image == "skip":
             dataset = _without_bad_images(dataset, settings)
         self.dataset = dataset
-        self.paths = [os.path.join(settings.image_root, fid) for fid in dataset.fids]
+        self.paths = [os.path.join(known(settings.image_root), fid) for fid in dataset.fids]
         self.labels = np.unique(dataset.pids, return_inverse=True)[1]
         self._settings = settings
         self._strategy = strategy
@@ -53,7 +53,7 @@ class Batches:
             groups,
             settings.batch_p,
             settings.batch_k,
-            settings.seed,
+            known(settings.seed),
             cameras=cameras.of_fids(dataset.fids, settings.cameras),
         )
         self._shards = devices.shards(
@@ -95,7 +95,7 @@ class Batches:
             self._sample(iteration, settings.train_iterations),
             settings.batch_p * settings.batch_k,
             self.paths,
-            settings.seed,
+            known(settings.seed),
             iteration,
             self._augmentation,
             settings.loading_threads,
@@ -121,7 +121,7 @@ class Batches:
 
 
 def _without_bad_images(dataset: Dataset, settings: Settings) -> Dataset:
-    paths = [os.path.join(settings.image_root, fid) for fid in dataset.fids]
+    paths = [os.path.join(known(settings.image_root), fid) for fid in dataset.fids]
     bad = image_data.undecodable(paths, settings.loading_threads)
     if not bad:
         return dataset

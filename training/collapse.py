@@ -26,13 +26,16 @@ class CollapseWatch:
 
     def __init__(self, loss: str, margin: float | str, patience: int = 100, every: int = 1):
         over_distances = loss not in common.EMBEDDING_LOSSES
-        self._collapsed_loss = {"soft": math.log(2), "none": 0.0}.get(margin, margin)
+        if isinstance(margin, str):
+            self._collapsed_loss = {"soft": math.log(2), "none": 0.0}[margin]
+        else:
+            self._collapsed_loss = margin
         # Where the loss of a collapsed embedding is 0, so is that of a perfect one.
         self._watches_loss = over_distances and loss != "lifted" and self._collapsed_loss > 0
         self._watches_distances = over_distances
         # Distances below a tenth of those at which the margin has an effect count as nothing.
-        has_margin = isinstance(margin, float) and margin > 0
-        self._small = 0.1 * (min(margin, 1.0) if has_margin else 1.0)
+        reach = margin if isinstance(margin, float) and margin > 0 else 1.0
+        self._small = 0.1 * min(reach, 1.0)
         self._patience = max(patience, every)
         self._every = every
         self._in_a_row = 0

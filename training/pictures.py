@@ -47,9 +47,9 @@ def hardest_triplets(pids: Sequence, dists: np.ndarray, count: int) -> list[Trip
     Returns: at most `count` anchors, the worst first, each with its furthest positive and its
         closest negative. An image without a positive or a negative is no anchor.
     """
-    pids = np.asarray(pids)
-    same = pids[:, None] == pids
-    positives = np.where(same & ~np.eye(len(pids), dtype=bool), dists, -np.inf)
+    of_row = np.asarray(pids)
+    same = of_row[:, None] == of_row
+    positives = np.where(same & ~np.eye(len(of_row), dtype=bool), dists, -np.inf)
     negatives = np.where(same, np.inf, dists)
     differences = positives.max(axis=1) - negatives.min(axis=1)
     order = np.argsort(-differences, kind="stable")

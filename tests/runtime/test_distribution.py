@@ -286,23 +286,23 @@ def test_workers_that_are_stopped_and_killed_end_with_the_bits_of_those_that_wer
 def test_workers_are_counted_as_the_environment_says(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert find_cluster() == (1, 0)
+    assert find_cluster() == Cluster(1, 0)
     with pytest.raises(common.UserError, match="multi_worker needs a job of several workers"):
         find_cluster("multi_worker")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert find_cluster() == (4, 3)
-    assert find_cluster("one") == find_cluster("mirrored") == (1, 0)
+    assert find_cluster() == Cluster(4, 3)
+    assert find_cluster("one") == find_cluster("mirrored") == Cluster(1, 0)
     # TF_CONFIG is set on purpose, SLURM's variables are there anyway.
     config = {
         "cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]},
         "task": {"type": "worker", "index": 1},
     }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert find_cluster() == (3, 2)
+    assert find_cluster() == Cluster(3, 2)
     config["task"] = {"type": "chief", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert find_cluster() == (3, 0)
+    assert find_cluster() == Cluster(3, 0)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 # Read when Keras is imported, which is after this module.
@@ -353,10 +353,28 @@ def load_plugin(folder: str, name: str) -> ModuleType:
     return importlib.import_module(f"{folder}.{name}")
 
 
+@contextlib.contextmanager
+def plugin(folder: str, name: str, module: ModuleType | SimpleNamespace) -> Iterator[None]:
+    """Let another module stand in for folder/name.py, in a test or a benchmark.
+
+    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=build_tiny)):
+        train.main(train.parse_args([..., "--model_name=lunet_narrow"]))
+    """
+    key = f"{folder}.{name}"
+    before = sys.modules.get(key)
+    sys.modules[key] = module  # where import_module looks first
+    try:
+        yield
+    finally:
+        del sys.modules[key]
+        if before:
+            sys.modules[key] = before
+
+
 # ------------------------------------------------------------------------- words
 
 
-def first_few(names: list[str]) -> str:
+def first_few(names: list[str], separator: str = ", ") -> str:
     """Up to three names for a message, quoted where a space at an end would not be seen."""
     shown = [name if name == name.strip() else repr(name) for name in names[:3]]
-    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
+    return separator.join(shown + ["..."] * (len(names) > 3))

@@ -1,10 +1,9 @@
-"""The bag of tricks' neck (arXiv:1903.07071): batch norm without bias between what the two losses
-take.
+"""The neck of the bag of tricks (arXiv:1903.07071): batch norm without bias between two losses.
 
-The triplet loss takes the features, the loss of ids what follows the neck; that is the embedding.
-It scatters around 0, which suits --metric cosine in evaluate.py. The paper's neck takes the net's
-own features: so it is where --embedding_dim is their number (2048 for a ResNet); else a linear
-layer brings them to it first.
+The triplet loss takes what is before the neck; the loss of ids takes what comes after it, which is
+the embedding. It scatters around 0, which suits --metric cosine in evaluate.py. The paper's neck
+takes the net's own features. It does so here if --embedding_dim is their number (2048 for a
+ResNet); otherwise a linear layer comes first.
 """
 
 from heads import _layers
@@ -14,11 +13,8 @@ LOSS_ON = "emb_raw"
 
 
 def build(features, embedding_dim: int):
-    emb_raw = (
-        features
-        if features.shape[-1] == embedding_dim
-        else _layers.embedding(features, embedding_dim)
-    )
-    return emb_raw, BatchNorm(
-        decay=0.9, epsilon=1e-5, center=False, dtype="float32", name="emb.BatchNorm"
-    )(emb_raw)
+    emb_raw = features
+    if features.shape[-1] != embedding_dim:
+        emb_raw = _layers.embedding(features, embedding_dim)
+    neck = BatchNorm(decay=0.9, epsilon=1e-5, center=False, dtype="float32", name="emb.BatchNorm")
+    return emb_raw, neck(emb_raw)

@@ -1,6 +1,4 @@
-"""A hidden layer of 1024 (batch norm, ReLU), then linear to the embedding: the paper's head for
-pretrained nets.
-"""
+"""A hidden layer of 1024 (batch norm, ReLU), then linear: the paper's head for pretrained nets."""
 
 from heads import _layers
 

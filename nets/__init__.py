@@ -1,23 +1,33 @@
-"""The networks, one a file, chosen with --model_name by the file's name.
+"""The nets, one a file; --model_name chooses one by the name of its file.
 
-Contract: `build(input_shape: tuple[int | None, int | None, int]) -> keras.Model` takes images,
-float32 RGB in 0..255, [B, H, W, 3], and gives features, float32 [B, C]; whatever normalisation the
-images need is inside.
+The contract: `build(input_shape: tuple[int | None, int | None, int]) -> keras.Model` makes a model
+that takes images, float32 RGB in 0..255, [B, H, W, 3], and gives features, float32 [B, C]. Whatever
+normalization the images need is inside.
 
-A net that has `FROM_SCRATCH = True` is made to be trained without pretrained weights; of others
-train.py says that they are wanted.
+Options are parameters of build, with the default that stands here. A net has those that it can do:
 
-A net has an option if its build has the parameter, with the default that stands here:
+    pooling="avg"   Features are the mean of the last map over H and W. With None there are no
+                    features but that map, [B, h, w, C], which should not be negative: --pooling gem
+                    goes on from there.
+    last_stride=2   The last stage halves the resolution. With 1 it keeps that of the stage before.
+                    The variables are the same, so pretrained weights fit.
 
-    pooling="avg"   features are the mean of the last map over H and W. None: no features but that map,
-                    [B, h, w, C], which is not negative, or hardly: --pooling gem goes on from there
-    last_stride=2   the last stage halves the resolution. 1: it keeps that of the stage before. The variables are the
-                    same: pretrained weights fit
+Which options a net has is read from the source of its file (common.build_options), because checking
+a flag should not import TensorFlow. So `build` is written out with `def`, and its parameters by
+name: no *args, no **kwargs, no functools.partial.
 
-Layer names are the scopes of the variables in checkpoints, with "." for "/": layer
+A net may also have, at the top of its file:
+
+    FROM_SCRATCH = True         It is made to be trained without pretrained weights. For others
+                                train.py warns if it is given none.
+    APPLICATION = keras.applications.ResNet50
+                                Its model in Keras, whose ImageNet weights --initial_checkpoint
+                                imagenet takes.
+
+Names of layers are the scopes of the variables in checkpoints, with "." for "/": layer
 `resnet_v1_50.conv1` holds `resnet_v1_50/conv1/weights`. Every layer with weights is named, so that
-names do not depend on what was built before. A net that has a TensorFlow 1 ancestor takes its
+names do not depend on what was built before. A net that has an ancestor in TensorFlow 1 takes the
 ancestor's scopes: old checkpoints fit by name.
 
-Files that begin with an underscore are shared by nets and are no choices themselves.
+Files whose names begin with an underscore are shared by nets and are no choices themselves.
 """

@@ -1,9 +1,8 @@
-"""LuNet, the paper's net for training from scratch (arXiv:1703.07737, section 4.1 and table 9), in
-any width.
+"""LuNet, the paper's net for training from scratch, in any width.
 
-Pre-activation bottlenecks as in ResNet v2, 3x3 max-pools with stride 2 instead of strided
-convolutions, a last block that has few channels instead of a mean over the map (so the embedding
-knows where things are), leaky ReLUs.
+arXiv:1703.07737, section 4.1 and table 9: pre-activation bottlenecks as in ResNet v2; 3x3 max-pools
+with stride 2 instead of strided convolutions; a last block of few channels instead of a mean over
+the map, so that the embedding knows where things are; leaky ReLUs.
 """
 
 from collections.abc import Sequence
@@ -22,18 +21,18 @@ def build(
     last: tuple[int, int],
     hidden: int,
 ) -> keras.Model:
-    """The net of the contract in nets/__init__.py; features [B, hidden] follow linear, batch norm,
-    leaky ReLU.
+    """Build a net of the contract. Its features [B, hidden] come from a linear layer.
 
     Args:
-        name: scope of all variables.
+        name: of the scope of all variables.
         stem: channels of the first convolution, 7x7.
         stages: for each stage its bottlenecks, (inner, outer) channels; a max-pool follows each
             stage.
         last: channels of the two 3x3 convolutions of the last block.
         hidden: width of the linear layer.
 
-    Raises: UserError when height or width is not given: the linear layer needs a fixed size.
+    Raises:
+        UserError: height or width is None; the linear layer needs a fixed size.
     """
     if None in input_shape:
         raise UserError(
@@ -46,22 +45,22 @@ def build(
             x = _block(
                 x, [(inner, 1), (inner, 3), (outer, 1)], name=f"{name}.stage{stage}.unit_{unit}"
             )
-        # The paper pads one pixel on each side. "same" leaves the first out where the size is even:
-        # the mirror image.
+        # The paper pads one pixel on each side. "same" pads an even size at its end only, which
+        # gives the mirror image.
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same")(x)
     x = _block(x, [(channels, 3) for channels in last], name=f"{name}.last")
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(
+    linear = keras.layers.Dense(
         hidden, use_bias=False, kernel_initializer="glorot_uniform", name=f"{name}.linear"
-    )(x)
-    features = keras.layers.Activation("linear", dtype="float32")(
-        _norm_relu(x, f"{name}.linear.BatchNorm")
     )
+    x = linear(x)
+    x = _norm_relu(x, f"{name}.linear.BatchNorm")
+    features = keras.layers.Activation("linear", dtype="float32")(x)
     return keras.Model(images, features, name=name)
 
 
 def _block(x, convolutions, name):
-    """Residual block of (channels, size) convolutions, each after its batch norm and leaky ReLU."""
+    """A residual block of (channels, size) convolutions, each after batch norm and leaky ReLU."""
     shortcut = x
     for index, (channels, size) in enumerate(convolutions, start=1):
         x = _norm_relu(x, f"{name}.conv{index}.BatchNorm")
@@ -72,9 +71,8 @@ def _block(x, convolutions, name):
 
 
 def _norm_relu(x, name):
-    return keras.layers.LeakyReLU(negative_slope=0.3)(
-        BatchNorm(decay=0.9, epsilon=1e-5, name=name)(x)
-    )
+    x = BatchNorm(decay=0.9, epsilon=1e-5, name=name)(x)
+    return keras.layers.LeakyReLU(negative_slope=0.3)(x)
 
 
 def _conv(x, channels, size, name):

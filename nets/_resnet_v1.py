@@ -1,13 +1,11 @@
-"""ResNet v1 as TF-slim builds it: bottlenecks, batch norm after each convolution, stride in a
-block's last unit.
-"""
+"""ResNet v1 as TF-slim builds it: batch norm after each convolution, stride in the last unit."""
 
 import keras
 import numpy as np
 
 from network.layers import BatchNorm
 
-# RGB mean of ImageNet, which the pretrained weights expect to be subtracted.
+# The RGB mean of ImageNet; the pretrained weights expect that it is subtracted.
 _MEAN = np.array([123.68, 116.78, 103.94], np.float32)
 _HE = {"scale": 2.0, "mode": "fan_in", "distribution": "truncated_normal"}
 
@@ -19,12 +17,13 @@ def build(
     pooling: str | None,
     last_stride: int,
 ) -> keras.Model:
-    """The net of the contract in nets/__init__.py; features [B, 2048].
+    """Build a net of the contract. Its features are [B, 2048].
 
     Args:
-        name: scope of all variables.
-        units: number of units of each of the four blocks.
-        pooling, last_stride: of the contract. The last stride stands at the end of the third block.
+        name: of the scope of all variables.
+        units: number of units in each of the four blocks.
+        pooling: of the contract.
+        last_stride: of the contract; it stands at the end of the third block.
     """
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = _conv(images - _MEAN, 64, 7, stride=2, name=f"{name}.conv1")
@@ -53,11 +52,11 @@ def _bottleneck(x, depth, stride, name):
 def _conv(x, filters, size, stride, name, relu=True):
     padding = "same"
     if stride > 1 and size > 1:
-        # As much on each side whatever the image size; TensorFlow's "same" pads even sizes at the
-        # end only.
+        # The same on each side, whatever the image size; TensorFlow's "same" pads an even size at
+        # its end only.
         x = keras.layers.ZeroPadding2D(((size - 1) // 2, size // 2))(x)
         padding = "valid"
-    x = keras.layers.Conv2D(
+    convolution = keras.layers.Conv2D(
         filters,
         size,
         strides=stride,
@@ -65,6 +64,7 @@ def _conv(x, filters, size, stride, name, relu=True):
         use_bias=False,
         kernel_initializer=keras.initializers.VarianceScaling(**_HE),
         name=name,
-    )(x)
+    )
+    x = convolution(x)
     x = BatchNorm(decay=0.9, epsilon=1e-5, name=f"{name}.BatchNorm")(x)
     return keras.layers.ReLU()(x) if relu else x

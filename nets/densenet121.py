@@ -18,6 +18,6 @@ def build(
         "densenet121",
         APPLICATION,
         input_shape,
-        lambda images: (images / 255.0 - _MEAN) / _DEVIATION,
-        pooling,
+        preprocess=lambda images: (images / 255.0 - _MEAN) / _DEVIATION,
+        pooling=pooling,
     )

@@ -12,7 +12,10 @@ def build(
     pooling: str | None = "avg",
     last_stride: int = 2,
 ) -> keras.Model:
-    last_strided = {"block6a_dwconv2": last_stride}
     return _keras.build(
-        "efficientnet_v2_b0", APPLICATION, input_shape, pooling=pooling, strides=last_strided
+        "efficientnet_v2_b0",
+        APPLICATION,
+        input_shape,
+        pooling=pooling,
+        strides={"block6a_dwconv2": last_stride},
     )

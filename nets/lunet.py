@@ -1,7 +1,7 @@
 """LuNet as in the paper's table 9, for training from scratch at 128x64. Features: 512.
 
-With --head_name direct and --embedding_dim 128 it is the whole net of the paper: 5.00M parameters
-there, 4.99M here.
+With --head_name direct and --embedding_dim 128 it is the paper's whole network, which has 5.00M
+parameters there and 4.99M here.
 """
 
 import keras

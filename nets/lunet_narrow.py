@@ -1,7 +1,7 @@
 """A narrow LuNet that trains from scratch in a minute or two on two CPU cores. Features: 256.
 
-Made for small images, 48x48 or 64x32: the first max-pool follows the first convolution at once,
-because the full resolution is where the time goes.
+It is made for small images, 48x48 or 64x32: the first max-pool follows the first convolution,
+because the full resolution takes the most time.
 """
 
 import keras

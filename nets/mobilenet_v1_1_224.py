@@ -1,5 +1,6 @@
-"""MobileNet v1 of TF-slim, width 1.0. Features: 1024. Any input size; 224 is that of its ImageNet
-weights.
+"""MobileNet v1 of TF-slim, width 1.0. Features: 1024.
+
+It takes any input size; 224 in its name is that of its ImageNet weights.
 """
 
 import keras
@@ -21,8 +22,8 @@ def build(
     last_stride: int = 2,
 ) -> keras.Model:
     images = keras.Input(input_shape, dtype="float32", name="images")
-    # TF-slim's own training scales to -1..1, the original triplet-reid to 0..1: its checkpoints
-    # want the latter.
+    # TF-slim's own training scales to -1..1, the original triplet-reid to 0..1, which its
+    # checkpoints want.
     x = images / 255.0
     x = _conv(keras.layers.Conv2D, x, f"{_NAME}.Conv2d_0", filters=32, kernel_size=3, strides=2)
     for index, (stride, channels) in enumerate(_SEPARABLE, start=1):
@@ -38,10 +39,9 @@ def build(
 
 
 def _conv(layer, x, name, **options):
-    which = (
-        "depthwise_initializer" if layer is keras.layers.DepthwiseConv2D else "kernel_initializer"
-    )
-    options[which] = keras.initializers.TruncatedNormal(stddev=0.09)
+    is_depthwise = layer is keras.layers.DepthwiseConv2D
+    initializer = "depthwise_initializer" if is_depthwise else "kernel_initializer"
+    options[initializer] = keras.initializers.TruncatedNormal(stddev=0.09)
     x = layer(padding="same", use_bias=False, name=name, **options)(x)
     x = BatchNorm(decay=0.9, epsilon=1e-3, name=f"{name}.BatchNorm")(x)
     return keras.layers.Activation("relu6")(x)

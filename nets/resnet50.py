@@ -15,12 +15,11 @@ def build(
     pooling: str | None = "avg",
     last_stride: int = 2,
 ) -> keras.Model:
-    last_strided = {"conv5_block1_0_conv": last_stride, "conv5_block1_1_conv": last_stride}
     return _keras.build(
         "resnet50",
         APPLICATION,
         input_shape,
-        lambda images: images[..., ::-1] - _BGR_MEAN,
-        pooling,
-        last_strided,
+        preprocess=lambda images: images[..., ::-1] - _BGR_MEAN,
+        pooling=pooling,
+        strides={"conv5_block1_0_conv": last_stride, "conv5_block1_1_conv": last_stride},
     )

@@ -1,4 +1,4 @@
-"""ResNet-50 v1 of TF-slim, the body of the paper's TriNet. Features: 2048."""
+"""ResNet-50 v1 of TF-slim, the net of the paper's TriNet. Features: 2048."""
 
 import keras
 

@@ -1,9 +1,9 @@
-"""Checkpoints of experiments, and the reader of those that TensorFlow 1 and TF-slim wrote.
+"""Checkpoints: the names in them, an experiment's own files, and the reader of all kinds.
 
-Both are one format, named tensors, and ours have the names that the original's have: a layer's name
-with "/" for ".", then weights, biases, gamma and so on; Adam's moments are `<variable>/Adam` and
-`<variable>/Adam_1`, the number of finished iterations is `global_step`. So one reader serves all,
-and what does not fit is told by its name.
+TensorFlow 1 and TF-slim wrote the same format, named tensors, and our names are those of the
+original: a layer's name with "/" for ".", then weights, biases, gamma and so on. Adam's moments are
+`<variable>/Adam` and `<variable>/Adam_1`; the number of finished iterations is `global_step`. So
+one reader serves all, and an error can name what does not fit.
 """
 
 import os
@@ -12,24 +12,26 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import keras
 import tensorflow as tf
 
-from common import UserError, reason
-from network import keras_weights
+from common import UserError, first_few, reason
 from runtime import files
 from runtime.terminal import log
 
-# Keras' names of weights and optimizer slots, and TensorFlow 1's
+# Keras' names of weights and optimizer slots, and those of TensorFlow 1.
 _WEIGHTS = {"kernel": "weights", "depthwise_kernel": "depthwise_weights", "bias": "biases"}
 _ADAM_SLOTS = {"momentum": "Adam", "velocity": "Adam_1"}
-_RANDOM_STATE = "seed_generator_state"
 
-# What TensorFlow raises about files that are missing, damaged (IndexError: too short) or of another
+# What TensorFlow raises for files that are missing, damaged (IndexError: too short) or of another
 # format.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
+
+# While a checkpoint is written it stands in this directory, of the same file system: renaming is
+# atomic. experiment/rewind.py removes what a kill leaves of it.
+_SCRATCH = "checkpoints.partial"
 
 
 # ------------------------------------------------------------------------- names
@@ -38,21 +40,22 @@ _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError
 def named_variables(
     model: keras.Model | Sequence[keras.layers.Layer],
     optimizer: keras.optimizers.Optimizer | None = None,
-) -> dict:
-    """The state of a model, or of several and of layers, and of their optimizer when one is given,
-    under its names in checkpoints.
+) -> dict[str, keras.Variable]:
+    """The variables of a model by their names in checkpoints, and the state of its optimizer.
 
-    The optimizer has to be built (`optimizer.build(model.trainable_variables)`). Its learning rate
-    is left out: that follows from the flags and the iteration.
+    The learning rate is left out: it follows from the flags and the iteration.
 
-    Returns: {name: keras.Variable}.
-    Raises: ValueError when two variables would have one name, because their layers have.
+    Args:
+        model: a model, or several models and layers.
+        optimizer: is built already (`optimizer.build(model.trainable_variables)`).
+
+    Raises:
+        ValueError: two variables would have one name, because their layers have.
     """
     named = [
         (_name(layer, variable), variable)
         for layer in _layers(model)
-        # Dropout and the like keep their random state in a variable that is no weight: it belongs
-        # here too.
+        # Not only weights: the random state of dropout and the like has to be saved, too.
         for variable in layer.variables
     ]
     if optimizer is not None:
@@ -65,12 +68,14 @@ def named_variables(
         all_names = [name for name, _ in named]
         twice = sorted(name for name in variables if all_names.count(name) > 1)
         raise ValueError(
-            f"Variables should have different names; give their layers such. Received twice: {twice}"
+            "Variables should have different names; rename their layers. Received twice: "
+            f"{first_few(twice)}"
         )
     return variables
 
 
 def _layers(model: keras.Model | Sequence[keras.layers.Layer]) -> Iterator[keras.layers.Layer]:
+    """All layers, those of models within models, too."""
     for layer in model.layers if isinstance(model, keras.Model) else model:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)
@@ -82,15 +87,18 @@ def _name(layer: keras.layers.Layer, variable: keras.Variable) -> str:
     weight = variable.name
     if isinstance(layer, keras.layers.DepthwiseConv2D) and weight == "kernel":
         weight = "depthwise_kernel"
-    # Not the variable's path: that of a random state is numbered by what was built before.
+    # Not the variable's path: in that of a random state, Keras counts what was built before.
     return f"{layer.name.replace('.', '/')}/{_WEIGHTS.get(weight, weight)}"
 
 
 def _optimizer_state(
     optimizer: keras.optimizers.Optimizer, names: Mapping[str, str]
-) -> Iterator[tuple]:
-    """Keras calls a slot `<path of its variable, with _ for />_<slot>`; `names` maps such paths to
-    names.
+) -> Iterator[tuple[str, keras.Variable]]:
+    """Every variable of an optimizer with its name.
+
+    Args:
+        names: of the trained variables, by their paths with "_" for "/". Keras calls a slot
+            `<such a path>_<slot>`.
     """
     is_adam = isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Adam)
     slots = _ADAM_SLOTS if is_adam else {}
@@ -98,15 +106,13 @@ def _optimizer_state(
     for variable in optimizer.variables:
         if variable.name in ("iteration", "learning_rate"):
             continue
-        # The longest path that fits: one path can be the beginning of another.
-        of = max(
-            (path for path in names if variable.name.startswith(path + "_")), key=len, default=None
-        )
-        if of is None:
-            yield variable.name, variable
+        fitting = [path for path in names if variable.name.startswith(path + "_")]
+        if fitting:
+            path = max(fitting, key=len)  # one path can be the beginning of another
+            slot = variable.name.removeprefix(path + "_")
+            yield f"{names[path]}/{slots.get(slot, slot)}", variable
         else:
-            slot = variable.name.removeprefix(of + "_")
-            yield f"{names[of]}/{slots.get(slot, slot)}", variable
+            yield variable.name, variable
 
 
 # ------------------------------------------------------------------------- an experiment's own
@@ -115,21 +121,22 @@ def _optimizer_state(
 def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping) -> Path:
     """Write `checkpoint-<iteration>`: complete and on the disk, or not there at all.
 
-    A complete checkpoint of that name is left as it is. Also names the newest one in the file
-    `checkpoint`, for TensorFlow's tools and the original.
+    A complete checkpoint of that name is left as it is. The file `checkpoint` names the newest one,
+    for TensorFlow's tools and the original.
 
     Args:
         iteration: number of finished iterations.
         variables: {name: variable, tensor or array}.
 
-    Returns: the path of the checkpoint, without suffix.
-    Raises: UserError when it cannot be written; the checkpoints that were there still are.
+    Returns:
+        The path of the checkpoint, without suffix.
+
+    Raises:
+        UserError: it cannot be written; earlier checkpoints are still there.
     """
     root = Path(experiment_root)
     path = root / f"checkpoint-{iteration}"
-    # What a killed run left here goes with the next save. A folder of the same file system:
-    # renaming is atomic.
-    scratch = root / "checkpoint.partial"
+    scratch = root / _SCRATCH
     try:
         if not _index(path).exists():
             shutil.rmtree(scratch, ignore_errors=True)
@@ -163,29 +170,24 @@ def _write(prefix: str, variables: Mapping) -> None:
 
 
 def _write_state(root: Path) -> None:
-    """The state file in TensorFlow's text format. Relative paths: experiments get moved."""
+    """Write the file `checkpoint`, in TensorFlow's text format."""
+    # Relative paths: experiments get moved.
     names = [f"checkpoint-{iteration}" for iteration in _iterations(root)]
-    lines = [
-        f'model_checkpoint_path: "{names[-1]}"',
-        *(f'all_model_checkpoint_paths: "{name}"' for name in names),
-    ]
-    partial = root / "checkpoint.state.partial"
-    try:
+    lines = [f'model_checkpoint_path: "{names[-1]}"']
+    lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+    with files.complete_file(root / "checkpoint") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="ascii")
-        files.sync(partial)
-        os.replace(partial, root / "checkpoint")
-    finally:
-        partial.unlink(missing_ok=True)
     files.sync(root)
 
 
 def newest(experiment_root: str | os.PathLike) -> Path:
     """The complete checkpoint of the highest iteration, as a path without suffix.
 
-    The state file is not asked: the original wrote absolute paths there, which are wrong once a
-        directory has moved.
+    The state file is not asked: the original wrote absolute paths into it, which are wrong once a
+    directory has moved.
 
-    Raises: UserError when there is none.
+    Raises:
+        UserError: there is none.
     """
     iterations = _iterations(Path(experiment_root))
     if not iterations:
@@ -195,11 +197,17 @@ def newest(experiment_root: str | os.PathLike) -> Path:
     return Path(experiment_root) / f"checkpoint-{iterations[-1]}"
 
 
-def find(experiment_root: str | os.PathLike, name: str) -> Path:
-    """The checkpoint `name`, such as checkpoint-1000, in an experiment, as a path without suffix.
+def find(experiment_root: str | os.PathLike, name: str | None = None) -> Path:
+    """A checkpoint of an experiment, as a path without suffix.
 
-    Raises: UserError when there is none; it lists those there are.
+    Args:
+        name: such as checkpoint-1000; the newest if None.
+
+    Raises:
+        UserError: there is no such checkpoint; the message lists those that there are.
     """
+    if name is None:
+        return newest(experiment_root)
     root = Path(experiment_root)
     if Path(name).parent.resolve() in (root.resolve(), Path().resolve()):
         name = Path(name).name.removesuffix(".index")  # as the shell completes it
@@ -213,24 +221,54 @@ def find(experiment_root: str | os.PathLike, name: str) -> Path:
     return root / name
 
 
+def keep_newest(experiment_root: str | os.PathLike, count: int) -> None:
+    """Delete all but the `count` newest checkpoints; 0 keeps all."""
+    root = Path(experiment_root)
+    if not count:
+        return
+    for iteration in _iterations(root)[:-count]:
+        for file in _files(root / f"checkpoint-{iteration}"):
+            file.unlink()
+    _write_state(root)
+
+
 def _iterations(root: Path) -> list[int]:
-    matches = (
-        re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)\.index", file.name)
-        for file in root.glob("checkpoint-*.index")
-    )
-    return sorted(int(match[1]) for match in matches if match)
+    """Those of the complete checkpoints, rising."""
+    iterations = []
+    for file in root.glob("checkpoint-*.index"):
+        match = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)\.index", file.name)
+        if match:
+            iterations.append(int(match[1]))
+    return sorted(iterations)
 
 
 def _index(path: Path) -> Path:
     return path.with_name(path.name + ".index")
 
 
+def _files(path: Path) -> list[Path]:
+    """The files of a checkpoint, the index first: without it the others count for nothing."""
+    return [_index(path), *path.parent.glob(f"{path.name}.data-*")]
+
+
 # ------------------------------------------------------------------------- reading
 
 
+class Reader(Protocol):
+    """Named tensors, as of tf.train.load_checkpoint and keras_weights.Arrays."""
+
+    def has_tensor(self, name: str) -> bool: ...
+    def get_tensor(self, name: str): ...
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]: ...
+    def get_variable_to_dtype_map(self) -> dict[str, tf.DType]: ...
+
+
+class Unreadable(UserError):
+    """A checkpoint whose files are missing, damaged or of another format."""
+
+
 def restore(path: str | os.PathLike, variables: Mapping) -> None:
-    """Give every variable the value of its name in a checkpoint; what else is in there does not
-    matter.
+    """Assign the values of a checkpoint to variables. What else it holds does not matter.
 
     Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted
     iterations in int32.
@@ -239,22 +277,19 @@ def restore(path: str | os.PathLike, variables: Mapping) -> None:
         path: without suffix, as from `newest` or `find`.
         variables: {name: variable}, as from named_variables.
 
-    Raises: UserError when the file cannot be read, and for variables that are missing or of another
-        shape.
+    Raises:
+        UserError: the file cannot be read (Unreadable), or a variable is missing or has another
+            shape there.
     """
-    reader = _open(path)
-    wrong = _misfits(reader, variables)
+    reader = read(path)
+    wrong = misfits(reader, variables)
     wrong += [f"{name} is missing" for name in variables if not reader.has_tensor(name)]
     if wrong:
         raise UserError(
-            f"{path} does not fit this model: {_first(wrong, '; ')}. Give the model, sizes and optimizer that it was "
-            "trained with, or another checkpoint."
+            f"{path} does not fit this model: {first_few(wrong, '; ')}. Give the model, sizes and optimizer that it "
+            "was trained with, or another checkpoint."
         )
-    _assign(path, reader, variables)
-
-
-class Unreadable(UserError):
-    """A checkpoint whose files are missing, damaged or no checkpoint."""
+    assign(path, reader, variables)
 
 
 def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Path:
@@ -263,9 +298,12 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Pa
     Newer ones that cannot are renamed to `broken-<name>`, since the run will write their names
     again, and are logged as warnings.
 
-    Returns: its path, without suffix.
-    Raises: UserError when there is none, when it does not fit, and the newest one's when none can
-        be read.
+    Returns:
+        Its path, without suffix.
+
+    Raises:
+        UserError: there is none, or it does not fit, or none can be read (the error is that of the
+            newest).
     """
     root = Path(experiment_root)
     path = newest(root)
@@ -287,125 +325,46 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Pa
     raise next(iter(broken.values()))
 
 
-def keep_newest(experiment_root: str | os.PathLike, count: int) -> None:
-    """Delete all but the `count` newest checkpoints; 0 keeps all."""
-    root = Path(experiment_root)
-    if not count:
-        return
-    for iteration in _iterations(root)[:-count]:
-        for file in _files(root / f"checkpoint-{iteration}"):
-            file.unlink()
-    _write_state(root)
-
-
-def _files(path: Path) -> list[Path]:
-    """Of a checkpoint: the index first, without which the rest counts for nothing."""
-    return [_index(path), *path.parent.glob(f"{path.name}.data-*")]
-
-
-class Loaded(NamedTuple):
-    """What load_body did, as lists of names."""
-
-    taken: list[str]
-    passed_over: list[
-        str
-    ]  # in the file, not in the body: logits, a head, optimizer slots, global_step
-    missing: list[str]  # in the body, not in the file: left at their initial value
-
-    def __str__(self) -> str:
-        text = f"{len(self.taken)} variables taken, {len(self.passed_over)} passed over"
-        if self.passed_over:
-            text += f" ({_first(self.passed_over)})"
-        text += f", {len(self.missing)} missing"
-        if self.missing:
-            text += f" and left at their initial value ({_first(self.missing)})"
-        return text
-
-
-def load_body(path: str | os.PathLike, variables: Mapping) -> Loaded:
-    """Start from pretrained weights: give those variables of a body their values that a checkpoint
-    has.
+def read(path: str | os.PathLike) -> Reader:
+    """Open a checkpoint of ours, of TensorFlow 1 or of TF-slim.
 
     Args:
-        path: of a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix,
-            .index or .data file of V2), of a checkpoint of ours, an experiment's directory (its
-            newest), or a weights file of Keras; or the word imagenet: what Keras has for this net.
-        variables: {name: variable} of the body, as from named_variables(model.body(...)).
+        path: without suffix, or the single file of TensorFlow 1's first format.
 
-    Raises: UserError when there is no such checkpoint, when it cannot be read, when a variable has
-        another shape and when no name fits.
+    Raises:
+        Unreadable: it is missing, damaged or of another format.
     """
-    variables = {
-        name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)
-    }
-    reader = _open_pretrained(path, variables)
-    wrong = _misfits(reader, variables)
-    if wrong:
-        raise UserError(
-            f"{path} does not fit this net: {_first(wrong, '; ')}. Give the weights of this very net."
-        )
-    names = sorted(reader.get_variable_to_shape_map())
-    loaded = Loaded(
-        taken=[name for name in variables if reader.has_tensor(name)],
-        passed_over=[name for name in names if name not in variables],
-        missing=[name for name in variables if not reader.has_tensor(name)],
-    )
-    if not loaded.taken:
-        raise UserError(
-            f"nothing in {path} fits: it holds {_first(names)}, and this net wants {_first(loaded.missing)}. "
-            "Give the weights of this very net."
-        )
-    _assign(path, reader, {name: variables[name] for name in loaded.taken})
-    return loaded
-
-
-def _open_pretrained(path: str | os.PathLike, variables: Mapping):
-    if str(path) == "imagenet":
-        return keras_weights.imagenet(variables)
-    path = Path(path)
-    if path.suffix in keras_weights.SUFFIXES and path.is_file():
-        return keras_weights.read(path, variables)
-    if path.is_dir():
-        path = newest(path)
-    path = path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
-    if not path.is_file() and not _index(path).is_file():
-        raise UserError(
-            f"the checkpoint {path} does not exist. Give the file of a TF-slim checkpoint, the .index file or the "
-            "name before .index of a newer one, the directory of an experiment, a .weights.h5, .keras or .h5 file of "
-            "Keras, or the word imagenet."
-        )
-    return _open(path)
-
-
-def _open(path: str | os.PathLike):
     with _reading(path):
         return tf.train.load_checkpoint(str(path))
 
 
-def _assign(path: str | os.PathLike, reader, variables: Mapping) -> None:
-    """Read the values of all, then assign all."""
-    with _reading(path):
-        values = {name: reader.get_tensor(name) for name in variables}
-    for name, variable in variables.items():
-        variable.assign(values[name])
-
-
-def _misfits(reader, variables: Mapping) -> list[str]:
-    """What differs in shape, or is an integer here and a float there, said one by one."""
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+def misfits(reader: Reader, variables: Mapping) -> list[str]:
+    """One message for each variable whose shape or kind of number differs."""
+    shapes = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
     wrong = []
     for name, variable in variables.items():
         if name not in shapes:
             continue
+        there = dtypes[name]
         here = tf.as_dtype(variable.dtype)
         if shapes[name] != list(variable.shape):
             wrong.append(f"{name} is {shapes[name]} there and {list(variable.shape)} here")
-        elif (dtypes[name].is_floating, dtypes[name].is_integer) != (
-            here.is_floating,
-            here.is_integer,
-        ):
-            wrong.append(f"{name} is {dtypes[name].name} there and {here.name} here")
+        elif there.is_floating != here.is_floating or there.is_integer != here.is_integer:
+            wrong.append(f"{name} is {there.name} there and {here.name} here")
     return wrong
+
+
+def assign(path: str | os.PathLike, reader: Reader, variables: Mapping) -> None:
+    """Read the values of all variables, then assign all.
+
+    Raises:
+        Unreadable: the file, called `path`, is damaged; nothing is assigned.
+    """
+    with _reading(path):
+        values = {name: reader.get_tensor(name) for name in variables}
+    for name, variable in variables.items():
+        variable.assign(values[name])
 
 
 @contextmanager
@@ -417,8 +376,3 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
             f"cannot read the checkpoint {path}: {reason(error)}. Its .index and .data files (or the single file of "
             "an old one) should be there, readable and complete: copy them again, or give another checkpoint."
         ) from None
-
-
-def _first(items: list[str], separator: str = ", ", count: int = 3) -> str:
-    more = [f"{len(items) - count} more"] if len(items) > count else []
-    return separator.join(items[:count] + more)

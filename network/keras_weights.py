@@ -1,4 +1,4 @@
-"""Weights that Keras saved, from its files or its ImageNet models, under our names of variables.
+"""Weights that Keras saved, in files or in its ImageNet models, by our names of variables.
 
 Nothing is unpickled or built from a file: only the arrays are read.
 """
@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 import common
-from common import UserError
+from common import UserError, reason
 
-SUFFIXES = (".h5", ".hdf5", ".keras")  # .weights.h5 is a .h5 too
+SUFFIXES = (".h5", ".hdf5", ".keras")  # .weights.h5 is an .h5, too
 
-# What the libraries raise about a file that is missing, damaged or of another format.
+# What the libraries raise for a file that is missing, damaged or of another format.
 _READ_ERRORS = (
     OSError,
     ValueError,
@@ -35,15 +35,15 @@ Layers = list[tuple[str, list[np.ndarray]]]
 
 
 class Arrays(dict):
-    """Arrays by name, read in the way of TensorFlow's checkpoint readers."""
+    """Arrays by name, to be read like one of TensorFlow's checkpoints (checkpoints.Reader)."""
 
     has_tensor = dict.__contains__
     get_tensor = dict.__getitem__
 
-    def get_variable_to_shape_map(self) -> dict:
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]:
         return {name: list(array.shape) for name, array in self.items()}
 
-    def get_variable_to_dtype_map(self) -> dict:
+    def get_variable_to_dtype_map(self) -> dict[str, tf.DType]:
         return {name: tf.as_dtype(array.dtype) for name, array in self.items()}
 
 
@@ -51,52 +51,46 @@ def read(path: Path, variables: Mapping) -> Arrays:
     """The arrays of a file `.weights.h5`, `.keras`, or `.h5` as of Keras 2.
 
     Args:
-        variables: {name: variable} of the body that they are for.
+        variables: {name: variable} of the net that they are for.
 
-    Returns: the arrays, under the names of the variables that they belong to, the rest as
+    Returns:
+        The arrays, by the names of the variables that they belong to, the rest as
         <layer>/<number>.
-    Raises: UserError for a file that is damaged or of another format.
+
+    Raises:
+        UserError: the file is damaged or of another format.
     """
     try:
-        if path.suffix == ".keras":
-            with (
-                zipfile.ZipFile(path) as archive,
-                archive.open("model.weights.h5") as file,
-                h5py.File(file) as h5,
-            ):
-                return _by_layer(_keras3_layers(h5), variables)
-        with h5py.File(path) as h5:
-            group = h5.get("model_weights", h5)  # a whole model was saved, or its weights
-            if "layer_names" not in group.attrs:
-                return _by_layer(_keras3_layers(h5), variables)
-            layers = _keras2_layers(group)
+        layers, in_order = _read_layers(path)
     except _READ_ERRORS as error:
         raise UserError(
-            f"cannot read the weights file {path}: {' '.join(str(error).split()) or type(error).__name__}. It should "
-            "be a .weights.h5, .keras or .h5 file of Keras, and complete: save or download it again."
+            f"cannot read the weights file {path}: {reason(error)}. It should be a .weights.h5, .keras or .h5 file "
+            "of Keras, and complete: save or download it again."
         ) from None
-    return _in_order(layers, variables) or _by_layer(layers, variables)
+    return _match(layers, variables, in_order)
 
 
-def imagenet(variables: Mapping) -> Arrays:
-    """What Keras trained on ImageNet for the net that `variables` are of; downloaded, once.
+def imagenet(model_name: str, variables: Mapping) -> Arrays:
+    """What Keras trained on ImageNet for a net; downloaded, once.
 
-    Raises: UserError for a net that Keras has no weights for, and when they cannot be fetched.
+    Args:
+        model_name: the file of nets/, which names its model of Keras as APPLICATION.
+        variables: {name: variable} of the net.
+
+    Returns:
+        The arrays, as `read` does.
+
+    Raises:
+        UserError: Keras has no weights for this net, or they cannot be fetched.
     """
-    net = next(iter(variables)).partition("/")[0]
-    applications = {name: common.load_plugin("nets", name) for name in common.plugin_names("nets")}
-    applications = {
-        name: plugin.APPLICATION
-        for name, plugin in applications.items()
-        if hasattr(plugin, "APPLICATION")
-    }
-    if net not in applications:
+    application = getattr(common.load_plugin("nets", model_name), "APPLICATION", None)
+    if application is None:
         raise UserError(
-            f"Keras has no ImageNet weights for {net}, but for {', '.join(applications)}. Give --initial_checkpoint a "
-            "file (for the nets of TF-slim their .ckpt), or one of these as --model_name."
+            f"Keras has no ImageNet weights for {model_name}, but for {', '.join(_nets_of_keras())}. Give "
+            "--initial_checkpoint a file (for the nets of TF-slim their .ckpt), or one of these as --model_name."
         )
     try:
-        model = applications[net](
+        model = application(
             weights="imagenet", include_top=False, pooling="avg", input_shape=(224, 224, 3)
         )
     except Exception as error:  # Keras raises just that when a download fails
@@ -106,12 +100,36 @@ def imagenet(variables: Mapping) -> Arrays:
         name = url[0].rpartition("/")[2]
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models")
         raise UserError(
-            f"cannot download the ImageNet weights of {net}: {' '.join(str(error).split())}. Fetch {url[0]} on "
-            f"another machine, and put it into {folder}, or give --initial_checkpoint the file {name}."
+            f"cannot download the ImageNet weights of {model_name}: {reason(error)}. Fetch {url[0]} on another "
+            f"machine, and put it into {folder}, or give --initial_checkpoint the file {name}."
         ) from None
     by_layer = itertools.groupby(model.weights, key=lambda weight: weight.path.split("/")[-2])
     layers = [(layer, [weight.numpy() for weight in weights]) for layer, weights in by_layer]
-    return _in_order(layers, variables) or _by_layer(layers, variables)
+    return _match(layers, variables, in_order=True)
+
+
+def _nets_of_keras() -> list[str]:
+    names = common.plugin_names("nets")
+    return [name for name in names if hasattr(common.load_plugin("nets", name), "APPLICATION")]
+
+
+# ------------------------------------------------------------------------- files
+
+
+def _read_layers(path: Path) -> tuple[Layers, bool]:
+    """The layers of a file, and whether they have the order of the net."""
+    if path.suffix == ".keras":
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open("model.weights.h5") as file,
+            h5py.File(file) as h5,
+        ):
+            return _keras3_layers(h5), False
+    with h5py.File(path) as h5:
+        group = h5.get("model_weights", h5)  # a whole model was saved, or only its weights
+        if "layer_names" in group.attrs:
+            return _keras2_layers(group), True
+        return _keras3_layers(h5), False
 
 
 def _keras3_layers(h5: h5py.File) -> Layers:
@@ -133,34 +151,45 @@ def _keras3_layers(h5: h5py.File) -> Layers:
 
 
 def _keras2_layers(group: h5py.Group) -> Layers:
-    def names(attributes, key):
-        return [name.decode() if isinstance(name, bytes) else name for name in attributes[key]]
-
-    return [
-        (layer, [group[layer][weight][()] for weight in names(group[layer].attrs, "weight_names")])
-        for layer in names(group.attrs, "layer_names")
-    ]
+    layers = []
+    for layer in _strings(group.attrs["layer_names"]):
+        weights = _strings(group[layer].attrs["weight_names"])
+        layers.append((layer, [group[layer][weight][()] for weight in weights]))
+    return layers
 
 
-def _in_order(layers: Layers, variables: Mapping) -> Arrays | None:
-    """One after the other, as Keras does it, whatever the layers were called. None unless all
-    shapes fit.
-    """
-    arrays = [
-        (f"{layer}/{number}", array)
-        for layer, found in layers
-        for number, array in enumerate(found)
-    ]
-    first = [list(array.shape) for _, array in arrays[: len(variables)]]
-    if first != [list(variable.shape) for variable in variables.values()]:
-        return None
-    named = zip(variables, (array for _, array in arrays), strict=False)
-    return Arrays(dict(named) | dict(arrays[len(variables) :]))
+def _strings(attribute) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else name for name in attribute]
+
+
+# ------------------------------------------------------------------------- which is which
+
+
+def _match(layers: Layers, variables: Mapping, in_order: bool) -> Arrays:
+    if in_order and _fit_in_order(layers, variables):
+        return _by_order(layers, variables)
+    return _by_layer(layers, variables)
+
+
+def _fit_in_order(layers: Layers, variables: Mapping) -> bool:
+    shapes = [array.shape for _, arrays in layers for array in arrays]
+    return shapes[: len(variables)] == [tuple(variable.shape) for variable in variables.values()]
+
+
+def _by_order(layers: Layers, variables: Mapping) -> Arrays:
+    """One after the other, as Keras does it, whatever the layers are called."""
+    names = iter(variables)
+    arrays = Arrays()
+    for layer, found in layers:
+        for number, array in enumerate(found):
+            arrays[next(names, f"{layer}/{number}")] = array
+    return arrays
 
 
 def _by_layer(layers: Layers, variables: Mapping) -> Arrays:
-    """Our layer resnet50.conv1 is resnet50.conv1 or conv1 there, and its variables have the same
-    order.
+    """By the layers' names, and the order of the variables in each.
+
+    Our layer resnet50.conv1 is called resnet50.conv1 or conv1 there.
     """
     wanted: dict[str, list[str]] = {}
     for name in variables:
@@ -169,7 +198,7 @@ def _by_layer(layers: Layers, variables: Mapping) -> Arrays:
             wanted.setdefault(layer.replace("/", "."), []).append(name)
     arrays = Arrays()
     for layer, found in layers:
-        names = wanted.get(layer, ())
+        names = wanted.get(layer, [])
         # Another number of weights, without a bias say, has other meanings.
         if len(names) != len(found):
             names = [f"{layer}/{number}" for number in range(len(found))]

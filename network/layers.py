@@ -7,12 +7,12 @@ from runtime import devices
 
 
 class BatchNorm(keras.layers.Layer):
-    """Batch normalisation in one fused operation, over all axes but the last.
+    """Batch normalization in one fused operation, over all axes but the last.
 
-    In training it normalises with the statistics of the batch and moves the running ones towards
-    them by (1 - decay) of the way, the variance Bessel-corrected, n / (n - 1), as TensorFlow 1's
-    fused op did for every input. Keras' own layer does neither: it takes several passes over the
-    batch and keeps the biased variance. In inference it normalises with the running statistics.
+    In training it normalizes with the statistics of the batch and moves the running ones towards
+    them by (1 - decay) of the way. The running variance is Bessel-corrected, n / (n - 1), as in
+    TensorFlow 1. Keras' own layer is slower, with several passes over the batch, and keeps the
+    biased variance. In inference it normalizes with the running statistics.
 
     Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and
     dtype; parameters and statistics are float32 under every policy.
@@ -23,9 +23,9 @@ class BatchNorm(keras.layers.Layer):
         center: whether there is a beta to be added; else the mean becomes 0.
 
     Attributes:
-        synchronised: whether replicas normalise with the statistics of all their images, as one
-            device would, or each with those of its own, which saves them two messages a layer. Of
-            no effect on one device.
+        synchronized: whether replicas normalize with the statistics of all images, as one device
+            would. If not, each takes those of its own images, which saves two messages a layer. On
+            one device there is no difference.
     """
 
     def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
@@ -37,7 +37,7 @@ class BatchNorm(keras.layers.Layer):
         self.decay = decay
         self.epsilon = epsilon
         self.center = center
-        self.synchronised = True
+        self.synchronized = True
 
     def build(self, input_shape):
         if len(input_shape) not in (2, 4):
@@ -47,7 +47,7 @@ class BatchNorm(keras.layers.Layer):
         # Not cast to the compute dtype: the fused op takes half-precision images with float32
         # parameters.
         options = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}
-        # Replicas that normalise on their own see different batches: their running statistics are
+        # Replicas that are not synchronized see different batches: their running statistics are
         # averaged.
         running = options | {"trainable": False, "aggregation": "mean"}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
@@ -63,13 +63,11 @@ class BatchNorm(keras.layers.Layer):
         x = inputs
         if len(inputs.shape) == 2:  # the fused op knows images only
             x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        normalise = (
-            self._across_replicas
-            if training and self.synchronised and replicas > 1
-            else self._fused
-        )
-        y = normalise(x, bool(training))
+        R = tf.distribute.get_strategy().num_replicas_in_sync
+        if training and self.synchronized and R > 1:
+            y = self._across_replicas(x)
+        else:
+            y = self._fused(x, bool(training))
         return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
 
     def _fused(self, x, training: bool):
@@ -88,7 +86,7 @@ class BatchNorm(keras.layers.Layer):
             self.moving_variance.assign(variance)
         return y
 
-    def _across_replicas(self, x, training: bool):
+    def _across_replicas(self, x):
         images = tf.cast(x, tf.float32)
         own = tf.nn.moments(images, axes=[0, 1, 2])
         means, variances = tf.unstack(devices.gather(tf.stack(own)[None]), axis=1)
@@ -97,15 +95,16 @@ class BatchNorm(keras.layers.Layer):
         y = tf.nn.batch_normalization(images, mean, variance, self.beta, self.gamma, self.epsilon)
 
         n = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * tf.shape(means)[0], tf.float32)
-        for running, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance * n / tf.maximum(n - 1, 1)),
-        ):
-            running.assign(self.decay * running + (1 - self.decay) * value)
+        unbiased = variance * n / tf.maximum(n - 1, 1)
+        self._move(self.moving_mean, mean)
+        self._move(self.moving_variance, unbiased)
         return tf.cast(y, x.dtype)
 
+    def _move(self, running, value) -> None:
+        running.assign(self.decay * running + (1 - self.decay) * value)
+
     def compute_output_spec(self, inputs, training=False):
-        # Stated, not found by tracing call: a deep net is built in half the time.
+        # Without this Keras would trace `call`, and a deep net would take twice as long to build.
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
@@ -117,16 +116,12 @@ class BatchNorm(keras.layers.Layer):
 
 
 class GeM(keras.layers.Layer):
-    """Generalised mean over height and width, (mean of x^p)^(1/p), with a p that is learned
-    (arXiv:1711.02512).
+    """Generalized mean over height and width, (mean of x^p)^(1/p), with a p that is learned.
 
-    p = 1 is the mean, and the larger p, the closer it comes to the maximum. It starts at 3. The map
-    should not be
-    negative: x is taken as at least 1e-6. [B, H, W, C] -> [B, C]; half precision has no room for
-        the powers.
+    From arXiv:1711.02512. p = 1 is the mean; the larger p, the closer it is to the maximum. p
+    starts at 3. x should not be negative: it is taken as at least 1e-6.
 
-    Powers are taken of parts of the greatest: those of 1e-6 itself would be 0 in float32 from p =
-    6.4 on, and have no gradient in a channel that is empty.
+    Inputs: [B, H, W, C] -> [B, C], float32: half precision has no room for the powers.
     """
 
     def build(self, input_shape):
@@ -135,16 +130,17 @@ class GeM(keras.layers.Layer):
     def call(self, inputs):
         p = tf.convert_to_tensor(self.p)
         inputs = tf.maximum(inputs, 1e-6)
-        greatest = tf.stop_gradient(
-            tf.reduce_max(inputs, axis=[1, 2], keepdims=True)
-        )  # it cancels out
+        # Inputs are divided by their channel's maximum first: 1e-6 ** p underflows in float32 from
+        # p = 6.4 on, which would cut the gradient of an empty channel. The maximum cancels out.
+        greatest = tf.stop_gradient(tf.reduce_max(inputs, axis=[1, 2], keepdims=True))
         mean = tf.reduce_mean((inputs / greatest) ** p, axis=[1, 2])
         return greatest[:, 0, 0] * mean ** (1 / p)
 
 
 class L2Normalize(keras.layers.Layer):
-    """Scale each row of [B, D] to length 1 (Σ x² is taken as at least 1e-12, so a zero row stays
-    zero).
+    """Scale each row of [B, D] to length 1.
+
+    Σ x² is taken as at least 1e-12, so a row of zeros stays zero.
     """
 
     def call(self, inputs):

@@ -7,7 +7,7 @@ import keras
 import common
 from experiment import folder
 from experiment.flags import Settings
-from network import checkpoints, model
+from network import checkpoints, model, pretrained
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
@@ -50,7 +50,7 @@ class State:
                 id_loss=settings.id_loss_weight > 0,
                 center_loss=settings.center_loss_weight > 0,
             )
-            self.net = model.body(self.network)
+            self.net = model.net_of(self.network)
             self.trainable = [
                 *self.network.trainable_variables,
                 *self.companions.trainable_variables,
@@ -85,7 +85,7 @@ class State:
         if cluster.is_chief and resuming and not folder.never_started(root):
             source = str(checkpoints.restore_newest(root, self.variables))
         elif cluster.is_chief and settings.initial_checkpoint:
-            source = self._load_pretrained(settings.initial_checkpoint)
+            source = self._load_pretrained(settings)
         elif not resuming and not settings.initial_checkpoint:
             _warn_about_random_weights(settings.model_name)
         if cluster.size > 1:
@@ -95,9 +95,13 @@ class State:
                 variable.assign(values_of_chief[name])
         return source
 
-    def _load_pretrained(self, checkpoint: str) -> str:
-        loaded = checkpoints.load_body(checkpoint, checkpoints.named_variables(self.net))
-        source = f"{checkpoint}: {loaded}"
+    def _load_pretrained(self, settings: Settings) -> str:
+        loaded = pretrained.load_net(
+            settings.initial_checkpoint,
+            settings.model_name,
+            checkpoints.named_variables(self.net),
+        )
+        source = f"{settings.initial_checkpoint}: {loaded}"
         if loaded.missing:
             log.warning(f"--initial_checkpoint fits in part only. {source}.")
         return source

@@ -22,7 +22,7 @@ def test_every_head_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_embeddings_before_and_after_normalisation(name):
+def test_embeddings_before_and_after_normalization(name):
     emb_raw, emb = (output.numpy() for output in build(name)(inputs()))
     assert emb_raw.shape == emb.shape == (12, D)
     if name.endswith("_normalize"):

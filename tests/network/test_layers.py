@@ -19,7 +19,7 @@ def make(shape, **options):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_training_normalises_with_the_batch_and_moves_the_statistics(shape):
+def test_training_normalizes_with_the_batch_and_moves_the_statistics(shape):
     layer, x = make(shape, decay=0.8, epsilon=1e-3)
     gamma, beta, moving_mean, moving_variance = (variable.numpy() for variable in layer.weights)
     rows = x.reshape(-1, 3).astype(np.float64)
@@ -38,7 +38,7 @@ def test_training_normalises_with_the_batch_and_moves_the_statistics(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_inference_normalises_with_the_running_statistics_and_leaves_them(shape):
+def test_inference_normalizes_with_the_running_statistics_and_leaves_them(shape):
     layer, x = make(shape)
     before = gamma, beta, mean, variance = [variable.numpy() for variable in layer.weights]
     np.testing.assert_allclose(
@@ -175,12 +175,12 @@ def gem(p=3.0, **options):
 
 
 @pytest.mark.parametrize("p", [0.5, 1.0, 3.0, 6.5])
-def test_generalised_mean_is_that_of_the_formula(p):
+def test_generalized_mean_is_that_of_the_formula(p):
     x = np.random.default_rng(0).normal(1, 2, (4, 5, 6, 3)).astype(np.float32)  # some below 0
     np.testing.assert_allclose(gem(p)(x), pooled(x, p), rtol=1e-5)
 
 
-def test_generalised_mean_lies_between_mean_and_maximum():
+def test_generalized_mean_lies_between_mean_and_maximum():
     x = np.random.default_rng(0).uniform(0, 9, (4, 5, 6, 3)).astype(np.float32)
     np.testing.assert_allclose(gem(1.0)(x), x.mean(axis=(1, 2)), rtol=1e-5)
     np.testing.assert_allclose(gem(40.0)(x), x.max(axis=(1, 2)), rtol=0.1)
@@ -192,7 +192,7 @@ def test_generalised_mean_lies_between_mean_and_maximum():
 
 
 @pytest.mark.parametrize("p", [2.5, 12.0])
-def test_gradients_of_the_generalised_mean_are_those_of_finite_differences(p):
+def test_gradients_of_the_generalized_mean_are_those_of_finite_differences(p):
     x = np.random.default_rng(0).uniform(0.5, 4, (2, 3, 2, 3)).astype(np.float32)
     layer, inputs = gem(p), tf.Variable(x)
     with tf.GradientTape() as tape:

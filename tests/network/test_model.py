@@ -1,11 +1,15 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from golden import nets as golden
+from golden.fill import fill
+from weights import write_v2
 
 import common
-from network import checkpoints, model
+from network import checkpoints, model, pretrained
 from training.adam import Adam
 
 # Steps of Adam that can be compared, and how closely: with these weights the deep nets make a
@@ -19,14 +23,28 @@ COMPARABLE = {
 
 
 @pytest.fixture(scope="module", params=golden.CASES)
-def built(request):
-    """A case's name, its model, and an optimizer; every variable set by golden.fill."""
+def built(request, tmp_path_factory):
+    """A case's name, its model, and an optimizer; every variable has the value of golden.fill.
+
+    Where the original's training state is known, the values come from a checkpoint of it: with
+    Adam's slots, the powers of beta and the step, in TensorFlow 1's format and names.
+    """
+    case = request.param
     keras.backend.clear_session()
-    network = model.build(*request.param.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
+    network = model.build(*case.split("/"), golden.EMBEDDING_DIM, golden.INPUT_SHAPE)
     optimizer = Adam(epsilon=1e-8)
     optimizer.build(network.trainable_variables)
-    golden.assign_filled(checkpoints.named_variables(network, optimizer))
-    return request.param, network, optimizer
+    state = checkpoints.named_variables(network, optimizer)
+    if f"{case}/train_state" in golden.VARIABLES:
+        shapes = golden.VARIABLES[f"{case}/train_state"]
+        arrays = {name: fill(name, shape) for name, shape in shapes.items()}
+        path = write_v2(tmp_path_factory.mktemp("original") / "checkpoint-5", arrays)
+        checkpoints.restore(path, state)
+        shutil.rmtree(path.parent)
+    else:
+        golden.assign_filled(state)
+    assert int(optimizer.iterations) == 5
+    return case, network, optimizer
 
 
 def test_variables_have_the_originals_names_and_shapes(built):
@@ -40,9 +58,9 @@ def test_variables_have_the_originals_names_and_shapes(built):
         name: shape for name, shape in golden.VARIABLES[case].items() if "/Logits/" not in name
     }
     assert ours == theirs
-    body = checkpoints.named_variables(model.body(network))
+    net = checkpoints.named_variables(model.net_of(network))
     prefix = golden.VARIABLES[f"{case.split('/')[0]}/prefix"] + "/"
-    assert set(body) == {name for name in theirs if name.startswith(prefix)}
+    assert set(net) == {name for name in theirs if name.startswith(prefix)}
 
     if f"{case}/train_state" in golden.VARIABLES:
         state = checkpoints.named_variables(network, optimizer)
@@ -66,11 +84,11 @@ def test_inference_gives_the_originals_embeddings(built):
         assert output.dtype == tf.float32
         assert golden.deviation(output, golden.ARRAYS[f"{case}/infer/{name}"]) < 1e-4
     if f"{case}/infer/model_output" in golden.ARRAYS:
-        features = model.body(network)(golden.images(), training=False)
+        features = model.net_of(network)(golden.images(), training=False)
         assert golden.deviation(features, golden.ARRAYS[f"{case}/infer/model_output"]) < 1e-4
 
 
-def test_training_steps_give_the_originals_losses(built):
+def test_training_goes_on_with_the_originals_losses(built):
     case, network, optimizer = built
     count, tolerance = COMPARABLE[case.split("/")[0]]
     emb_first, losses = golden.adam_steps(network, optimizer, case, count)
@@ -133,7 +151,7 @@ def test_half_precision_keeps_variables_and_embeddings_in_float32():
             np.testing.assert_allclose(variable, theirs[name], rtol=0.05, atol=0.01)
 
 
-def test_pooling_by_a_generalised_mean_stands_between_net_and_head(tmp_path):
+def test_pooling_by_a_generalized_mean_stands_between_net_and_head(tmp_path):
     networks = {
         pooling: model.build("mobilenet_v1_1_224", "direct", 8, (64, 32, 3), pooling, last_stride=1)
         for pooling in ("avg", "gem")
@@ -141,13 +159,12 @@ def test_pooling_by_a_generalised_mean_stands_between_net_and_head(tmp_path):
     state = checkpoints.named_variables(networks["avg"])
     gem = checkpoints.named_variables(networks["gem"])
     assert gem.keys() - state.keys() == {"gem/p"} and not state.keys() - gem.keys()
-    assert model.body(networks["gem"]).output.shape == (None, 4, 2, 1024)
+    assert model.net_of(networks["gem"]).output.shape == (None, 4, 2, 1024)
 
     # Pretrained weights fit: there is nothing that they lack.
     checkpoints.save(tmp_path, 0, state)
-    loaded = checkpoints.load_body(
-        tmp_path, checkpoints.named_variables(model.body(networks["gem"]))
-    )
+    net = checkpoints.named_variables(model.net_of(networks["gem"]))
+    loaded = pretrained.load_net(tmp_path, "mobilenet_v1_1_224", net)
     assert not loaded.missing and "emb/weights" in loaded.passed_over
     for name, variable in state.items():
         gem[name].assign(variable)
@@ -160,7 +177,7 @@ def test_pooling_by_a_generalised_mean_stands_between_net_and_head(tmp_path):
     assert golden.deviation(networks["gem"](images, training=True)["emb"], means) < 1e-3
 
 
-def test_a_generalised_mean_is_taken_in_float32_of_half_precision_maps():
+def test_a_generalized_mean_is_taken_in_float32_of_half_precision_maps():
     half = model.build("mobilenet_v1_1_224", "bnneck", 1024, (32, 32, 3), "gem", 1, "mixed_float16")
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
     for emb in half(images, training=True).values():

@@ -44,7 +44,7 @@ def test_features_and_parameters(built):
     assert all(variable.startswith(f"{scope}/") for variable in checkpoints.named_variables(net))
 
 
-def test_kernels_start_with_the_spread_of_their_initialiser(built):
+def test_kernels_start_with_the_spread_of_their_initializer(built):
     name, net = built
     for variable_name, variable in checkpoints.named_variables(net).items():
         if "weights" not in variable_name or count([variable]) < 4000:
@@ -72,11 +72,11 @@ def test_lunet_with_a_linear_layer_is_the_papers_net():
     # linear layer takes.
     shapes = [
         layer.output.shape[1:]
-        for layer in model.body(network).layers
+        for layer in model.net_of(network).layers
         if "MaxPool" in type(layer).__name__
     ]
     assert shapes == [(64, 32, 128), (32, 16, 256), (16, 8, 256), (8, 4, 512), (4, 2, 512)]
-    assert model.body(network).get_layer("lunet.linear").kernel.shape == (1024, 512)
+    assert model.net_of(network).get_layer("lunet.linear").kernel.shape == (1024, 512)
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 32), (33, 21), (16, 16)])

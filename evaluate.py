@@ -40,6 +40,7 @@ from data.dataset import Dataset
 from evaluation import embeddings_file, pipeline, pooling
 from evaluation.pipeline import Embedded, Options, Results
 from runtime import files, terminal
+from runtime.tensorflow import import_tensorflow
 
 # ------------------------------------------------------------------------- flags
 
@@ -355,7 +356,8 @@ def _embedded(path: str, csv: str, images: Dataset) -> Embedded:
 def _load_activations(experiment_root: str | None):
     if experiment_root is None:
         return None
-    from reports.activations import Activations  # only here, for TensorFlow's sake
+    import_tensorflow()
+    from reports.activations import Activations
 
     return Activations(experiment_root)
 

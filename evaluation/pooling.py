@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+from common import UserError
+
 # ------------------------------------------------------------------------- variants of an image
 
 
@@ -21,6 +23,21 @@ def normalized_mean(embs: np.ndarray) -> np.ndarray:
 
 
 AGGREGATORS = {function.__name__: function for function in (mean, normalized_mean)}
+
+
+def check_aggregator(aggregator: str | None, flip_augment: bool, crop_augment: str | None) -> None:
+    """Raises: UserError unless an aggregator is given exactly if an image has several variants."""
+    several = flip_augment or crop_augment == "five"
+    if several and aggregator is None:
+        raise UserError(
+            "argument --aggregator: needed with --flip_augment or --crop_augment five. Give "
+            f"{' or '.join(AGGREGATORS)}"
+        )
+    if aggregator is not None and not several:
+        raise UserError(
+            f"argument --aggregator: {aggregator} has nothing to aggregate without --flip_augment or --crop_augment "
+            "five. Leave it out, or add one of them"
+        )
 
 
 # ------------------------------------------------------------------------- queries of one person

@@ -154,7 +154,8 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
     assumed = Architecture(**given)
     rules.check_architecture(assumed)
     others = [f"--{name} {getattr(assumed, name)}" for name in names if name not in given]
-    log.warning(f"{path} does not exist. Assumed: {', '.join(others) or 'nothing'}.")
+    if others:
+        log.warning(f"{path} does not exist. Assumed: {', '.join(others)}.")
     return assumed
 
 

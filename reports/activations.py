@@ -1,79 +1,90 @@
-"""Where a network looks: how strongly each place of an image drives the net's last map, before it
-becomes features.
+"""Where a network looks: how strongly each place of an image drives the net's last map.
 
     from reports.activations import Activations
     maps = Activations("exp")(["a.jpg", "b.png"])  # float32 [2, h, w], 0..1
 
 The strength of a place is the length of its C numbers in the last [h, w, C] that a layer of the net
-gives; so torchreid draws it, after Zagoruyko and Komodakis, Paying More Attention to Attention,
-arXiv:1612.03928, section 3.1.
+gives, before it becomes features. torchreid draws it like that, after Zagoruyko and Komodakis,
+Paying More Attention to Attention, arXiv:1612.03928, section 3.1.
 """
 
 import os
 from collections.abc import Sequence
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from common import UserError
-from embed import Embedder
+from data import images as image_data
+from experiment import args_json
+from network import embedder, model
+
+_IMAGES_AT_A_TIME = 32
+_LOADING_THREADS = 8
 
 
 class Activations:
-    """The activation maps of an experiment's network, of its newest checkpoint.
+    """The activation maps of an experiment's network, with its newest checkpoint.
 
-    Raises: common.UserError as Embedder does, and for a net without maps.
+    Raises:
+        UserError: as embedder.load does, and for a net without maps.
     """
 
     def __init__(self, experiment_root: str | os.PathLike):
-        # Of the whole image, resized: so a map fits onto it.
-        self._embedder = Embedder(experiment_root)
-        from network import model  # after TensorFlow, which Embedder imports without its notes
-
-        self._maps = last_maps(model.body(self._embedder.network))
+        flags = args_json.architecture(experiment_root, given={})
+        # Of the whole image, resized to the size of the training, so that a map fits onto it.
+        self._size = flags.net_size
+        _, network = embedder.load(experiment_root, flags)
+        self._maps = last_maps(model.net_of(network))
         if self._maps is None:
             raise UserError(
-                f"the net of {experiment_root}, {self._embedder.flags.model_name}, has no layer that gives maps "
-                "[h, w, C]: it cannot be said where it looks. Leave --activations out."
+                f"the net of {experiment_root}, {flags.model_name}, has no layer that gives maps [h, w, C]: it cannot "
+                "be said where it looks. Leave --activations out."
             )
 
     def __call__(self, paths: Sequence[str]) -> np.ndarray:
-        """Of N image files, N >= 1: float32 [N, h, w], each from 0 to 1, or all 0 where it is the
-        same everywhere.
+        """The maps of N image files, N >= 1.
 
-        Raises: common.UserError for a file that cannot be decoded, with its name.
+        Returns:
+            float32 [N, h, w], each from 0 to 1, or all 0 where it is the same everywhere.
+
+        Raises:
+            UserError: a file cannot be decoded; its name is given.
         """
-        import tensorflow as tf
-
-        from data import images as image_data
-
-        paths, strengths = [os.fspath(path) for path in paths], []
+        paths = [os.fspath(path) for path in paths]
+        strengths = []
         with image_data.naming_bad_images(lambda: paths):
-            for images in image_data.test_batches(paths, 32, 8, self._embedder.size):
+            for images in image_data.test_batches(
+                paths, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
+            ):
                 maps = tf.cast(self._maps(images, training=False), tf.float32)
                 strengths.append(tf.norm(maps, axis=-1).numpy())
         return _stretched(np.concatenate(strengths))
 
 
 def _stretched(strengths: np.ndarray) -> np.ndarray:
-    """Each of [N, h, w] shifted and scaled to 0..1."""
+    """Shift and scale each of [N, h, w] to 0..1."""
     lowest = strengths.min(axis=(1, 2), keepdims=True)
     span = strengths.max(axis=(1, 2), keepdims=True) - lowest
     return np.divide(strengths - lowest, span, out=np.zeros_like(strengths), where=span > 0)
 
 
-def last_maps(net):
-    """A Keras model from the images [B, H, W, 3] of a net, one of nets/, to the last maps [B, h, w,
-    C] in it, or None.
+def last_maps(net: keras.Model) -> keras.Model | None:
+    """The part of a net up to its last maps.
 
     Maps of a single place, such as a mean over all places, do not count.
-    """
-    import keras
 
+    Args:
+        net: one of nets/, from images [B, H, W, 3].
+
+    Returns:
+        A model from the same images to the maps [B, h, w, C]; None if there are none.
+    """
     operations = list(net.operations)
     for before, operation in reversed(list(zip(operations, operations[1:], strict=False))):
-        if isinstance(
-            operation, keras.Model
-        ):  # the application in nets/_keras.py, the only one that follows `before`
+        if isinstance(operation, keras.Model):
+            # The application in nets/_keras.py; of all models within nets, only it follows `before`.
             return keras.Model(net.input, last_maps(operation)(before.output))
         shape = operation.output.shape
         if len(shape) == 4 and shape[1:3] != (1, 1):

@@ -1,12 +1,13 @@
 """What passes between replicas, and which part of a batch each of them has."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from common import UserError
-from runtime.cluster import Cluster
+from runtime.cluster import Cluster, find_cluster
 
 
 def shards(strategy, cluster: Cluster, P: int, K: int, mining: str = "global") -> list[slice]:
@@ -28,9 +29,48 @@ def shards(strategy, cluster: Cluster, P: int, K: int, mining: str = "global") -
             f"--batch_p {P}. Give a multiple of {R} of at least {2 * R}, or --mining global."
         )
     b = B // R
+    return [slice(i * b, (i + 1) * b) for i in _own_replicas(R, cluster)]
+
+
+def _own_replicas(R: int, cluster: Cluster) -> range:
+    """The numbers of this worker's replicas, of R in all."""
     local = R // cluster.size
-    first = cluster.index * local
-    return [slice(i * b, (i + 1) * b) for i in range(first, first + local)]
+    return range(cluster.index * local, (cluster.index + 1) * local)
+
+
+class Turns(NamedTuple):
+    """Replicas take items in turns: replica r has the items r, r + R, r + 2 R and so on."""
+
+    replicas: int  # R, on all workers
+    own: range  # the numbers of this worker's replicas
+
+    def of_worker(self, count: int) -> list[int]:
+        """The numbers of this worker's items of `count` in all, in order.
+
+        The last item comes several times if replicas would not have equally many otherwise.
+        """
+        items = range(count + -count % self.replicas)
+        return [min(i, count - 1) for i in items if i % self.replicas in self.own]
+
+    def of_replica(self, items: tf.Tensor) -> tf.Tensor:
+        """In a replica: of this worker's items, [n, ...], its own, [n / len(own), ...]."""
+        place = tf.distribute.get_replica_context().replica_id_in_sync_group
+        local = len(self.own)
+        return items[place % local :: local]
+
+    def gather(self, x: tf.Tensor) -> tf.Tensor:
+        """In a replica: from its [n, D, E] to the [n·R, D, E] of all, in the order of the items."""
+        by_replica = tf.reshape(gather(x), [self.replicas, -1, *x.shape[1:]])
+        by_turn = tf.transpose(by_replica, [1, 0, 2, 3])
+        return tf.reshape(by_turn, [-1, *x.shape[1:]])
+
+
+def turns(strategy) -> Turns:
+    """The turns of the replicas of a strategy."""
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    cluster = find_cluster() if several else Cluster()
+    R = strategy.num_replicas_in_sync
+    return Turns(replicas=R, own=_own_replicas(R, cluster))
 
 
 def gather(x):

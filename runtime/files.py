@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from common import UserError
@@ -115,6 +115,37 @@ def complete_file(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def complete_directory(path: str | os.PathLike, names: Collection[str]) -> Iterator[Path]:
+    """Write a directory that appears under its name only when it is complete.
+
+    Args:
+        path: of a directory that is new or empty.
+        names: what it may hold. The rest of a call that was killed is removed; a directory that
+            holds anything else is not ours to remove.
+
+    Yields:
+        The directory to write to. After an error it is removed.
+
+    Raises:
+        UserError: the name to write to, <path>.partial, is taken.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    partial = path.with_name(path.name + ".partial")
+    if partial.exists():
+        if not partial.is_dir() or not set(os.listdir(partial)) <= set(names):
+            raise UserError(
+                f"{partial} is in the way, and not of this command. Remove it or give another directory."
+            )
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def sync(path: str | os.PathLike) -> None:

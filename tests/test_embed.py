@@ -10,48 +10,29 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import tensorflow as tf
+import small_network
+from small_network import close
 
 import common
 import embed
-import train
+import network.embedder
 from data import images
 from experiment import args_json
-from network import checkpoints, model
 from reports import projector
 from runtime import files
-
-SIZE = (24, 16)
 
 
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments") / "exp"
-    flags = [
-        "--model_name=lunet_narrow",
-        "--head_name=direct",
-        "--embedding_dim=8",
-        "--batch_p=3",
-        "--batch_k=2",
-    ]
-    flags += [
-        "--net_input_height=24",
-        "--net_input_width=16",
-        "--pre_crop_height=28",
-        "--pre_crop_width=18",
-    ]
-    flags += ["--crop_augment", "--train_iterations=2", "--seed=1"]
-    train.main(
-        train.parse_args(
-            [
-                f"--experiment_root={root}",
-                f"--train_set={dataset.csv}",
-                f"--image_root={dataset.root}",
-                *flags,
-            ]
-        )
-    )
+    small_network.write_experiment(root, image_root=str(dataset.root), crop_augment=True)
     return root
+
+
+@pytest.fixture(scope="module")
+def expected(trained, dataset):
+    """The embeddings by the network alone; see small_network.Expected."""
+    return small_network.Expected(trained, dataset)
 
 
 def run(trained, dataset, *more):
@@ -67,51 +48,40 @@ def read(path):
         return {name: value[()] for name, value in file.items()}
 
 
-def expected(trained, dataset, flip, crop, checkpoint="checkpoint-2"):
-    """[A, N, D], one image after the other through the network."""
-    network = model.build("lunet_narrow", "direct", 8, (*SIZE, 3))
-    checkpoints.restore(trained / checkpoint, checkpoints.named_variables(network))
-    embs = []
-    for fid in dataset.fids:
-        image = images.decode(tf.io.read_file(str(dataset.root / fid)))
-        resized = images.resize(image, (28, 18) if crop else SIZE)
-        embs.append(
-            network(images.variants(resized, SIZE, flip, crop), training=False)["emb"].numpy()
-        )
-    return np.stack(embs, axis=1)
-
-
-def close(got, wanted):
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("batch_size", [4, 256])
-def test_plain_embeddings_are_in_the_order_of_the_csv(batch_size, trained, dataset, tmp_path):
+def test_plain_embeddings_are_in_the_order_of_the_csv(
+    batch_size, trained, expected, dataset, tmp_path
+):
     run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", f"--batch_size={batch_size}")
     file = read(tmp_path / "out.h5")
     assert file.keys() == {"emb", "augmentation_types"}
     assert file["emb"].dtype == np.float32
     assert file["augmentation_types"].tolist() == [b"original_resize"]
-    close(file["emb"], expected(trained, dataset, False, None)[0])
+    close(file["emb"], expected(False, None)[0])
 
 
-def test_the_default_name_is_that_of_the_dataset(trained, dataset):
+def test_the_default_name_is_that_of_the_dataset(trained, expected, dataset):
     run(trained, dataset, "--crop_augment=center")
-    close(
-        read(trained / "all_embeddings.h5")["emb"], expected(trained, dataset, False, "center")[0]
-    )
+    close(read(trained / "all_embeddings.h5")["emb"], expected(False, "center")[0])
 
 
-@pytest.mark.parametrize("aggregator", ["mean", "normalized_mean"])
 @pytest.mark.parametrize(
-    "flip, crop", [(True, None), (True, "center"), (False, "five"), (True, "five")]
+    "flip, crop, aggregator",
+    [
+        (True, None, "mean"),
+        (True, "center", "normalized_mean"),
+        (False, "five", "normalized_mean"),
+        (True, "five", "mean"),
+    ],
 )
-def test_variants_are_kept_and_aggregated(flip, crop, aggregator, trained, dataset, tmp_path):
+def test_variants_are_kept_and_aggregated(
+    flip, crop, aggregator, trained, expected, dataset, tmp_path
+):
     flags = [f"--filename={tmp_path / 'out.h5'}", f"--aggregator={aggregator}", "--batch_size=25"]
     flags += ["--flip_augment"] if flip else []
     flags += [f"--crop_augment={crop}"] if crop else []
     run(trained, dataset, *flags)
-    file, embs = read(tmp_path / "out.h5"), expected(trained, dataset, flip, crop)
+    file, embs = read(tmp_path / "out.h5"), expected(flip, crop)
     assert file["augmentation_types"].astype(str).tolist() == images.variant_names(flip, crop)
     close(file["emb_aug"], embs)
     mean = embs.mean(axis=0)
@@ -120,16 +90,14 @@ def test_variants_are_kept_and_aggregated(flip, crop, aggregator, trained, datas
     close(file["emb"], mean)
 
 
-def test_a_checkpoint_by_name(trained, dataset, tmp_path):
+def test_a_checkpoint_by_name(trained, expected, dataset, tmp_path):
     run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", "--checkpoint=checkpoint-0")
-    close(
-        read(tmp_path / "out.h5")["emb"], expected(trained, dataset, False, None, "checkpoint-0")[0]
-    )
+    close(read(tmp_path / "out.h5")["emb"], expected(False, None, "checkpoint-0")[0])
 
 
 @pytest.mark.parametrize(
     "flags, warned",
-    [([], True), (["--crop_augment=center"], False), (["--crop_augment=center", "--quiet"], False)],
+    [([], True), (["--crop_augment=center"], False), (["--quiet"], False)],
 )
 def test_crops_unlike_those_of_the_training_are_warned_about(
     flags, warned, trained, dataset, tmp_path, capfd
@@ -166,7 +134,9 @@ def test_the_projector_is_given_the_first_embeddings(
     ]
 
 
-def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(trained, tmp_path):
+def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(
+    trained, dataset, tmp_path
+):
     root = tmp_path / "exp"
     shutil.copytree(trained, root)
     files.write_json(
@@ -175,7 +145,15 @@ def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(tra
     with pytest.raises(
         common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"
     ):
-        embed.Embedder(root, crop_augment="avgpool")
+        run(root, dataset, "--crop_augment=avgpool")
+
+
+def test_embedder_is_found_here_and_importing_the_command_imports_no_tensorflow():
+    assert embed.Embedder is network.embedder.Embedder
+    code = "import sys, embed; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=common.HERE)
+    with pytest.raises(AttributeError, match="no attribute 'Embeder'"):
+        embed.Embeder  # noqa: B018
 
 
 BAD_FLAGS = {
@@ -237,7 +215,7 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
             f"--image_root={tmp_path}",
             f"--filename={tmp_path}/old.h5",
         ],
-        "checkpoint-7.*Available: checkpoint-0, checkpoint-2": ["--checkpoint=checkpoint-7"],
+        "checkpoint-7.*Available: checkpoint-0, checkpoint-3": ["--checkpoint=checkpoint-7"],
         "args.json does not exist": [f"--experiment_root={tmp_path}"],
         "--filename.*does not exist": [f"--filename={tmp_path}/no/out.h5"],
         "--filename.*is a directory": [f"--filename={tmp_path}"],
@@ -250,68 +228,6 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
         sorted(path.name for path in trained.iterdir()),
     ) == before
     assert (tmp_path / "old.h5").read_bytes() == old
-
-
-# ------------------------------------------------------------------------- from Python
-
-
-@pytest.fixture(scope="module")
-def embedder(trained):
-    return embed.Embedder(trained, batch_size=4)
-
-
-def test_files_and_arrays_are_embedded(embedder, trained, dataset):
-    paths = [dataset.root / fid for fid in dataset.fids]
-    wanted = expected(trained, dataset, False, None)[0]
-    embs = embedder(paths)
-    assert (embs.dtype, embs.shape) == (np.float32, (len(paths), 8))
-    close(embs, wanted)
-    close(embedder([str(path) for path in paths[:3]]), wanted[:3])
-    arrays = [images.decode(tf.io.read_file(str(path))).numpy() for path in paths]
-    close(embedder(arrays), wanted)
-    close(embedder(np.stack(arrays)), wanted)
-    close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
-    assert embedder([]).shape == (0, 8)
-    assert (
-        embedder._embed.experimental_get_tracing_count() == 1
-    )  # whatever is left for the last batch
-
-
-def test_arrays_of_different_sizes_are_embedded(embedder):
-    sizes = (24, 16), (50, 31), (12, 40)
-    arrays = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    resized = tf.stack([images.resize(array, SIZE) for array in arrays])
-    close(embedder(arrays), embedder.network(resized, training=False)["emb"])
-
-
-def test_variants_are_aggregated_from_python_too(trained, dataset):
-    embedder = embed.Embedder(
-        trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean"
-    )
-    assert embedder.checkpoint == trained / "checkpoint-0"
-    assert embedder.variant_names == images.variant_names(True, "five")
-    embs = embedder([dataset.root / fid for fid in dataset.fids[:3]])
-    close(embs, expected(trained, dataset, True, "five", "checkpoint-0").mean(axis=0)[:3])
-
-
-def test_what_is_no_image_is_told(embedder, dataset, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    image = np.zeros((24, 16, 3), np.uint8)
-    cases = {
-        "Received: uint8 \\[16, 3\\].*\\[image\\], not image": image,
-        "Received: uint8 \\[24, 16\\]": [image[..., 0]],
-        "Received: uint8 \\[24, 16, 4\\]": [np.zeros((24, 16, 4), np.uint8)],
-        "Received one: a.png. Put it into a list": "a.png",
-        "bad.png cannot be read": [dataset.root / dataset.fids[0], tmp_path / "bad.png"],
-    }
-    for message, given in cases.items():
-        with pytest.raises(common.UserError, match=message):
-            embedder(given)
-
-
-def test_an_aggregator_is_needed_from_python_too(trained):
-    with pytest.raises(common.UserError, match="--aggregator: needed"):
-        embed.Embedder(trained, flip_augment=True)
 
 
 # ------------------------------------------------------------------------- several devices

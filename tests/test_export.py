@@ -5,17 +5,18 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import small_network
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
+from small_network import SIZE
 
 import common
-import embed
 import export
-from network import checkpoints, model
+from network import checkpoints, formats, model
+from network.embedder import Embedder
 from runtime import files
 
-SIZE = (24, 16)
 # Reloads with nothing of ours.
 ALONE = """
 import sys
@@ -23,35 +24,21 @@ import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1] + "/saved_model")
 files = [open(name, "rb").read() for name in sys.argv[3:]]
 np.save(sys.argv[2], model.signatures["encoded"](image_bytes=tf.constant(files))["emb"])
-assert not [name for name in sys.modules if name.split(".")[0] in ("layers", "model", "nets", "heads", "data")]
+assert not [name for name in sys.modules if name.split(".")[0] in ("network", "nets", "heads", "data")]
 """
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments") / "exp"
-    root.mkdir()
-    args = {
-        "model_name": "lunet_narrow",
-        "head_name": "fc1024_normalize",
-        "embedding_dim": 8,
-        "crop_augment": False,
-    }
-    args |= {
-        "net_input_height": 24,
-        "net_input_width": 16,
-        "pre_crop_height": 28,
-        "pre_crop_width": 18,
-    }
-    files.write_json(root / "args.json", args)
-    for iteration in (0, 3):
-        network = model.build("lunet_narrow", "fc1024_normalize", 8, (*SIZE, 3))
-        rng = np.random.default_rng(iteration)
-        for name, variable in checkpoints.named_variables(network).items():
-            if not name.endswith("weights"):  # running statistics too should matter
-                variable.assign(variable.numpy() + rng.uniform(0, 0.5, variable.shape))
-        checkpoints.save(root, iteration, checkpoints.named_variables(network))
+    small_network.write_experiment(root, head_name="fc1024_normalize", crop_augment=False)
     return root
+
+
+@pytest.fixture(scope="module")
+def embedder(experiment):
+    """Embeds as the exported networks should."""
+    return Embedder(experiment)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +46,10 @@ def photos(tmp_path_factory):
     """JPEG files of different sizes, and a PNG."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    paths = []
-    for number, (height, width) in enumerate([(24, 16), (50, 31), (12, 40), (90, 60)]):
+    paths = [folder / name for name in ("0.jpg", "1.jpg", "2.jpg", "3.png")]
+    for path, size in zip(paths, [(16, 24), (31, 50), (40, 12), (60, 90)], strict=True):
         small = Image.fromarray(rng.integers(0, 256, (6, 4, 3), np.uint8))
-        paths.append(folder / (f"{number}.jpg" if number < 3 else f"{number}.png"))
-        small.resize((width, height)).save(paths[-1])
+        small.resize(size).save(path)
     return paths
 
 
@@ -85,41 +71,43 @@ def test_only_what_was_asked_for_is_there(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["all"]
 
 
-def test_saved_model_embeds_files_in_a_process_without_us(experiment, exported, photos, tmp_path):
+def test_saved_model_embeds_files_in_a_process_without_us(embedder, exported, photos, tmp_path):
     command = [sys.executable, "-c", ALONE, exported, tmp_path / "emb.npy", *photos]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=120)
     emb = np.load(tmp_path / "emb.npy")
     assert emb.dtype == np.float32
-    np.testing.assert_allclose(emb, embed.Embedder(experiment)(photos), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(emb, embedder(photos), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [SIZE, (40, 33)])
-def test_saved_model_embeds_decoded_images_of_any_size(size, experiment, exported):
+def test_saved_model_embeds_decoded_images_of_any_size(size, embedder, exported):
     images = np.random.default_rng(1).integers(0, 256, (3, *size, 3), np.uint8)
     signatures = tf.saved_model.load(exported / "saved_model").signatures
     assert set(signatures) == {"images", "encoded", "serving_default"}
-    expected = embed.Embedder(experiment)(images)
+    expected = embedder(images)
     for name in ("images", "serving_default"):
         emb = signatures[name](images=tf.constant(images))["emb"].numpy()
         np.testing.assert_allclose(emb, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_crops_and_checkpoints_are_chosen_as_in_embed(experiment, photos, tmp_path):
+def test_crops_and_checkpoints_are_chosen_as_in_embed(experiment, embedder, photos, tmp_path):
     run(experiment, tmp_path / "out", "--crop_augment=center", "--checkpoint=checkpoint-0")
     encoded = tf.saved_model.load(tmp_path / "out/saved_model").signatures["encoded"]
     emb = encoded(image_bytes=tf.constant([path.read_bytes() for path in photos]))["emb"].numpy()
-    expected = embed.Embedder(experiment, "checkpoint-0", crop_augment="center")(photos)
+    expected = Embedder(experiment, "checkpoint-0", crop_augment="center")(photos)
     np.testing.assert_allclose(emb, expected, rtol=1e-4, atol=1e-6)
-    assert np.abs(emb - embed.Embedder(experiment)(photos)).max() > 1e-3
+    assert np.abs(emb - embedder(photos)).max() > 1e-3
 
 
-def test_a_generalised_mean_and_a_neck_are_exported(photos, tmp_path):
-    root, names = tmp_path / "exp", ("mobilenet_v1_1_224", "bnneck", 1024)
+def test_a_generalized_mean_and_a_neck_are_exported(photos, tmp_path):
+    root = tmp_path / "exp"
     root.mkdir()
-    args = {"net_input_height": 24, "net_input_width": 16, "pooling": "gem", "last_stride": 1}
-    args |= dict(zip(("model_name", "head_name", "embedding_dim"), names, strict=True))
-    files.write_json(root / "args.json", args)
-    state = checkpoints.named_variables(model.build(*names, (*SIZE, 3), "gem", 1))
+    names = {"model_name": "mobilenet_v1_1_224", "head_name": "bnneck", "embedding_dim": 1024}
+    options = {"pooling": "gem", "last_stride": 1}
+    size = {"net_input_height": SIZE[0], "net_input_width": SIZE[1]}
+    files.write_json(root / "args.json", names | options | size)
+    network = model.build(**names, input_shape=(*SIZE, 3), **options)
+    state = checkpoints.named_variables(network)
     for name, variable in state.items():
         if name.endswith("moving_variance"):
             variable.assign(np.full(variable.shape, 0.03))  # maps neither vanish nor explode
@@ -128,33 +116,32 @@ def test_a_generalised_mean_and_a_neck_are_exported(photos, tmp_path):
     run(root, tmp_path / "out")
     encoded = tf.saved_model.load(tmp_path / "out/saved_model").signatures["encoded"]
     emb = encoded(image_bytes=tf.constant([path.read_bytes() for path in photos]))["emb"].numpy()
-    expected = embed.Embedder(root)(photos)
+    expected = Embedder(root)(photos)
     assert emb.shape == (4, 1024) and np.ptp(expected, axis=0).max() > 0.01
     np.testing.assert_allclose(emb, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
-def inputs_and_embeddings(experiment):
-    embedder = embed.Embedder(experiment)
-    images = np.random.default_rng(2).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
-    return images, embedder(images)
+@pytest.fixture(scope="module")
+def images():
+    """Of the network's input size, as model.onnx and model.tflite take them."""
+    return np.random.default_rng(2).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
 
 
-def test_litert_embeds_as_we_do(experiment, exported):
-    images, expected = inputs_and_embeddings(experiment)
+def test_litert_embeds_as_we_do(images, embedder, exported):
     runner = Interpreter(str(exported / "model.tflite")).get_signature_runner()
-    np.testing.assert_allclose(runner(images=images)["emb"], expected, rtol=1e-4, atol=1e-5)
+    emb = runner(images=images)["emb"]
+    np.testing.assert_allclose(emb, embedder(images), rtol=1e-4, atol=1e-5)
     # Operations beyond LiteRT's own begin with Flex; phones lack them.
     assert b"Flex" not in (exported / "model.tflite").read_bytes()
 
 
-def test_onnx_embeds_as_we_do(experiment, tmp_path):
+def test_onnx_embeds_as_we_do(images, embedder, experiment, tmp_path):
     run(experiment, tmp_path / "out", "--formats", "onnx")
-    images, expected = inputs_and_embeddings(experiment)
     session = onnxruntime.InferenceSession(
         tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"]
     )
     (emb,) = session.run(["emb"], {"images": images})
-    np.testing.assert_allclose(emb, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(emb, embedder(images), rtol=1e-4, atol=1e-5)
 
 
 def test_onnx_without_its_packages_is_told(experiment, tmp_path, monkeypatch):
@@ -192,7 +179,7 @@ def test_what_goes_wrong_leaves_nothing(experiment, tmp_path, monkeypatch):
         (directory / "half").touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "write_saved_model", full)
+    monkeypatch.setitem(formats.WRITERS, "saved_model", full)
     with pytest.raises(OSError, match="No space left"):
         run(experiment, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -212,3 +199,25 @@ def test_a_bad_flag_ends_with_what_is_wrong(flags, message, capsys):
         export.parse_args(["--experiment_root=exp", *directory, *flags])
     assert end.value.code == 2
     assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
+
+
+def test_every_format_is_written():
+    assert formats.WRITERS.keys() == export.FORMATS.keys()
+
+
+def test_something_else_of_the_partial_name_is_left_alone(experiment, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/precious").touch()
+    with pytest.raises(common.UserError, match="out.partial is in the way"):
+        run(experiment, tmp_path / "out")
+    assert (tmp_path / "out.partial/precious").exists()
+
+
+def test_what_a_killed_call_left_is_replaced(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/model.onnx").touch()
+    with files.complete_directory(tmp_path / "out", ["model.onnx", "model.tflite"]) as partial:
+        assert not list(partial.iterdir())
+        (partial / "model.tflite").touch()
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "model.tflite"]

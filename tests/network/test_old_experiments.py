@@ -91,7 +91,12 @@ def run(root, pictures, *more):
         return file["emb"][()]
 
 
-@pytest.mark.parametrize("case", golden.CASES)
+# Every net and every head; test_model.py has all combinations.
+EMBEDDED = [f"mobilenet_v1_1_224/{head}" for head in ("direct", "direct_normalize")]
+EMBEDDED += [LIGHT, f"{LIGHT}_normalize", "resnet_v1_50/fc1024", "resnet_v1_101/fc1024"]
+
+
+@pytest.mark.parametrize("case", EMBEDDED)
 def test_embeddings_are_the_originals(case, pictures, tmp_path):
     keras.backend.clear_session()
     emb = run(write_experiment(tmp_path / "exp", case, pictures), pictures)
@@ -102,7 +107,7 @@ def test_embeddings_are_the_originals(case, pictures, tmp_path):
 
 
 def test_training_goes_on_where_the_original_stopped(copy):
-    # That its losses are the original's: test_checkpoints.py, test_nets.py.
+    # That its losses are the original's: test_model.py.
     args = json.loads((copy / "args.json").read_text())
     args |= {"train_iterations": 6, "batch_p": 2, "batch_k": 2, "detailed_logs": False}
     (copy / "args.json").write_text(json.dumps(args))

@@ -76,7 +76,7 @@ def test_files_have_the_lengths_of_their_maps(experiment, dataset):
         with Image.open(path) as image:
             resized = tf.compat.v1.image.resize(np.asarray(image)[None], (64, 32))
         values = (
-            last_maps(model.body(network))(resized, training=False).numpy()[0].astype(np.float64)
+            last_maps(model.net_of(network))(resized, training=False).numpy()[0].astype(np.float64)
         )
         lengths = np.array([[np.sqrt((place**2).sum()) for place in row] for row in values])
         expected = (lengths - lengths.min()) / (lengths.max() - lengths.min())

@@ -13,10 +13,14 @@ SIZES = [(128, 64), (20, 10), (64, 64), (300, 900), (64, 32)]  # height, width
 
 @pytest.fixture
 def paths(tmp_path):
-    """Five images of one colour each."""
+    """Five images of one color each."""
     for number, (color, (height, width)) in enumerate(zip(COLORS, SIZES, strict=True)):
         Image.new("RGB", (width, height), color).save(tmp_path / f"{number}.png")
     return [str(tmp_path / f"{number}.png") for number in range(len(COLORS))]
+
+
+def write(root, name, emb, pids, fids, paths):
+    projector.write(root, name, emb, pids=pids, fids=fids, paths=paths)
 
 
 @pytest.mark.parametrize("count, side", [(1, 1), (2, 2), (4, 2), (5, 3)])
@@ -48,9 +52,9 @@ def test_sets_of_embeddings_are_added_and_replaced(paths, tmp_path):
     rng, root = np.random.default_rng(0), tmp_path / "exp"
     query, gallery, other = rng.normal(size=(3, 2, 4)).astype(np.float32)
     fids = ["a.png", "b\tc\nd.png"]
-    projector.write(str(root), "query", query, ["1", "2"], fids, paths[:2])
-    projector.write(root, "gallery", gallery, ["1", "2"], fids, paths[:2])
-    projector.write(root, "query", other[:1], ["3"], ["e.png"], paths[2:3])
+    write(str(root), "query", query, ["1", "2"], fids, paths[:2])
+    write(root, "gallery", gallery, ["1", "2"], fids, paths[:2])
+    write(root, "query", other[:1], ["3"], ["e.png"], paths[2:3])
     entries = {entry.tensor_name: entry for entry in projector.read_config(root).embeddings}
     assert (
         entries.keys() == {"query", "gallery"} and len(projector.read_config(root).embeddings) == 2
@@ -72,13 +76,13 @@ def test_sets_of_embeddings_are_added_and_replaced(paths, tmp_path):
 
 def test_what_is_wrong_is_told_and_what_was_there_stays(paths, tmp_path):
     root, bad = tmp_path / "exp", tmp_path / "bad.jpg"
-    projector.write(root, "query", np.ones((1, 2)), ["1"], ["a"], paths[:1])
+    write(root, "query", np.ones((1, 2)), ["1"], ["a"], paths[:1])
     before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
     bad.write_bytes(b"no picture")
     with pytest.raises(common.UserError, match="bad.jpg cannot be read as an image"):
-        projector.write(root, "query", np.zeros((1, 2)), ["2"], ["b"], [str(bad)])
+        write(root, "query", np.zeros((1, 2)), ["2"], ["b"], [str(bad)])
     assert {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()} == before
     for content in (b"embeddings { what }", b"\xff\xfe"):
         (root / "projector_config.pbtxt").write_bytes(content)
         with pytest.raises(common.UserError, match="projector_config.pbtxt is no configuration"):
-            projector.write(root, "query", np.zeros((1, 2)), ["2"], ["b"], paths[:1])
+            write(root, "query", np.zeros((1, 2)), ["2"], ["b"], paths[:1])

@@ -1,0 +1,269 @@
+"""From images to embeddings, by the network of an experiment."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from common import UserError, first_few
+from data import images as image_data
+from evaluation import pooling
+from experiment import args_json
+from experiment.flags import Architecture
+from network import checkpoints, model
+from runtime import devices
+from runtime.terminal import log
+
+Size = tuple[int, int]
+
+
+class Embedder:
+    """Embeds images by the network of an experiment.
+
+        embedder = Embedder("exp", crop_augment="center")
+        embs = embedder(["a.jpg", "b.png"])  # float32 [2, D]
+
+    Made within the scope of a tf.distribute.Strategy, it works on all devices of that.
+
+    Args:
+        experiment_root: directory with args.json and checkpoints, of ours or of the original.
+        checkpoint: name of one of them, such as checkpoint-25000; the newest if None.
+        flip_augment, crop_augment: which variants of each image are embedded, as the flags of
+            embed.py.
+        aggregator: how the embeddings of several variants become one, "mean" or "normalized_mean".
+        batch_size: variants of images that go through the network at a time, on all devices
+            together.
+        loading_threads: files loaded in parallel; changes no result.
+        architecture: model_name, head_name, embedding_dim, net_input_height and so on
+            (experiment.flags.Architecture), for a checkpoint that came without args.json.
+
+    Attributes:
+        flags: those of the training.
+        checkpoint: the path of the one in use.
+        variant_names: of the A variants of each image, in their order.
+        size: height and width of what the network takes.
+        network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
+        aggregate: [A, n, D] -> [n, D].
+
+    Raises:
+        UserError: experiment or checkpoint are missing, damaged or do not fit.
+    """
+
+    def __init__(
+        self,
+        experiment_root: str | os.PathLike,
+        checkpoint: str | None = None,
+        *,
+        flip_augment: bool = False,
+        crop_augment: str | None = None,
+        aggregator: str | None = None,
+        batch_size: int = 256,
+        loading_threads: int = 8,
+        **architecture,
+    ):
+        pooling.check_aggregator(aggregator, flip_augment, crop_augment)
+        self.flags = args_json.architecture(experiment_root, architecture)
+        _warn_about_other_crops(self.flags, crop_augment)
+        self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
+        self.variant_names = image_data.variant_names(flip_augment, crop_augment)
+        self._variants = self.flags.net_size, flip_augment, crop_augment
+        self._resized = self.flags.pre_crop_size if crop_augment else self.flags.net_size
+        self.size = self._resized if crop_augment == "avgpool" else self.flags.net_size
+        self.checkpoint, self.network = load(
+            experiment_root, self.flags, checkpoint=checkpoint, size=self.size
+        )
+        self._strategy = tf.distribute.get_strategy()
+        self._turns = devices.turns(self._strategy)
+        images_a_replica = max(1, batch_size // (len(self.variant_names) * self._turns.replicas))
+        self._images_at_a_time = images_a_replica * len(self._turns.own)
+        self._loading_threads = loading_threads
+        self._embed = self._make_embed()
+
+    def __call__(self, images: Sequence) -> np.ndarray:
+        """Embed N images.
+
+        Args:
+            images: paths of files, or RGB arrays [H, W, 3] of any sizes (also as one, [N, H, W,
+                3]), uint8 or float in 0..255; all of one kind.
+
+        Returns:
+            float32 [N, D].
+
+        Raises:
+            UserError: a file cannot be read, and its name is given, or an array has another shape.
+        """
+        parts = [self.aggregate(embs) for embs in self.batches(images)]
+        if not parts:
+            return np.zeros((0, self.flags.embedding_dim), np.float32)
+        return np.concatenate(parts)
+
+    def batches(self, images: Sequence) -> Iterator[np.ndarray]:
+        """Embed images part by part, for more than fits into memory.
+
+        With several workers, each has to call this with the same images, and gets all embeddings.
+
+        Args:
+            images: as for a call.
+
+        Yields:
+            float32 [A, n, D], the embeddings of all variants of the next n images.
+
+        Raises:
+            UserError: as a call does.
+        """
+        if isinstance(images, str | os.PathLike):
+            raise UserError(
+                f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
+            )
+        left = len(images)
+        own = [images[i] for i in self._turns.of_worker(len(images))]
+        previous = None
+        for batch in self._load(own):
+            current = self._embed(batch)
+            if previous is not None:
+                # An accelerator computes the current ones while these are fetched and written.
+                yield previous.numpy()
+                left -= previous.shape[1]
+            previous = current
+        if previous is not None:
+            yield previous.numpy()[:, :left]
+
+    def variants(self, image) -> tf.Tensor:
+        """What the network is given for an image.
+
+        Args:
+            image: uint8 or float32 [H, W, 3], of any size.
+
+        Returns:
+            float32 [A, *size, 3].
+        """
+        return image_data.variants(image_data.resize(image, self._resized), *self._variants)
+
+    def _make_embed(self):
+        """Make the function from this worker's images to the embeddings of all workers'.
+
+        It takes float32 [n, H, W, 3], resized, and returns float32 [A, workers · n, D].
+        """
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *self._resized, 3], tf.float32)])
+        def embed(images):
+            embs = self._strategy.run(self._embed_on_replica, args=(images,))
+            return self._strategy.experimental_local_results(embs)[0]
+
+        return embed
+
+    def _embed_on_replica(self, images):
+        with tf.device("CPU:0"):  # no images of other replicas go to its device
+            images = self._turns.of_replica(images)
+        # Here and not while loading: the device is sent A times fewer numbers.
+        variants = image_data.variants(images, *self._variants)
+        embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
+        embs = tf.reshape(embs, [-1, len(self.variant_names), self.flags.embedding_dim])
+        return tf.transpose(self._turns.gather(embs), [1, 0, 2])
+
+    def _load(self, images: Sequence) -> Iterator:
+        """Resize files or arrays, in batches: float32 [n, H, W, 3] each."""
+        if images and all(isinstance(image, str | os.PathLike) for image in images):
+            return self._load_files([os.fspath(path) for path in images])
+        return self._resize_arrays(images)
+
+    def _load_files(self, paths: list[str]) -> Iterator[tf.Tensor]:
+        start = 0
+
+        def being_loaded():
+            return paths[start : start + self._images_at_a_time]
+
+        with image_data.naming_bad_images(being_loaded):
+            for batch in image_data.test_batches(
+                paths, self._images_at_a_time, self._loading_threads, self._resized
+            ):
+                start += batch.shape[0]
+                yield batch
+
+    def _resize_arrays(self, arrays: Sequence) -> Iterator[np.ndarray]:
+        for start in range(0, len(arrays), self._images_at_a_time):
+            batch = arrays[start : start + self._images_at_a_time]
+            yield np.stack([image_data.resize(_checked(each), self._resized) for each in batch])
+
+
+def load(
+    experiment_root: str | os.PathLike,
+    flags: Architecture,
+    checkpoint: str | None = None,
+    size: Size | None = None,
+) -> tuple[Path, keras.Model]:
+    """Build the network of an experiment and restore one of its checkpoints.
+
+    Args:
+        flags: as from args_json.architecture.
+        checkpoint: name of one; the newest if None.
+        size: height and width of the images; those of the training if None.
+
+    Returns:
+        The path of the checkpoint, and the network, see model.build.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or does not fit.
+    """
+    size = size or flags.net_size
+    path = checkpoints.find(experiment_root, checkpoint)
+    network = model.build(
+        flags.model_name,
+        flags.head_name,
+        flags.embedding_dim,
+        (*size, 3),
+        pooling=flags.pooling,
+        last_stride=flags.last_stride,
+    )
+    variables = checkpoints.named_variables(network)
+    try:
+        checkpoints.restore(path, variables)
+    except UserError as error:
+        if size == flags.net_size:
+            raise
+        raise UserError(
+            f"{error} With --crop_augment avgpool images are {size[0]}×{size[1]}, not as in training: not every net "
+            "takes them. The others are center and five."
+        ) from None
+    _warn_about_unused_weights(path, variables, flags.head_name)
+    return path, network
+
+
+def _warn_about_other_crops(flags: Architecture, crop_augment: str | None) -> None:
+    """Crops should be embedded exactly if there were some in the training."""
+    given = bool(crop_augment)
+    trained = getattr(flags, "crop_augment", given)  # unknown without args.json
+    if trained != given:
+        log.warning(
+            f"--crop_augment is {crop_augment or 'not given'}, but the training was "
+            f"{'with' if trained else 'without'} random crops: sizes of persons in the images differ."
+        )
+
+
+def _warn_about_unused_weights(checkpoint: Path, used: Collection[str], head_name: str) -> None:
+    unused = []
+    for name, _ in tf.train.list_variables(str(checkpoint)):
+        # The original built the classifier of MobileNet, Logits, too, and never used it. Our
+        # classifier has done its work when the training ends.
+        known = name in used or "/Logits/" in name or name == "classifier/weights"
+        if name.endswith("/weights") and not known:
+            unused.append(name)
+    if unused:
+        log.warning(
+            f"{checkpoint} holds weights that the model has no place for: {first_few(unused)}. Is --head_name "
+            f"{head_name} that of its training?"
+        )
+
+
+def _checked(image) -> np.ndarray:
+    """Raises: UserError unless it is an RGB image; uint8 or float32 [H, W, 3] is returned."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.kind not in "uif":
+        raise UserError(
+            "an image should be the path of a file or an RGB array [H, W, 3] of numbers in 0..255. Received: "
+            f"{image.dtype} {list(image.shape)}. Mind that several are embedded at once: [image], not image."
+        )
+    return image if image.dtype == np.uint8 else image.astype(np.float32)

@@ -1,0 +1,92 @@
+"""The network of an experiment in the formats of other programs; export.py tells what they hold."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from common import UserError
+from data import images as image_data
+from network.embedder import Embedder
+
+
+def write_saved_model(embedder: Embedder, directory: Path) -> None:
+    """Write directory/saved_model: from images of any size, or files, to embeddings."""
+
+    def embed(images):
+        return {"emb": embedder.network(images, training=False)["emb"]}
+
+    def prepare(image):
+        return embedder.variants(image)[0]
+
+    def decode_and_prepare(encoded):
+        return prepare(image_data.decode(encoded))
+
+    prepared = tf.TensorSpec([*embedder.size, 3], tf.float32)
+
+    def from_images(images):
+        return embed(tf.map_fn(prepare, images, fn_output_signature=prepared))
+
+    def from_files(image_bytes):
+        return embed(tf.map_fn(decode_and_prepare, image_bytes, fn_output_signature=prepared))
+
+    archive = keras.export.ExportArchive()
+    archive.track(embedder.network)
+    # The first is serving_default, too. TF Serving takes names that end in _bytes as base64.
+    any_images = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+    files = tf.TensorSpec([None], tf.string, "image_bytes")
+    archive.add_endpoint("images", from_images, [any_images])
+    archive.add_endpoint("encoded", from_files, [files])
+    archive.write_out(str(directory / "saved_model"), verbose=False)
+
+
+def write_onnx(embedder: Embedder, directory: Path) -> None:
+    """Write directory/model.onnx, by Keras and tf2onnx.
+
+    Raises:
+        UserError: the network has an operation that ONNX lacks.
+    """
+    import onnx  # one of the packages that only this format needs
+
+    path = directory / "model.onnx"
+    # It logs every optimization that it could not do.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        # Keras adapts tf2onnx to NumPy 2.
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        _write_network(embedder, path, "onnx")
+    # tf2onnx does not stop at operations that ONNX lacks, and turns constants outside of the graph
+    # into inputs.
+    problem: object
+    try:
+        onnx.checker.check_model(str(path))
+        problem = {spec.name for spec in onnx.load(str(path)).graph.input} - {"images"}
+    except onnx.checker.ValidationError as error:
+        problem = error
+    if problem:
+        raise UserError(
+            f"{embedder.flags.model_name} cannot be exported to ONNX: {' '.join(str(problem).split())}. Leave onnx out."
+        )
+
+
+def write_litert(embedder: Embedder, directory: Path) -> None:
+    """Write directory/model.tflite, by Keras and TensorFlow's converter."""
+    _write_network(embedder, directory / "model.tflite", "litert")
+
+
+def _write_network(embedder: Embedder, path: Path, kind: str) -> None:
+    """From float32 images of the network's input size to embeddings."""
+    network = keras.Model(embedder.network.inputs, {"emb": embedder.network.output["emb"]})
+    images = keras.InputSpec(shape=(None, *embedder.size, 3), dtype="float32", name="images")
+    network.export(str(path), format=kind, input_signature=[images], verbose=False)
+
+
+# By the values of export.py's --formats.
+WRITERS: dict[str, Callable[[Embedder, Path], None]] = {
+    "saved_model": write_saved_model,
+    "onnx": write_onnx,
+    "litert": write_litert,
+}

@@ -1,12 +1,11 @@
-"""Ten-crop embedding from files into an HDF5 file, beside the bare network, and its memory for few
-images and many.
+"""Ten-crop embedding from files into an HDF5 file: its speed and its memory.
 
     python -m benchmarks.embedding
     python -m benchmarks.embedding --model_name lunet_narrow --head_name direct
 
-The baseline is the network alone on batches that are ready made, of the same size. Memory is the
-peak of embed.py in a process of its own, with a small network. Takes five minutes with the
-ResNet-50 on two cores.
+The baseline of speed is the network alone, on batches of the same size that are there already.
+Memory is the peak of embed.py in a process of its own, with a small network, for few images and for
+many. This takes five minutes with the ResNet-50 on two cores.
 """
 
 import argparse
@@ -22,15 +21,9 @@ from PIL import Image
 import common
 import embed
 from benchmarks import _measure
-from runtime import files
-
-SMALL = {"model_name": "lunet_narrow", "head_name": "direct", "embedding_dim": 32}
-SMALL |= {
-    "net_input_height": 32,
-    "net_input_width": 16,
-    "pre_crop_height": 36,
-    "pre_crop_width": 18,
-}
+from experiment import args_json
+from experiment.flags import Settings
+from runtime.tensorflow import import_tensorflow
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,27 +46,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make_images(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
-    """Write JPEGs of soft colours, size (height, width) each. Returns: their names, relative to the
-    folder.
+    """Write JPEGs of soft colors, each of size (height, width).
+
+    Returns:
+        Their names, relative to the folder.
     """
-    rng, names = np.random.default_rng(0), [f"{number}.jpg" for number in range(count)]
+    rng = np.random.default_rng(0)
+    names = [f"{number}.jpg" for number in range(count)]
     for name in names:
         colors = Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8))
         colors.resize(size[::-1]).save(folder / name, quality=90)
     return names
 
 
-def make_experiment(root: Path, architecture: dict) -> None:
-    """An experiment that has not been trained: args.json, and a checkpoint with the weights drawn
-    at random.
-    """
+def make_experiment(settings: Settings) -> None:
+    """Write an untrained experiment: args.json, and a checkpoint of random weights."""
+    import_tensorflow()
     from network import checkpoints, model
 
+    root = Path(settings.experiment_root)
     root.mkdir()
-    files.write_json(root / "args.json", architecture | {"crop_augment": True})
-    size = architecture["net_input_height"], architecture["net_input_width"]
-    names = (architecture[name] for name in ("model_name", "head_name", "embedding_dim"))
-    checkpoints.save(root, 0, checkpoints.named_variables(model.build(*names, (*size, 3))))
+    args_json.write(settings)
+    network = model.build(
+        settings.model_name, settings.head_name, settings.embedding_dim, (*settings.net_size, 3)
+    )
+    checkpoints.save(root, 0, checkpoints.named_variables(network))
 
 
 def peak_memory(*command: str) -> float:
@@ -86,50 +83,56 @@ def peak_memory(*command: str) -> float:
 
 
 def compare_memory(folder: Path, counts: tuple[int, ...]) -> None:
-    make_experiment(folder / "small", SMALL)
-    names = make_images(folder, max(counts), (32, 16))
+    settings = Settings(
+        experiment_root=str(folder / "small"),
+        model_name="lunet_narrow",
+        head_name="direct",
+        embedding_dim=32,
+        net_input_height=32,
+        net_input_width=16,
+        pre_crop_height=36,
+        pre_crop_width=18,
+        crop_augment=True,
+    )
+    make_experiment(settings)
+    names = make_images(folder, max(counts), settings.net_size)
     for count in counts:
         dataset = folder / f"{count}.csv"
         dataset.write_text("".join(f"0,{name}\n" for name in names[:count]))
-        flags = (
-            f"--experiment_root={folder}/small --dataset={dataset} --image_root={folder} --quiet"
-        )
-        flags += " --crop_augment=five --flip_augment --aggregator=mean"
+        flags = f"--experiment_root={folder}/small --dataset={dataset} --image_root={folder}"
+        flags += " --crop_augment=five --flip_augment --aggregator=mean --quiet"
         peaks = [peak_memory("embed.py", *flags.split()) for _ in range(3)]
         print(f"{count:6d} images: at most {np.median(peaks):.0f} MiB of memory")
 
 
 def compare_throughput(folder: Path, args: argparse.Namespace) -> None:
-    import tensorflow as tf
-
-    size, pre_crop = (256, 128), (288, 144)
-    architecture = {
-        "model_name": args.model_name,
-        "head_name": args.head_name,
-        "embedding_dim": 128,
-    }
-    architecture |= {"net_input_height": size[0], "net_input_width": size[1]}
-    architecture |= {"pre_crop_height": pre_crop[0], "pre_crop_width": pre_crop[1]}
-    make_experiment(folder / "exp", architecture)
+    settings = Settings(
+        experiment_root=str(folder / "exp"),
+        model_name=args.model_name,
+        head_name=args.head_name,
+        crop_augment=True,
+    )
+    make_experiment(settings)
     embedder = embed.Embedder(
-        folder / "exp",
+        settings.experiment_root,
         flip_augment=True,
         crop_augment="five",
         aggregator="mean",
         batch_size=args.batch_size,
     )
     images_a_batch = max(1, args.batch_size // 10)
-    (folder / "images").mkdir()
-    paths = [
-        f"{folder}/images/{name}"
-        for name in make_images(folder / "images", args.batches * images_a_batch, size)
-    ]
+    images = folder / "images"
+    images.mkdir()
+    names = make_images(images, args.batches * images_a_batch, settings.net_size)
+    paths = [str(images / name) for name in names]
+
+    import tensorflow as tf
 
     @tf.function
     def bare(images):
         return embedder.network(images, training=False)["emb"]
 
-    ready = tf.random.uniform([images_a_batch * 10, *size, 3], maxval=255)
+    ready = tf.random.uniform([images_a_batch * 10, *settings.net_size, 3], maxval=255)
     seconds = _measure.medians(
         {
             "the bare network": lambda: [bare(ready).numpy() for _ in range(args.batches)],
@@ -138,7 +141,8 @@ def compare_throughput(folder: Path, args: argparse.Namespace) -> None:
         args.rounds,
     )
     for name, time in seconds.items():
-        rate, share = len(paths) * 10 / time, seconds["the bare network"] / time
+        rate = len(paths) * 10 / time
+        share = seconds["the bare network"] / time
         print(f"{args.model_name}, {name:18}: {rate:7.1f} crops/s, {share:.1%}")
 
 

@@ -5,27 +5,51 @@ r"""The time of a training iteration, beside stock Keras and beside the machine'
         --net_input_height 128 --net_input_width 64
 
 The network, the loss and the optimizer are those of train.py, on images that are there already.
-Beside them the same with Keras' batch norm, and with Keras' batch norm and Adam. The peak is that
-of a large convolution, which is measured in turns with the iterations; the work of an iteration is
-counted as that of its convolutions, forward, to the inputs and to the kernels.
+Beside them the same with Keras' batch norm in the net, and with that and Keras' Adam. The peak is
+that of a large convolution, which is measured in turns with the iterations; the work of an
+iteration is counted as that of its convolutions, forward, to the inputs and to the kernels.
 """
 
 import argparse
-import functools
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
 import common
-import experiment
+import embed
 from benchmarks._measure import medians
+from experiment import flags
+from experiment.flags import Settings
 from runtime.tensorflow import import_tensorflow
+
+
+class Way(NamedTuple):
+    """One way to do a job."""
+
+    run: Callable[[], object]
+    operations: float  # multiplications and additions in each run
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    experiment.add_architecture_flags(parser)
-    parser.add_argument("--batch_p", type=common.positive_int, default=18, metavar="P")
-    parser.add_argument("--batch_k", type=common.positive_int, default=4, metavar="K")
+    flags.add_architecture_flags(parser)
+    parser.add_argument(
+        "--batch_p",
+        type=common.positive_int,
+        default=18,
+        metavar="P",
+        help="Number of pids in a batch.",
+    )
+    parser.add_argument(
+        "--batch_k",
+        type=common.positive_int,
+        default=4,
+        metavar="K",
+        help="Number of images of each pid.",
+    )
     parser.add_argument(
         "--rounds",
         type=common.positive_int,
@@ -36,88 +60,77 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def iteration(
-    args: argparse.Namespace,
-    precision: str = "float32",
-    keras_norm: bool = False,
-    keras_adam: bool = False,
-):
-    """A function that does an iteration, and the floating-point operations that its convolutions
-    take.
-    """
+def iteration(settings: Settings, keras_norm: bool = False, keras_adam: bool = False) -> Callable:
+    """A function that does a whole iteration of train.py."""
     import keras
     import tensorflow as tf
 
-    from network import model
-    from training import companions as companions_of
-    from training import optimizers
-    from training import step as train_step
+    from training.state import State
+    from training.step import make_step
 
-    flags = vars(
-        experiment.make_parser().parse_args(["--experiment_root=none", f"--precision={precision}"])
-    )
-    names = set(experiment.ARCHITECTURE) | {"batch_p", "batch_k"}
-    flags = argparse.Namespace(
-        **(flags | {name: getattr(args, name) for name in names} | {"seed": 1})
-    )
-    with keras_batch_norm(keras_norm):
-        network = model.build(
-            args.model_name,
-            args.head_name,
-            args.embedding_dim,
-            (args.net_input_height, args.net_input_width, 3),
-            precision=precision,
-        )
+    strategy = tf.distribute.get_strategy()
+    net = settings.model_name
+    with contextlib.ExitStack() as stack:
+        if keras_norm:
+            stack.enter_context(common.plugin("nets", net, with_keras_norm(net)))
+        state = State(settings, settings.batch_p, strategy)
     if keras_adam:
-        optimizer = keras.optimizers.Adam(flags.learning_rate, epsilon=1e-8)
-        optimizer.build(network.trainable_variables)
-    else:
-        optimizer = optimizers.build(flags, network.trainable_variables)
-    companions = companions_of.companions(args.batch_p, flags)
-    step = train_step.make(tf.distribute.get_strategy(), network, companions, optimizer, flags)
-    B = args.batch_p * args.batch_k
-    images = tf.random.uniform([B, args.net_input_height, args.net_input_width, 3], maxval=255.0)
-    labels, zero = (
-        tf.constant(np.repeat(np.arange(args.batch_p), args.batch_k)),
-        tf.constant(0, tf.int64),
-    )
-    rate, stop = tf.constant(1e-6), tf.constant(0)
-    return lambda: step(images, labels, zero, rate, stop, False)[
-        "loss"
-    ].numpy(), B * training_operations(network)
+        state.optimizer = keras.optimizers.Adam(settings.learning_rate, epsilon=1e-8)
+        state.optimizer.build(state.trainable)
+    step = make_step(strategy, state, settings)
+    B = settings.batch_p * settings.batch_k
+    images = tf.random.uniform([B, *settings.net_size, 3], maxval=255.0)
+    labels = tf.constant(np.repeat(np.arange(settings.batch_p), settings.batch_k))
+    first = tf.constant(0, tf.int64)
+    rate = tf.constant(1e-6)
+    stop = tf.constant(0)
+
+    def run():
+        result = step(images, labels, iteration=first, rate=rate, stop=stop, frozen=False)
+        return result["loss"].numpy()
+
+    return run
 
 
-class keras_batch_norm:
-    """Within the context nets and heads are built with Keras' batch norm, if `wanted`."""
+def with_keras_norm(name: str) -> SimpleNamespace:
+    """The net `name`, to stand in for itself, with the batch norm of Keras."""
+    import keras
 
-    def __init__(self, wanted: bool):
-        self._modules = []
-        if wanted:
-            from heads import _layers
-            from nets import _keras, _lunet, _resnet_v1, mobilenet_v1_1_224
+    from network.layers import BatchNorm
 
-            self._modules = [_layers, _keras, _lunet, _resnet_v1, mobilenet_v1_1_224]
+    ours = common.load_plugin("nets", name)
 
-    def __enter__(self):
-        import keras
+    def convert(layer):
+        if not isinstance(layer, BatchNorm):
+            return layer
+        return keras.layers.BatchNormalization(
+            momentum=layer.decay, epsilon=layer.epsilon, name=layer.name, dtype=layer.dtype_policy
+        )
 
-        self._before = [module.BatchNorm for module in self._modules]
-        for module in self._modules:
-            module.BatchNorm = lambda decay, epsilon, **options: keras.layers.BatchNormalization(
-                momentum=decay, epsilon=epsilon, **options
-            )
+    def build(input_shape, **options):
+        net = ours.build(input_shape, **options)
+        return keras.models.clone_model(net, clone_function=convert, recursive=True)
 
-    def __exit__(self, *_):
-        for module, ours in zip(self._modules, self._before, strict=True):
-            module.BatchNorm = ours
+    return SimpleNamespace(build=build)
 
 
-def training_operations(network) -> float:
-    """Multiplications and additions of an image's convolutions: each is computed three times in
-    training.
+def training_operations(settings: Settings) -> float:
+    """Multiplications and additions that an iteration takes for its convolutions.
+
+    Each convolution is computed three times: forward, and backward to inputs and to kernels.
     """
     import keras
 
+    from network import model
+
+    network = model.build(
+        settings.model_name,
+        settings.head_name,
+        settings.embedding_dim,
+        (*settings.net_size, 3),
+        pooling=settings.pooling,
+        last_stride=settings.last_stride,
+    )
     operations = 0
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
@@ -125,43 +138,59 @@ def training_operations(network) -> float:
             # A kernel has as many weights as each pixel of the output takes products, depthwise or
             # not.
             operations += 3 * 2 * int(np.prod(layer.kernel.shape)) * height * width
-    return float(operations)
+    return float(settings.batch_p * settings.batch_k * operations)
 
 
-def convolution(dtype: str):
-    """A function that computes a large convolution, and its floating-point operations."""
+def convolution(dtype: str) -> Way:
+    """A large convolution."""
     import tensorflow as tf
 
-    images, kernel = tf.ones([16, 64, 32, 256], dtype), tf.ones([3, 3, 256, 256], dtype)
+    images = tf.ones([16, 64, 32, 256], dtype)
+    kernel = tf.ones([3, 3, 256, 256], dtype)
     convolve = tf.function(lambda: tf.nn.conv2d(images, kernel, 1, "SAME"))
-    return lambda: convolve()[0, 0, 0, 0].numpy(), 2.0 * 16 * 64 * 32 * 9 * 256 * 256
+    return Way(lambda: convolve()[0, 0, 0, 0].numpy(), 2.0 * 16 * 64 * 32 * 9 * 256 * 256)
 
 
 def main(args: argparse.Namespace) -> None:
     import_tensorflow()
-    step = functools.partial(iteration, args)
+
+    def settings(precision: str = "float32") -> Settings:
+        return Settings(
+            experiment_root="none",
+            seed=1,
+            precision=precision,
+            batch_p=args.batch_p,
+            batch_k=args.batch_k,
+            **embed.architecture_flags(args),
+        )
+
+    trained = {
+        "float32": iteration(settings()),
+        "mixed_bfloat16": iteration(settings("mixed_bfloat16")),
+        "Keras' batch norm": iteration(settings(), keras_norm=True),
+        "Keras' batch norm and Adam": iteration(settings(), keras_norm=True, keras_adam=True),
+    }
+    operations = training_operations(settings())
     ways = {
-        "float32": step(),
-        "mixed_bfloat16": step("mixed_bfloat16"),
-        "Keras' batch norm": step(keras_norm=True),
-        "Keras' batch norm and Adam": step(keras_norm=True, keras_adam=True),
+        **{name: Way(run, operations) for name, run in trained.items()},
         "peak float32": convolution("float32"),
         "peak bfloat16": convolution("bfloat16"),
     }
-    seconds = medians({name: run for name, (run, _) in ways.items()}, args.rounds)
-    rates = {name: ways[name][1] / time / 1e9 for name, time in seconds.items()}
-    print(
-        f"{args.model_name}, {args.batch_p}x{args.batch_k} of {args.net_input_height}x{args.net_input_width}"
-    )
+    seconds = medians({name: way.run for name, way in ways.items()}, args.rounds)
+    print_table(settings(), ways, seconds)
+
+
+def print_table(settings: Settings, ways: dict[str, Way], seconds: dict[str, float]) -> None:
+    height, width = settings.net_size
+    print(f"{settings.model_name}, {settings.batch_p}x{settings.batch_k} of {height}x{width}")
     print(f"{'':28}  seconds  GFLOP/s  of the peak  time of float32")
+    rates = {name: ways[name].operations / time / 1e9 for name, time in seconds.items()}
     for name, time in seconds.items():
-        peak = rates["peak bfloat16" if "bfloat16" in name else "peak float32"]
-        beside = (
-            ""
-            if name.startswith("peak")
-            else f"{rates[name] / peak:13.0%}{time / seconds['float32']:17.2f}"
-        )
-        print(f"{name:28}{time:9.3f}{rates[name]:9.0f}{beside}")
+        line = f"{name:28}{time:9.3f}{rates[name]:9.0f}"
+        if not name.startswith("peak"):
+            peak = rates["peak bfloat16" if "bfloat16" in name else "peak float32"]
+            line += f"{rates[name] / peak:13.0%}{time / seconds['float32']:17.2f}"
+        print(line)
 
 
 if __name__ == "__main__":

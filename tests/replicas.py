@@ -1,10 +1,11 @@
 """Runs trainings under one strategy in a process of its own, for test_distribution.py.
 
 python tests/replicas.py STRATEGY '["flag", ...]' ...: one training for each list of flags;
-"mirrored" has two virtual CPUs. Before the flags of a list may stand "plain": then --model_name is
-taken by a net without batch norm.
+"mirrored" has two virtual CPUs. "plain" in front of the flags of a list puts a net without batch
+norm in the place of lunet_narrow.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -21,13 +22,16 @@ def build_plain(input_shape):
     import keras
 
     images = keras.Input(input_shape, dtype="float32", name="images")
-    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(
-        images / 128.0 - 1.0
-    )
+    x = images / 128.0 - 1.0
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="plain.conv1")(x)
     x = keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="plain.conv2")(x)
-    return keras.Model(
-        images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x), name="plain"
-    )
+    features = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
+    return keras.Model(images, features, name="plain")
+
+
+def plain_net():
+    """Within the context the plain net stands in for lunet_narrow."""
+    return common.plugin("nets", "lunet_narrow", SimpleNamespace(build=build_plain))
 
 
 def main(strategy: str, *trainings: str) -> None:
@@ -44,14 +48,10 @@ def main(strategy: str, *trainings: str) -> None:
     # A process can have one strategy only, whatever it trains with it.
     made = make_strategy(strategy)
     train.make_strategy = lambda name: made
-    load_plugin = common.load_plugin
     for flags in map(json.loads, trainings):
         plain = flags[0] == "plain"
-        nets = {"nets": SimpleNamespace(build=build_plain)} if plain else {}
-        common.load_plugin = lambda folder, name, nets=nets: (
-            nets.get(folder) or load_plugin(folder, name)
-        )
-        train.main(train.parse_args([*flags[plain:], f"--strategy={strategy}"]))
+        with plain_net() if plain else contextlib.nullcontext():
+            train.main(train.parse_args([*flags[plain:], f"--strategy={strategy}"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Every choice goes with the others: two iterations, saved, resumed to the same bits, embedded."""
 
 import shutil
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -65,18 +64,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_it_trains_resumes_and_embeds(case, dataset, tmp_path, monkeypatch):
-    load_plugin = common.load_plugin
-    plain = SimpleNamespace(build=replicas.build_plain)
-    monkeypatch.setattr(
-        common,
-        "load_plugin",
-        lambda folder, name: plain if folder == "nets" else load_plugin(folder, name),
-    )
+@pytest.fixture
+def plain_net():
+    with replicas.plain_net():
+        yield
 
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
     root = tmp_path / "whole"
     flags = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
+    flags += " --model_name=lunet_narrow"
     flags += (
         " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
     )

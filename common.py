@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, NoReturn
 
 # Read when Keras is imported, which is after this module.
@@ -354,7 +354,7 @@ def load_plugin(folder: str, name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def plugin(folder: str, name: str, module: ModuleType | SimpleNamespace) -> Iterator[None]:
+def plugin(folder: str, name: str, module: Any) -> Iterator[None]:
     """Let another module stand in for folder/name.py, in a test or a benchmark.
 
     with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=build_tiny)):

@@ -25,6 +25,8 @@ from experiment import args_json
 from experiment.flags import Settings
 from runtime.tensorflow import import_tensorflow
 
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
@@ -75,7 +77,9 @@ def make_experiment(settings: Settings) -> None:
 
 def peak_memory(*command: str) -> float:
     """MiB that a Python command of ours took at its peak."""
-    process = subprocess.Popen([sys.executable, *command], cwd=common.HERE)
+    # import_tensorflow sets this here; with it the command would print TensorFlow's notes.
+    environment = {name: text for name, text in os.environ.items() if name != _LOG_LEVEL}
+    process = subprocess.Popen([sys.executable, *command], cwd=common.HERE, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")

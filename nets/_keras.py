@@ -23,7 +23,7 @@ class _LayerScale(keras.layers.Layer):
         self.initial = init_values
         self.channels = projection_dim
 
-    def build(self, input_shape):
+    def build(self, input_shape):  # noqa: ARG002, as Keras calls it
         self.gamma = self.add_weight(
             name="gamma",
             shape=(self.channels,),
@@ -139,6 +139,7 @@ def _rescaling(options: Mapping) -> keras.layers.Rescaling:
     )
 
 
-def _call_without_mask(layer, *args, mask=None, **kwargs):
+def _call_without_mask(layer, *args, **options):
     """Keras' batch norm takes a mask, ours does not."""
-    return layer(*args, **kwargs)
+    options.pop("mask", None)
+    return layer(*args, **options)

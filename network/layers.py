@@ -64,10 +64,8 @@ class BatchNorm(keras.layers.Layer):
         if len(inputs.shape) == 2:  # the fused op knows images only
             x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
         R = tf.distribute.get_strategy().num_replicas_in_sync
-        if training and self.synchronized and R > 1:
-            y = self._across_replicas(x)
-        else:
-            y = self._fused(x, bool(training))
+        together = training and self.synchronized and R > 1
+        y = self._across_replicas(x) if together else self._fused(x, bool(training))
         return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
 
     def _fused(self, x, training: bool):
@@ -103,7 +101,7 @@ class BatchNorm(keras.layers.Layer):
     def _move(self, running, value) -> None:
         running.assign(self.decay * running + (1 - self.decay) * value)
 
-    def compute_output_spec(self, inputs, training=False):
+    def compute_output_spec(self, inputs, training=False):  # noqa: ARG002, as Keras calls it
         # Without this Keras would trace `call`, and a deep net would take twice as long to build.
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
@@ -124,7 +122,7 @@ class GeM(keras.layers.Layer):
     Inputs: [B, H, W, C] -> [B, C], float32: half precision has no room for the powers.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape):  # noqa: ARG002, as Keras calls it
         self.p = self.add_weight(name="p", shape=(), initializer=keras.initializers.Constant(3.0))
 
     def call(self, inputs):

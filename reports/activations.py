@@ -36,12 +36,13 @@ class Activations:
         # Of the whole image, resized to the size of the training, so that a map fits onto it.
         self._size = flags.net_size
         _, network = embedder.load(experiment_root, flags)
-        self._maps = last_maps(model.net_of(network))
-        if self._maps is None:
+        maps = last_maps(model.net_of(network))
+        if maps is None:
             raise UserError(
                 f"the net of {experiment_root}, {flags.model_name}, has no layer that gives maps [h, w, C]: it cannot "
                 "be said where it looks. Leave --activations out."
             )
+        self._maps = maps
 
     def __call__(self, paths: Sequence[str]) -> np.ndarray:
         """The maps of N image files, N >= 1.
@@ -85,7 +86,9 @@ def last_maps(net: keras.Model) -> keras.Model | None:
     for before, operation in reversed(list(zip(operations, operations[1:], strict=False))):
         if isinstance(operation, keras.Model):
             # The application in nets/_keras.py; of all models within nets, only it follows `before`.
-            return keras.Model(net.input, last_maps(operation)(before.output))
+            inner = last_maps(operation)
+            if inner is not None:
+                return keras.Model(net.input, inner(before.output))
         shape = operation.output.shape
         if len(shape) == 4 and shape[1:3] != (1, 1):
             return keras.Model(net.input, operation.output)

@@ -85,7 +85,7 @@ class State:
         if cluster.is_chief and resuming and not folder.never_started(root):
             source = str(checkpoints.restore_newest(root, self.variables))
         elif cluster.is_chief and settings.initial_checkpoint:
-            source = self._load_pretrained(settings)
+            source = self._load_pretrained(settings.initial_checkpoint, settings.model_name)
         elif not resuming and not settings.initial_checkpoint:
             _warn_about_random_weights(settings.model_name)
         if cluster.size > 1:
@@ -95,13 +95,10 @@ class State:
                 variable.assign(values_of_chief[name])
         return source
 
-    def _load_pretrained(self, settings: Settings) -> str:
-        loaded = pretrained.load_net(
-            settings.initial_checkpoint,
-            settings.model_name,
-            checkpoints.named_variables(self.net),
-        )
-        source = f"{settings.initial_checkpoint}: {loaded}"
+    def _load_pretrained(self, checkpoint: str, model_name: str) -> str:
+        variables = checkpoints.named_variables(self.net)
+        loaded = pretrained.load_net(checkpoint, model_name, variables)
+        source = f"{checkpoint}: {loaded}"
         if loaded.missing:
             log.warning(f"--initial_checkpoint fits in part only. {source}.")
         return source

@@ -9,9 +9,9 @@ import replicas
 
 import common
 import embed
-import experiment
 import train
 from benchmarks import kill_and_resume
+from experiment import flags
 
 D = 16  # the features of the plain net, so that the neck has no layer before it
 
@@ -73,14 +73,14 @@ def plain_net():
 @pytest.mark.parametrize("case", CASES)
 def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
     root = tmp_path / "whole"
-    flags = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
-    flags += " --model_name=lunet_narrow"
-    flags += (
+    typed = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
+    typed += " --model_name=lunet_narrow"
+    typed += (
         " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
     )
-    flags += " --pre_crop_width=18 --learning_rate=1e-2 --train_iterations=2 --checkpoint_frequency=1 --detailed_logs"
-    flags += " --image_frequency=0 --seed=3"
-    train.main(train.parse_args([*flags.split(), *CASES[case]]))
+    typed += " --pre_crop_width=18 --learning_rate=1e-2 --train_iterations=2 --checkpoint_frequency=1 --detailed_logs"
+    typed += " --image_frequency=0 --seed=3"
+    train.main(train.parse_args([*typed.split(), *CASES[case]]))
 
     resumed = tmp_path / "resumed"
     shutil.copytree(root, resumed)
@@ -100,7 +100,7 @@ def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
 
 def test_the_table_has_every_choice():
     chosen = {flag for flags in CASES.values() for flag in flags}
-    for action in experiment.make_parser()._actions:
+    for action in flags.make_parser("")._actions:
         if action.dest in ("loss", "head_name", "metric", "optimizer", "lr_schedule"):
             names = common.plugin_names("heads") if action.dest == "head_name" else action.choices
             missing = {

@@ -18,7 +18,6 @@ NETS = {
     "mobilenet_v3_large": 960,
     "densenet121": 1024,
 }
-SIZES = [(64, 32), (96, 64)]
 
 
 def step(network, optimizer, batch):
@@ -54,22 +53,20 @@ def test_features_are_keras_own(made):
     assert deviation(features, keras_features(net, theirs, images(64, 32)).numpy()) < 1e-5
 
 
-def test_training_steps_and_embeddings_at_two_sizes(made):
+def test_a_training_step_and_embeddings_of_another_size(made):
     net, network, optimizer, state = made
     assert all(name.startswith((f"{net}/", "emb/")) or name == "global_step" for name in state)
     before = {name: variable.numpy() for name, variable in state.items()}
-    for size in SIZES:
-        step(network, optimizer, images(*size))
+    step(network, optimizer, images(64, 32))
     for name, variable in state.items():
         assert np.isfinite(variable.numpy()).all(), name
     # Not all of them: stochastic depth passes over some blocks.
     moved = [name for name, variable in state.items() if np.any(variable.numpy() != before[name])]
     assert {"emb/weights", next(iter(state)), "global_step"} <= set(moved)
     assert len(moved) > 0.8 * len(state)
-    for size in SIZES:
-        emb = network(images(*size), training=False)["emb"]
-        assert emb.shape == (2, 8)
-        assert np.isfinite(emb).all()
+    emb = network(images(96, 64), training=False)["emb"]
+    assert emb.shape == (2, 8)
+    assert np.isfinite(emb).all()
 
 
 def test_names_do_not_depend_on_size_and_on_what_was_built_before():

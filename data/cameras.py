@@ -1,5 +1,5 @@
-"""Which person and camera an image shows, as data sets write it into file names: for excluders,
-sampling and CSVs.
+"""Person and camera of an image, as data sets write them into file names: for excluders, sampling
+and CSVs.
 """
 
 import argparse
@@ -11,48 +11,53 @@ from typing import NamedTuple
 from common import UserError
 
 
-class Form(NamedTuple):
+class FileNamePattern(NamedTuple):
     """How a data set names its files."""
 
-    pattern: (
-        str  # regular expression of the beginning of a base name; its two groups are pid and camera
-    )
+    regex: str  # of the beginning of a base name; its two groups are pid and camera
     words: str  # the same for people, with an example
 
 
-FORMS = {
-    "market1501": Form(r"(.+)_c(\d+)s\d+_", "PID_cCsS_, as 0001_c1s1_001051_00.jpg does"),
-    "duke": Form(r"(.+)_c(\d+)_", "PID_cC_, as 0001_c2_f0046182.jpg does"),
-    "msmt17": Form(r"(\d+)_\d+_(\d+)_", "PID_NUMBER_C_, as 0001_004_12_0303noon_0160_1.jpg does"),
-    "cuhk03": Form(r"(.+)_c(\d+)_", "PID_cC_, as 0001_c1_1.png does"),
-    "veri776": Form(r"(.+)_c(\d+)_", "PID_cC_, as 0001_c001_00016450_0.jpg does"),
+PATTERNS = {
+    "market1501": FileNamePattern(
+        regex=r"(.+)_c(\d+)s\d+_", words="PID_cCsS_, as 0001_c1s1_001051_00.jpg does"
+    ),
+    "duke": FileNamePattern(regex=r"(.+)_c(\d+)_", words="PID_cC_, as 0001_c2_f0046182.jpg does"),
+    "msmt17": FileNamePattern(
+        regex=r"(\d+)_\d+_(\d+)_", words="PID_NUMBER_C_, as 0001_004_12_0303noon_0160_1.jpg does"
+    ),
+    "cuhk03": FileNamePattern(regex=r"(.+)_c(\d+)_", words="PID_cC_, as 0001_c1_1.png does"),
+    "veri776": FileNamePattern(
+        regex=r"(.+)_c(\d+)_", words="PID_cC_, as 0001_c001_00016450_0.jpg does"
+    ),
 }
 
 
-def pid_and_camera(form: str, fid: str) -> tuple[str, str] | None:
-    """What the base name of `fid` says, read as a name of FORMS; None where it is of another form."""
-    match = re.match(FORMS[form].pattern, os.path.basename(fid))
-    return match and match.groups()
+def pid_and_camera(pattern: str, fid: str) -> tuple[str, str] | None:
+    """Parse the base name of `fid` by PATTERNS[pattern]. Returns: None if it does not match."""
+    match = re.match(PATTERNS[pattern].regex, os.path.basename(fid))
+    return match and (match[1], match[2])
 
 
 def rule(text: str) -> str:
-    """A flag type: a name of FORMS, or a regular expression with one group, the camera."""
+    """A flag type: a name of PATTERNS, or a regular expression with one group, the camera."""
     try:
-        groups = 1 if text in FORMS else re.compile(text).groups
+        groups = 1 if text in PATTERNS else re.compile(text).groups
     except re.error:
         groups = None
     if groups != 1:
         raise argparse.ArgumentTypeError(
-            f"should be one of {', '.join(FORMS)}, or a regular expression with one group, the camera. Received: {text}"
+            f"should be one of {', '.join(PATTERNS)}, or a regular expression with one group, the camera. "
+            f"Received: {text}"
         )
     return text
 
 
-def of_fids(fids: Sequence[str], rule: str | None) -> list[str] | None:
+def cameras_of(fids: Sequence[str], rule: str | None) -> list[str] | None:
     """The camera of each fid; None without a rule.
 
     Args:
-        rule: a name of FORMS, or a regular expression with one group. It is searched for in the
+        rule: a name of PATTERNS, or a regular expression with one group. It is searched for in the
             whole fid, folders included.
 
     Raises: UserError for the first fid without a camera.
@@ -60,17 +65,24 @@ def of_fids(fids: Sequence[str], rule: str | None) -> list[str] | None:
     if rule is None:
         return None
     found = []
+    names = {}  # images of a camera share its name: a million strings less
     for fid in fids:
-        match = pid_and_camera(rule, fid) if rule in FORMS else re.search(rule, fid)
-        if match is None or match[1] is None:
-            form = (
-                f"{rule}: a file name should begin with {FORMS[rule].words}"
-                if rule in FORMS
-                else f"{rule} not found"
-            )
+        camera = _camera(fid, rule)
+        if camera is None:
+            expected = f"{rule} not found"
+            if rule in PATTERNS:
+                expected = f"{rule}: a file name should begin with {PATTERNS[rule].words}"
             raise UserError(
-                f"--cameras {form}. Received: {fid!r}. Give the name or the regular expression that fits the data set, "
-                "or leave --cameras out."
+                f"--cameras {expected}. Received: {fid!r}. Give the name or the regular expression that fits the data "
+                "set, or leave --cameras out."
             )
-        found.append(match[1])
+        found.append(names.setdefault(camera, camera))
     return found
+
+
+def _camera(fid: str, rule: str) -> str | None:
+    if rule in PATTERNS:
+        parsed = pid_and_camera(rule, fid)
+        return parsed and parsed[1]
+    match = re.search(rule, fid)
+    return match and match[1]

@@ -37,7 +37,7 @@ def build(root: str) -> dict[str, csv_builder.Rows]:
 
 def _annotations(root: str, name: str, column: str, folder: str) -> csv_builder.Rows:
     """What the struct array `annotations` of a MATLAB file says: class, folder + column."""
-    csv_builder.check_there(root, name)
+    csv_builder.require(root, name)
     if not find_spec("scipy"):
         raise UserError(f"reading {name} needs SciPy: pip install scipy.")
     import scipy.io

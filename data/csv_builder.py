@@ -8,7 +8,6 @@ the data set, and build(root) finds the images. All are called alike:
 
 import argparse
 import csv
-import logging
 import os
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ import common
 from common import UserError
 from data import cameras, dataset
 from runtime import files, terminal
+from runtime.terminal import log
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 FOLDERS = {
@@ -43,11 +43,20 @@ class Figures(NamedTuple):
 
 
 class Official(NamedTuple):
-    """A data set as it was published."""
+    """A data set as it was published.
 
-    figures: dict[str, Figures]  # of each CSV, by its name without suffix
-    form: str | None = None  # of its file names, in cameras.FORMS
-    nobody: tuple[str, ...] = ()  # pids that stand for no identity; not counted as pids
+    Attributes:
+        figures: of each CSV, by its name without suffix.
+        pattern: of the file names, a name of cameras.PATTERNS; "" where they tell no pid.
+        non_identities: pids that stand for no identity; they are not counted as pids.
+    """
+
+    figures: dict[str, Figures]
+    pattern: str = ""
+    non_identities: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------- the command
 
 
 def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,94 +85,117 @@ def run(doc: str, build: Callable[[str], dict[str, Rows]], official: Official) -
 def main(
     args: argparse.Namespace, build: Callable[[str], dict[str, Rows]], official: Official
 ) -> None:
-    log = terminal.setup_logging("data")
+    terminal.setup_logging("data")
     parts = build(args.image_root)
     os.makedirs(args.directory, exist_ok=True)
     for name, rows in parts.items():
         path = Path(args.directory, f"{name}.csv")
-        with (
-            files.complete_file(path) as partial,
-            open(partial, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file, lineterminator="\n").writerows(rows)
-        found, images_of = count(rows, official), Counter(pid for pid, _ in rows)
-        nobody = "".join(
-            f", {images_of[pid]} images of pid {pid}" for pid in official.nobody if images_of[pid]
-        )
-        print(f"{path}: {found}{nobody}")
+        _write(path, rows)
+        found = count(rows, official)
+        print(f"{path}: {found}{_non_identities(rows, official)}")
         published = official.figures.get(name)
-        if published and found._replace(cameras=published.cameras and found.cameras) != published:
+        if published and published.cameras is None:
+            found = found._replace(cameras=None)
+        if published and found != published:
             log.warning(
                 f"{path} differs from what was published: {published}. Another version, or not all of it?"
             )
 
 
+def _write(path: Path, rows: Rows) -> None:
+    with (
+        files.complete_file(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
 def count(rows: Rows, official: Official) -> Figures:
-    pids = {pid for pid, _ in rows}.difference(official.nobody)
-    found = official.form and {cameras.pid_and_camera(official.form, fid)[1] for _, fid in rows}
-    return Figures(len(rows), len(pids), found and len(found))
+    """The figures of a part."""
+    pids = {pid for pid, _ in rows}.difference(official.non_identities)
+    if not official.pattern:
+        return Figures(len(rows), len(pids))
+    keys = [cameras.pid_and_camera(official.pattern, fid) for _, fid in rows]
+    return Figures(len(rows), len(pids), cameras=len({key[1] for key in keys if key}))
+
+
+def _non_identities(rows: Rows, official: Official) -> str:
+    """How many images show no identity, as the end of a line."""
+    images_of = Counter(pid for pid, _ in rows)
+    pids = [pid for pid in official.non_identities if images_of[pid]]
+    return "".join(f", {images_of[pid]} images of pid {pid}" for pid in pids)
+
+
+# ------------------------------------------------------------------------- rows
 
 
 def from_folders(
     root: str, official: Official, folders: dict[str, str] = FOLDERS
 ) -> dict[str, Rows]:
-    """The rows of data sets that have a folder for each part and the pid in the file name, sorted
-    by that.
+    """The rows of data sets that have a folder for each part and the pid in the file name.
 
-    Other files in a folder (Thumbs.db) are passed over; images whose names are of another form are
-    told of. Training sets go without the pids that stand for no identity.
+    They are sorted by file name. Other files in a folder, such as Thumbs.db, are skipped; images
+    whose names do not match the data set's pattern are skipped with a warning. Training sets are
+    without the pids that stand for no identity.
 
     Raises: UserError for a folder that is missing or without an image of the data set.
     """
     parts = {}
     for name, folder in folders.items():
-        check_there(root, folder)
-        files = sorted(os.listdir(os.path.join(root, folder)))
-        fids = [
-            f"{folder}/{file}"
-            for file in files
-            if file.lower().endswith(IMAGES) and not file.startswith(".")
-        ]
-        parsed = [(cameras.pid_and_camera(official.form, fid), fid) for fid in fids]
-        misnamed = [fid for key, fid in parsed if key is None]
-        form = cameras.FORMS[official.form].words
-        if len(misnamed) == len(fids):
-            raise UserError(
-                f"{os.path.join(root, folder)} has no image whose name begins with {form}: among {len(files)} files "
-                f"{common.first_few(files)}. Give the --image_root of the data set."
-            )
-        if misnamed:
-            logging.getLogger("data").warning(
-                f"{len(misnamed)} images are left out: their names do not begin with {form}: "
-                f"{common.first_few(misnamed)}"
-            )
-        left_out = official.nobody if name.endswith("train") else ()
-        parts[name] = [
-            (key[0], fid) for key, fid in parsed if key is not None and key[0] not in left_out
-        ]
+        rows = _from_folder(root, folder, official)
+        if name.endswith("train"):
+            rows = [(pid, fid) for pid, fid in rows if pid not in official.non_identities]
+        parts[name] = rows
     return parts
+
+
+def _from_folder(root: str, folder: str, official: Official) -> Rows:
+    require(root, folder)
+    names = sorted(os.listdir(os.path.join(root, folder)))
+    rows, misnamed = [], []
+    for name in names:
+        if not name.lower().endswith(IMAGES) or name.startswith("."):
+            continue
+        fid = f"{folder}/{name}"
+        key = cameras.pid_and_camera(official.pattern, fid)
+        if key is None:
+            misnamed.append(fid)
+        else:
+            rows.append((key[0], fid))
+    expected = cameras.PATTERNS[official.pattern].words
+    if not rows:
+        raise UserError(
+            f"{os.path.join(root, folder)} has no image whose name begins with {expected}: among {len(names)} files "
+            f"{common.first_few(names)}. Give the --image_root of the data set."
+        )
+    if misnamed:
+        log.warning(
+            f"{len(misnamed)} images are left out: their names do not begin with {expected}: "
+            f"{common.first_few(misnamed)}"
+        )
+    return rows
 
 
 def from_list(root: str, name: str, folder: str, official: Official) -> Rows:
     """The rows of a text file that lists images of `folder`, one a line, with the pid in the file
     name.
 
-    Raises: UserError for a list that is missing, names of another form, and images that do not
-        exist.
+    Raises: UserError for a list that is missing, names that do not match the data set's pattern,
+        and images that do not exist.
     """
     rows = []
     for path, *_ in read_list(root, name):
-        key = cameras.pid_and_camera(official.form, path)
+        key = cameras.pid_and_camera(official.pattern, path)
         if key is None:
+            expected = cameras.PATTERNS[official.pattern].words
             raise UserError(
-                f"{name}: a file name should begin with {cameras.FORMS[official.form].words}. Received: {path!r}. "
-                "Is it the original list?"
+                f"{name}: a file name should begin with {expected}. Received: {path!r}. Is it the original list?"
             )
         rows.append((key[0], f"{folder}/{path}"))
     return listed(root, name, rows)
 
 
-def check_there(root: str, name: str) -> None:
+def require(root: str, name: str) -> None:
     """Raises: UserError unless the folder of the data set has a file or folder `name`."""
     if not os.path.exists(os.path.join(root, name)):
         inside = common.first_few(sorted(os.listdir(root))) or "nothing"
@@ -178,7 +210,7 @@ def read_list(root: str, name: str, columns: int | None = None) -> list[list[str
 
     Raises: UserError when there is no such file, or for the first line without that many columns.
     """
-    check_there(root, name)
+    require(root, name)
     path = os.path.join(root, name)
     try:
         with open(path, encoding="utf-8-sig") as file:

@@ -21,7 +21,7 @@ OFFICIAL = Official(
         "detected_query": Figures(1400, 700, 2),
         "detected_gallery": Figures(5332, 700, 2),
     },
-    form="cuhk03",
+    pattern="cuhk03",
 )
 
 

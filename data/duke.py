@@ -14,7 +14,7 @@ OFFICIAL = Official(
         "query": Figures(2228, 702, 8),
         "gallery": Figures(17661, 1110, 8),
     },
-    form="duke",
+    pattern="duke",
 )
 
 

@@ -19,8 +19,8 @@ OFFICIAL = Official(
         "query": Figures(3368, 750, 6),
         "gallery": Figures(19732, 750, 6),
     },
-    form="market1501",
-    nobody=("0000", "-1"),
+    pattern="market1501",
+    non_identities=("0000", "-1"),
 )
 
 

@@ -18,7 +18,7 @@ OFFICIAL = Official(
         "query": Figures(11659, 3060, 15),
         "gallery": Figures(82161, 3060, 15),
     },
-    form="msmt17",
+    pattern="msmt17",
 )
 VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 LISTS = {
@@ -32,7 +32,7 @@ def build(root: str) -> dict[str, csv_builder.Rows]:
     here = [folders for folders in VERSIONS if os.path.isdir(os.path.join(root, folders[0]))]
     train_folder, test_folder = (here or VERSIONS)[0]
     for folder in (train_folder, test_folder):
-        csv_builder.check_there(root, folder)
+        csv_builder.require(root, folder)
     parts = {}
     for part, lists in LISTS.items():
         folder = train_folder if part == "train" else test_folder

@@ -11,7 +11,7 @@ from data.csv_builder import Figures, Official
 
 OFFICIAL = Official(
     {"train": Figures(37778, 576), "query": Figures(1678, 200), "gallery": Figures(11579, 200)},
-    form="veri776",
+    pattern="veri776",
 )
 LISTS = {"train": "train", "query": "query", "gallery": "test"}
 

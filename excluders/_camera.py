@@ -17,13 +17,13 @@ class CameraExcluder:
     Both are read from the base name of the fid, not from the CSV, as in the original.
 
     Args:
-        form: a name of cameras.FORMS.
+        pattern: a name of cameras.PATTERNS.
         gallery_fids: the fids of the gallery.
-    Raises: UserError for the first fid of another form; calling raises it for queries.
+    Raises: UserError for the first fid that does not match it; calling raises it for queries.
     """
 
-    def __init__(self, form: str, gallery_fids: Sequence[str]):
-        self._form = form
+    def __init__(self, pattern: str, gallery_fids: Sequence[str]):
+        self._pattern = pattern
         keys = self.keys(gallery_fids)
         self._same = Same(keys)
         self._junk = np.array([pid == JUNK_PID for pid, _ in keys], bool)
@@ -37,10 +37,10 @@ class CameraExcluder:
         """Pid and camera of each fid."""
         keys = []
         for fid in fids:
-            key = cameras.pid_and_camera(self._form, fid)
+            key = cameras.pid_and_camera(self._pattern, fid)
             if key is None:
                 raise UserError(
-                    f"a file name should begin with {cameras.FORMS[self._form].words}. Received: {fid!r}. "
+                    f"a file name should begin with {cameras.PATTERNS[self._pattern].words}. Received: {fid!r}. "
                     "Choose the --excluder that fits the data set; diagonal is for images without cameras."
                 )
             keys.append(key)

@@ -4,7 +4,6 @@ import pytest
 
 import common
 from data import cameras
-from experiment import make_parser
 
 FIDS = {
     "market1501": {"query/0001_c1s1_001051_00.jpg": "1", "-1_c12s3_000001_01.jpg": "12"},
@@ -23,17 +22,16 @@ FIDS = {
 @pytest.mark.parametrize("rule", FIDS)
 def test_a_camera_is_read_from_the_fid(rule):
     assert cameras.rule(rule) == rule
-    assert cameras.of_fids(list(FIDS[rule]), rule) == list(FIDS[rule].values())
+    assert cameras.cameras_of(list(FIDS[rule]), rule) == list(FIDS[rule].values())
 
 
-def test_every_form_is_an_excluder_and_is_tried_here():
-    assert cameras.FORMS.keys() == FIDS.keys() - {r"cam(\d)", r"^(in|out)doors/"}
-    assert cameras.FORMS.keys() <= set(common.plugin_names("excluders"))
+def test_every_pattern_is_an_excluder_and_is_tried_here():
+    assert cameras.PATTERNS.keys() == FIDS.keys() - {r"cam(\d)", r"^(in|out)doors/"}
+    assert cameras.PATTERNS.keys() <= set(common.plugin_names("excluders"))
 
 
 def test_without_a_rule_there_are_no_cameras():
-    assert cameras.of_fids(["a.png"], None) is None
-    assert make_parser().parse_args(["--experiment_root=e"]).cameras is None
+    assert cameras.cameras_of(["a.png"], None) is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +42,7 @@ def test_the_first_fid_without_a_camera_is_named(rule):
     with pytest.raises(
         common.UserError, match=r"--cameras .*Received: 'cx/bad.jpg'.*leave --cameras out"
     ):
-        cameras.of_fids([*good, "cx/bad.jpg", "worse.jpg"], rule)
+        cameras.cameras_of([*good, "cx/bad.jpg", "worse.jpg"], rule)
 
 
 @pytest.mark.parametrize("text", ["", "market", "c(", r"c\d", r"(c)(\d)"])

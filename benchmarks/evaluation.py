@@ -90,8 +90,8 @@ def original(folder: Path) -> None:
     gallery = dataset.load(folder / "gallery.csv")
     query_embs = embeddings_file.head(folder / "query.h5", len(query.fids))
     gallery_embs = embeddings_file.head(folder / "gallery.h5", len(gallery.fids))
-    query_pids = np.array(query.pids)
-    gallery_pids = np.array(gallery.pids)
+    query_pids = query.pids.astype(str)
+    gallery_pids = gallery.pids.astype(str)
     excluder = market1501.Excluder(gallery.fids)
 
     aps = []

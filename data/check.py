@@ -4,7 +4,7 @@ the set?
     python -m data.check train.csv --image_root images
 
 Prints a summary, and all images and rows that are not as they should be. Ends with exit code 1 if
-there are such: images that are missing or cannot be decoded, one image under two pids, rows that
+there are any: images that are missing or cannot be decoded, one image under two pids, rows that
 stand there twice.
 """
 
@@ -13,7 +13,6 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -21,7 +20,12 @@ import numpy as np
 
 import common
 from data import dataset
+from data.dataset import Dataset
+from runtime import terminal
 from runtime.tensorflow import import_tensorflow
+
+# Pids that are no persons in Market-1501.
+NON_IDENTITIES = {"-1": "junk", "0000": "distractors", "0": "distractors"}
 
 
 class Image(NamedTuple):
@@ -45,17 +49,49 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=common.positive_int,
         default=4,
         metavar="K",
-        help="Of the training: pids with fewer images are counted, since they repeat images within a batch.",
+        help="That of the training. Pids with fewer images are counted, since they repeat images within a batch.",
     )
     common.add_flag(parser, "loading_threads")
     return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    images = dataset.load(args.dataset)
+    dataset.check_paths(args.dataset, args.image_root, images.fids, args.allow_any_path)
+    import_tensorflow()
+    found = examine_all(images, args.image_root, args.loading_threads)
+    print(f"{args.dataset}:", *summary(images, found, args.batch_k), sep="\n  ")
+    listed = [
+        "\n    ".join([f"{title}: {len(items)}", *items])
+        for title, items in problems(images, found).items()
+        if items
+    ]
+    if listed:
+        print("Problems:", *listed, sep="\n  ")
+        sys.exit(1)
+    print("No problems.")
+
+
+# ------------------------------------------------------------------------- files
+
+
+def examine_all(images: Dataset, image_root: str, threads: int) -> dict[str, Image]:
+    """What was found of each file that is there, by its fid."""
+    paths = dict(zip(images.fids, images.paths(image_root), strict=True))
+    paths = {fid: path for fid, path in paths.items() if os.path.isfile(path)}
+    found = {}
+    with ThreadPoolExecutor(threads) as pool, terminal.bar(len(paths), "img") as bar:
+        for fid, image in zip(paths, pool.map(examine, paths.values()), strict=True):
+            found[fid] = image
+            bar.update()
+    return found
 
 
 def examine(path: str) -> Image:
     """Read and decode one file, as a training does."""
     import tensorflow as tf
 
-    from data import images
+    from data.images import decode
 
     try:
         with open(path, "rb") as file:
@@ -64,102 +100,83 @@ def examine(path: str) -> Image:
         return Image(None, path.encode(), common.reason(error))
     digest = hashlib.blake2b(encoded, digest_size=16).digest()
     try:
-        height, width, _ = images.decode(tf.constant(encoded)).shape
+        height, width, _ = decode(tf.constant(encoded)).shape
     except tf.errors.OpError as error:
         return Image(None, digest, common.reason(error))
     return Image((height, width), digest, None)
 
 
-def report(
-    pids: Sequence[str], fids: Sequence[str], found: dict[str, Image], K: int
-) -> tuple[list[str], list[str]]:
-    """The summary of a data set and its problems, line by line; `found` has the images that are
-    there.
+# ------------------------------------------------------------------------- what is told
+
+
+def summary(images: Dataset, found: dict[str, Image], K: int) -> list[str]:
+    """What is in a data set, line by line.
+
+    Args:
+        found: what was found of the files that are there, by fid.
     """
-    images_of = Counter(pids)
+    images_of = Counter(images.pids)
     counts = np.array(list(images_of.values()))
     few = [pid for pid, count in images_of.items() if count < K]
-    sizes = Counter(image.size for image in found.values() if image.size)
-    summary = [
-        f"{len(fids)} rows, {len(images_of)} pids",
+    names = f" ({common.first_few(few)})" if few else ""
+    lines = [
+        f"{len(images)} rows, {len(images_of)} pids",
         f"images of a pid: {counts.min()} to {counts.max()}, median {np.median(counts):g}",
-        f"pids with fewer than {K} images: {len(few)}{_names(few)}",
+        f"pids with fewer than {K} images: {len(few)}{names}",
+        *_sizes(found),
     ]
-    if sizes:
-        heights, widths = zip(*sizes, strict=True)
-        common_sizes = ", ".join(
-            f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3)
-        )
-        summary.append(
-            f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels"
-        )
-        summary.append(f"most frequent sizes (height x width): {common_sizes}")
     if len(images_of) == 1 or counts.max() == 1:
-        summary.append("one pid, or one image of each: not for a training set")
-    for pid, what in (("-1", "junk"), ("0000", "distractors"), ("0", "distractors")):
+        lines.append("one pid, or one image of each: not for a training set")
+    for pid, kind in NON_IDENTITIES.items():
         if pid in images_of:
-            summary.append(
-                f"{images_of[pid]} images of pid {pid}, {what} in Market-1501: not for a training set"
+            lines.append(
+                f"{images_of[pid]} images of pid {pid}, {kind} in Market-1501: not for a training set"
             )
+    copies = sum(len(fids) - 1 for fids in _copies(found))
+    lines.append(f"images that are copies of another: {copies}")
+    return lines
 
-    pids_of, same = defaultdict(set), defaultdict(set)
-    for pid, fid in zip(pids, fids, strict=True):
+
+def _sizes(found: dict[str, Image]) -> list[str]:
+    sizes = Counter(image.size for image in found.values() if image.size)
+    if not sizes:
+        return []
+    heights, widths = zip(*sizes, strict=True)
+    frequent = [f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3)]
+    return [
+        f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels",
+        f"most frequent sizes (height x width): {', '.join(frequent)}",
+    ]
+
+
+def problems(images: Dataset, found: dict[str, Image]) -> dict[str, list[str]]:
+    """What is not as it should be: a title for each kind, and what it is true of."""
+    rows = list(zip(images.pids, images.fids, strict=True))
+    pids_of = defaultdict(set)
+    for pid, fid in rows:
         pids_of[fid].add(pid)
-        if fid in found:
-            same[found[fid].digest].add(fid)
-    copies = [sorted(group) for group in same.values() if len(group) > 1]
-    across = [group for group in copies if len(set().union(*(pids_of[fid] for fid in group))) > 1]
-    summary.append(f"images that are copies of another: {sum(len(group) - 1 for group in copies)}")
-
-    missing = [fid for fid in dict.fromkeys(fids) if fid not in found]
-    broken = [f"{fid} ({image.error})" for fid, image in found.items() if image.error]
-    twice = [
-        ",".join(row) for row, count in Counter(zip(pids, fids, strict=True)).items() if count > 1
+    across_pids = [
+        fids for fids in _copies(found) if len(set().union(*(pids_of[fid] for fid in fids))) > 1
     ]
-    contradictory = [fid for fid, of in pids_of.items() if len(of) > 1]
-    problems = {
-        "images that are missing": missing,
-        "images that cannot be decoded": broken,
-        "rows that stand there more than once": twice,
-        "images with more than one pid": contradictory,
-        "copies of an image under another pid": [" = ".join(group) for group in across],
+    return {
+        "images that are missing": [fid for fid in pids_of if fid not in found],
+        "images that cannot be decoded": [
+            f"{fid} ({image.error})" for fid, image in found.items() if image.error
+        ],
+        "rows that stand there more than once": [
+            ",".join(row) for row, count in Counter(rows).items() if count > 1
+        ],
+        "images with more than one pid": [fid for fid, pids in pids_of.items() if len(pids) > 1],
+        "copies of an image under another pid": [" = ".join(fids) for fids in across_pids],
     }
-    return summary, [
-        "\n    ".join([f"{what}: {len(items)}", *items])
-        for what, items in problems.items()
-        if items
-    ]
 
 
-def _names(items: Iterable[str]) -> str:
-    return f" ({common.first_few(list(items))})" if items else ""
-
-
-def main(args: argparse.Namespace) -> None:
-    pids, fids = dataset.load(args.dataset)
-    dataset.check_paths(args.dataset, args.image_root, fids, args.allow_any_path)
-    paths = {fid: os.path.join(args.image_root, fid) for fid in fids}
-    paths = {fid: path for fid, path in paths.items() if os.path.isfile(path)}
-    import_tensorflow()
-    found, watched = {}, sys.stderr.isatty()
-    with ThreadPoolExecutor(args.loading_threads) as pool:
-        for fid, image in zip(paths, pool.map(examine, paths.values()), strict=True):
-            found[fid] = image
-            if watched and (len(found) % 100 == 0 or len(found) == len(paths)):
-                end = "\n" if len(found) == len(paths) else ""
-                print(
-                    f"\rLooked at {len(found)} of {len(paths)} images",
-                    end=end,
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-    summary, problems = report(pids, fids, found, args.batch_k)
-    print(f"{args.dataset}:", *summary, sep="\n  ")
-    if problems:
-        print("Problems:", *problems, sep="\n  ")
-        sys.exit(1)
-    print("No problems.")
+def _copies(found: dict[str, Image]) -> list[list[str]]:
+    """The sorted fids of each image of which there are several."""
+    same = defaultdict(list)
+    for fid, image in found.items():
+        same[image.digest].append(fid)
+    return [sorted(fids) for fids in same.values() if len(fids) > 1]
 
 
 if __name__ == "__main__":

@@ -6,20 +6,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import common
+from data.dataset import labels_of
 
-# Streams of random numbers that must not repeat each other; data/images.py draws from the third.
+# Streams of random numbers that must not repeat each other; data/augment.py draws from the third.
 _EPOCH, _IMAGES = 0, 1
 
 
 def group_by_pid(pids: Sequence[str]) -> list[np.ndarray]:
-    """Row numbers of each person's images: one int array a pid, pids in sorted order. Serves for
-    other labels, too.
-    """
-    _, labels, counts = np.unique(np.asarray(pids), return_inverse=True, return_counts=True)
-    return np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    """The rows of each person's images: an int64 array for each pid, in the pids' sorted order."""
+    return _group(labels_of(pids))
 
 
-def check_enough_pids(groups: list[np.ndarray], P: int) -> None:
+def _group(labels: np.ndarray) -> list[np.ndarray]:
+    """The rows of each distinct label, in the labels' order; int [N] -> int64 arrays."""
+    order = np.argsort(labels, kind="stable")
+    is_first = np.diff(labels[order]) > 0
+    return np.split(order, np.flatnonzero(is_first) + 1)
+
+
+def check_enough_pids(groups: Sequence[np.ndarray], P: int) -> None:
     """Raises: common.UserError when a batch needs more pids than there are."""
     if len(groups) < P:
         raise common.UserError(
@@ -28,7 +33,7 @@ def check_enough_pids(groups: list[np.ndarray], P: int) -> None:
 
 
 def batches(
-    groups: list[np.ndarray],
+    groups: Sequence[np.ndarray],
     P: int,
     K: int,
     seed: int,
@@ -43,42 +48,48 @@ def batches(
     fewer, the list of its images is repeated until it has K or more, shuffled, and cut to K.
 
     With cameras, the K images of a pid come from as many of its cameras as possible: one of each in
-    turn, in random order, until there are K; a pid with fewer images begins anew.
+    turn, in random order, until there are K; a pid with fewer images starts over.
 
     Args:
-      groups: row numbers of each pid's images, as from group_by_pid.
-      P, K: pids in a batch and images of each.
-      seed: any int >= 0.
-      cameras: that of each row; None to draw without regard to them, as the original does.
+        groups: the rows of each pid's images, as from group_by_pid.
+        P, K: pids in a batch and images of each.
+        seed: any int >= 0.
+        cameras: the camera of each row; None to draw without regard to them, as the original does.
 
-    Yields: int64 [P·K], row numbers; the K of one pid follow each other.
+    Yields: int64 [P·K], rows; the K of one pid follow each other.
     """
-    draw = _draw
-    if cameras is not None:
-        draw, cameras = _draw_in_turn, np.asarray(cameras)
-        groups = [[rows[of_camera] for of_camera in group_by_pid(cameras[rows])] for rows in groups]
+    camera_labels = None if cameras is None else labels_of(cameras)
     batches_per_epoch = len(groups) // P
-    drawn_epoch, order = None, None
+    drawn_epoch = None
     for iteration in range(start, end):
         epoch, position = divmod(iteration, batches_per_epoch)
         if epoch != drawn_epoch:
-            drawn_epoch, order = (
-                epoch,
-                np.random.default_rng([_EPOCH, seed, epoch]).permutation(len(groups)),
-            )
+            drawn_epoch = epoch
+            order = np.random.default_rng([_EPOCH, seed, epoch]).permutation(len(groups))
         rng = np.random.default_rng([_IMAGES, seed, iteration])
-        chosen = order[position * P : (position + 1) * P]
-        yield np.concatenate([draw(rng, groups[pid], K) for pid in chosen])
+        drawn = []
+        for pid in order[position * P : (position + 1) * P]:
+            rows = groups[pid]
+            if camera_labels is None:
+                drawn.append(_draw(rng, rows, K))
+            else:
+                drawn.append(_draw_in_turn(rng, rows, camera_labels[rows], K))
+        yield np.concatenate(drawn)
 
 
-def _draw(rng: np.random.Generator, images: np.ndarray, K: int) -> np.ndarray:
-    if len(images) >= K:
-        return rng.choice(images, K, replace=False)
-    return rng.permutation(np.tile(images, -(-K // len(images))))[:K]
+def _draw(rng: np.random.Generator, rows: np.ndarray, K: int) -> np.ndarray:
+    """K of the rows of a pid."""
+    if len(rows) >= K:
+        return rng.choice(rows, K, replace=False)
+    repeats = -(-K // len(rows))
+    return rng.permutation(np.tile(rows, repeats))[:K]
 
 
-def _draw_in_turn(rng: np.random.Generator, cameras: list[np.ndarray], K: int) -> np.ndarray:
-    """K of the images that are listed by camera."""
-    shuffled = [rng.permutation(cameras[c])[:K] for c in rng.permutation(len(cameras))]
+def _draw_in_turn(
+    rng: np.random.Generator, rows: np.ndarray, cameras: np.ndarray, K: int
+) -> np.ndarray:
+    """K of the rows of a pid, from each of its cameras in turn. cameras: a label of each row."""
+    by_camera = _group(cameras)
+    shuffled = [rng.permutation(rows[by_camera[c]])[:K] for c in rng.permutation(len(by_camera))]
     in_turn = [row for turn in itertools.zip_longest(*shuffled) for row in turn if row is not None]
-    return np.resize(in_turn, K)  # repeats what is less than K
+    return np.resize(in_turn, K)  # repeats them where there are fewer than K

@@ -31,7 +31,12 @@ class _Bar(tqdm):
 
 
 def bar(
-    total: int, unit: str, initial: int = 0, images_per_step: int = 1, show: bool = True
+    total: int,
+    unit: str,
+    initial: int = 0,
+    images_per_step: int = 1,
+    show: bool = True,
+    delay: float = 0,
 ) -> tqdm:
     """The live line: steps done of `total`, images per second, time left. A context, to be told of
     steps by update(n).
@@ -44,6 +49,7 @@ def bar(
       initial: steps that an earlier run did.
       images_per_step: for the images per second.
       show: False for none on a terminal either.
+      delay: seconds until the line appears; what is done before then shows none.
     """
     return _Bar(
         images_per_step,
@@ -54,6 +60,7 @@ def bar(
         smoothing=0.05,
         miniters=1,
         dynamic_ncols=True,
+        delay=delay,
         disable=None if show else True,  # None: unless stderr is a terminal
     )
 

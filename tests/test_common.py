@@ -9,77 +9,9 @@ import pytest
 import common
 import excluders
 from common import UserError
-from data import dataset
 from excluders import _same
 from experiment import args_json
 from runtime import terminal
-
-
-def write(path, text, encoding="utf-8"):
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-def test_dataset_keeps_both_columns_as_they_are_written(tmp_path):
-    path = write(tmp_path / "a.csv", "0001,a b.jpg\n1,x#y.jpg\n-1,ü/é.png\nNA,null\n")
-    assert dataset.load(path) == (
-        ["0001", "1", "-1", "NA"],
-        ["a b.jpg", "x#y.jpg", "ü/é.png", "null"],
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "0001,a.jpg",
-        "0001,a.jpg\n",
-        "0001,a.jpg\r\n",
-        "\ufeff0001,a.jpg\n",
-        '"0001","a.jpg"\n\n',
-        "\n0001,a.jpg\n",
-    ],
-    ids=["one line", "newline", "CRLF", "byte-order mark", "quotes", "blank lines"],
-)
-def test_dataset_in_the_shapes_that_programs_write(tmp_path, text):
-    assert dataset.load(write(tmp_path / "a.csv", text)) == (["0001"], ["a.jpg"])
-
-
-def test_a_comma_in_a_quoted_field(tmp_path):
-    assert dataset.load(write(tmp_path / "a.csv", '7,"a,b.jpg"\n'))[1] == ["a,b.jpg"]
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "is empty"),
-        ("\n\n", "is empty"),
-        ("1,a.jpg\n2\n", r"line 2: should be two columns.*'2'"),
-        ("1,a.jpg\n2,b.jpg,c\n", r"line 2: should be two columns.*'2,b.jpg,c'"),
-        ("1,a.jpg\n2,\n", "line 2"),
-        (",a.jpg\n", "line 1"),
-        ('1,"a.jpg\n', "no CSV"),
-    ],
-)
-def test_a_bad_dataset_is_told_with_its_line(tmp_path, text, message):
-    with pytest.raises(UserError, match=message) as error:
-        dataset.load(write(tmp_path / "bad.csv", text))
-    assert "bad.csv" in str(error.value)
-
-
-def test_a_dataset_that_is_missing_or_no_text(tmp_path):
-    with pytest.raises(UserError, match="nowhere.csv"):
-        dataset.load(tmp_path / "nowhere.csv")
-    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(UserError, match="no CSV in UTF-8"):
-        dataset.load(tmp_path / "image.csv")
-
-
-def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
-    (tmp_path / "here.jpg").touch()
-    dataset.check_images("a.csv", tmp_path, ["here.jpg"])
-    fids = ["here.jpg", "m1", "m2", "m3", "m4"]
-    with pytest.raises(UserError, match=r"4 of the 5 images of a.csv .*: m1, m2, m3, \.\.\."):
-        dataset.check_images("a.csv", tmp_path, fids)
 
 
 def test_a_space_that_would_not_be_seen_is_quoted():

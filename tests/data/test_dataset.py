@@ -1,0 +1,197 @@
+import csv
+import threading
+
+import numpy as np
+import pytest
+
+from common import UserError
+from data import dataset
+from data.dataset import Dataset
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def loaded(path):
+    """The rows of a data set."""
+    data = dataset.load(path)
+    return list(zip(data.pids, data.fids, strict=True))
+
+
+def test_both_columns_are_kept_as_they_are_written(tmp_path):
+    path = write(tmp_path / "a.csv", "0001,a b.jpg\n1,x#y.jpg\n-1,ü/é.png\nNA,null\n 1e5, nan \n")
+    data = dataset.load(path)
+    assert data.pids.tolist() == ["0001", "1", "-1", "NA", " 1e5"]
+    assert data.fids.tolist() == ["a b.jpg", "x#y.jpg", "ü/é.png", "null", " nan "]
+    assert data.path == str(path) and len(data) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001,a.jpg",
+        "0001,a.jpg\n",
+        "0001,a.jpg\r\n",
+        "\ufeff0001,a.jpg\n",
+        '"0001","a.jpg"\n\n',
+        "\n0001,a.jpg\n",
+        " \t\n0001,a.jpg\n\x0b\n",
+    ],
+    ids=["one line", "newline", "CRLF", "byte-order mark", "quotes", "blank lines", "spaces"],
+)
+def test_a_csv_in_the_shapes_that_programs_write(tmp_path, text):
+    assert loaded(write(tmp_path / "a.csv", text)) == [("0001", "a.jpg")]
+
+
+def test_a_comma_in_a_quoted_field(tmp_path):
+    assert loaded(write(tmp_path / "a.csv", '7,"a,b.jpg"\n')) == [("7", "a,b.jpg")]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("1,a.jpg\n2\n", r"line 2: should be two columns.*'2'"),
+        ("1,a.jpg\n\n2\n", r"line 3: should be two columns.*'2'"),
+        ("1,a.jpg\n2,b.jpg,c\n", r"line 2: should be two columns.*'2,b.jpg,c'"),
+        ("1,a.jpg,\n2,b.jpg,\n", r"line 1: should be two columns.*'1,a.jpg,'"),
+        ("1,a.jpg\n2,\n", "line 2"),
+        (",a.jpg\n", "line 1"),
+        ('1,"a.jpg\n', "no CSV"),
+        ('1,"a"b.jpg\n', "no CSV"),
+    ],
+)
+def test_a_fault_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        dataset.load(write(tmp_path / "bad.csv", text))
+    assert "bad.csv" in str(error.value)
+
+
+def test_a_csv_that_is_missing_or_no_text(tmp_path):
+    with pytest.raises(UserError, match="nowhere.csv"):
+        dataset.load(tmp_path / "nowhere.csv")
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(UserError, match="no CSV in UTF-8"):
+        dataset.load(tmp_path / "image.csv")
+
+
+def strict_rows(path):
+    """The rows as the csv module alone reads them; None where there is a fault or no row."""
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            for row in csv.reader(file, strict=True):
+                if len(row) == 2 and all(row):
+                    rows.append(tuple(row))
+                elif len(row) > 1 or "".join(row).strip():
+                    return None
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    return rows or None
+
+
+WORDS = ["1", "01", "a b", "é", "日本", "NA", "#", "1e5", "-", "True", "\ufeff", "\u2028", "\x85"]
+ODD = [",", '"', '""', " ", "\t", "\x0b", "\x1c", "\0", "\n", "\r", "\r\n", ",,", "\n\n", ";", "\\"]
+
+
+def random_csv(rng):
+    """Bytes that are mostly rows of pid,fid, with something odd in about half of the files."""
+    oddness = rng.choice([0.0, 0.1, 0.4])
+    newline = rng.choice(["\n", "\r\n", "\r"])
+
+    def text():
+        return "".join(rng.choice(ODD if rng.random() < oddness else WORDS, rng.integers(1, 3)))
+
+    def field():
+        return f'"{text()}"' if rng.random() < 0.2 else text()
+
+    rows = [f"{field()},{field()}" for _ in range(rng.integers(0, 5))]
+    content = newline.join(rows) + (newline if rng.random() < 0.7 else "")
+    encoding = "utf-8-sig" if rng.random() < 0.1 else "utf-8"
+    return content.encode(encoding) + (b"\xff" if rng.random() < 0.02 else b"")
+
+
+def test_random_files_are_read_as_by_the_csv_module(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "random.csv"
+    good = 0
+    for _ in range(2000):
+        path.write_bytes(random_csv(rng))
+        expected = strict_rows(path)
+        if expected is None:
+            with pytest.raises(UserError, match="random.csv"):
+                dataset.load(path)
+        else:
+            assert loaded(path) == expected, path.read_bytes()
+            good += 1
+    assert 500 < good < 1500
+
+
+def test_some_rows_of_a_data_set():
+    data = Dataset(pids=["1", "2", "3"], fids=["a", "b", "c"], path="a.csv")
+    some = data.select(np.array([2, 0]))
+    assert (some.pids.tolist(), some.fids.tolist(), some.path) == (
+        ["3", "1"],
+        ["c", "a"],
+        data.path,
+    )
+    assert data.select(data.pids != "2").fids.tolist() == ["a", "c"]
+
+
+def test_a_long_name_costs_its_own_memory_alone(tmp_path):
+    rows = "".join(f"{row % 7},{row}.jpg\n" for row in range(1000))
+    data = dataset.load(write(tmp_path / "a.csv", f"{rows}{'p' * 3000},{'f' * 3000}\n"))
+    for column in (data.pids, data.fids, data.paths("root")):
+        assert column.dtype == object and column.nbytes == 1001 * 8
+
+
+def test_paths_are_those_below_the_root():
+    data = Dataset(pids=["1", "2"], fids=["a/b.jpg", "/c.jpg"])
+    assert data.paths("root").tolist() == ["root/a/b.jpg", "/c.jpg"]
+
+
+def test_labels_are_places_in_the_sorted_order():
+    labels = dataset.labels_of(["b", "a", "NA", "01", "é", "b", "1", "Z"])
+    assert labels.tolist() == [5, 4, 2, 0, 6, 5, 1, 3] and labels.dtype == np.int64
+
+
+# ------------------------------------------------------------------------- image files
+
+
+def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
+    (tmp_path / "here.jpg").touch()
+    dataset.check_images("a.csv", tmp_path, ["here.jpg"])
+    fids = np.array(["here.jpg", "m1", "m2", "m3", "m4"], dtype=object)
+    with pytest.raises(UserError, match=r"4 of the 5 images of a.csv .*: m1, m2, m3, \.\.\."):
+        dataset.check_images("a.csv", tmp_path, fids)
+
+
+def test_missing_images_are_named_in_their_order_by_many_threads(tmp_path, monkeypatch):
+    fids = [f"{number}.jpg" for number in range(100)]
+    for number in range(0, 100, 3):
+        (tmp_path / fids[number]).touch()
+    monkeypatch.setattr(dataset, "_CHUNK", 2)
+    monkeypatch.setattr(dataset, "first_few", " ".join)
+    expected = " ".join(fid for number, fid in enumerate(fids) if number % 3)
+    with pytest.raises(UserError, match=f"66 of the 100 .*: {expected}\\. File ids"):
+        dataset.check_images("a.csv", tmp_path, fids)
+    assert threading.active_count() == 1
+
+
+def test_a_header_is_suspected_where_the_first_image_alone_is_missing(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="or remove the header, line 1"):
+        dataset.check_images("a.csv", tmp_path, ["fid", "a"])
+    with pytest.raises(UserError, match="the one or the other\\.$"):
+        dataset.check_images("a.csv", tmp_path, ["a", "fid"])
+
+
+@pytest.mark.parametrize("fid", ["/a", "../a", "b/../../a", ".."])
+def test_images_outside_of_the_root(tmp_path, fid):
+    fids = ["a..b", "b/../a", "..a", fid]
+    with pytest.raises(UserError, match=r"1 of the 4 images of a.csv are not below.*--allow_any"):
+        dataset.check_paths("a.csv", tmp_path, fids, allow_any_path=False)
+    dataset.check_paths("a.csv", tmp_path, fids, allow_any_path=True)

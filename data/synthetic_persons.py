@@ -1,7 +1,8 @@
 """The persons of data/synthetic.py: what they wear, and how they look from any side in any pose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import pi
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ImageColor
@@ -25,28 +26,44 @@ HAIR_COLORS = (
     "#7c3018",
 )
 SKINS = ("#f0c8a8", "#e3b18c", "#c98f66", "#9c6843", "#6d452c", "#f3d3ba")
-# name: end of the sleeve (0 shoulder, 1 wrist), height of the hem (1 = the body's), width, open in
-# front
+
+
+class Upper(NamedTuple):
+    """A garment of the upper body."""
+
+    sleeve: float  # where it ends: 0 shoulder, 1 wrist
+    hem: float  # its height: 1 = the body's
+    width: float
+    is_open: bool  # in front
+
+
+class Lower(NamedTuple):
+    """A garment of the lower body."""
+
+    covered: float  # where the cloth ends on the leg: 0 hip, 1 ankle
+    width: float  # of the leg
+    skirt_hem: float | None  # height of a skirt's hem
+
+
 UPPERS = {
-    "vest": (0.0, 0.50, 0.96, False),
-    "t-shirt": (0.42, 0.49, 1.0, False),
-    "shirt": (0.97, 0.48, 1.0, False),
-    "jacket": (1.0, 0.48, 1.10, True),
-    "blouson": (1.0, 0.51, 1.14, False),
-    "coat": (1.0, 0.26, 1.08, True),
-    "raincoat": (1.0, 0.33, 1.14, False),
-    "dress": (0.30, 0.29, 1.0, False),
+    "vest": Upper(0.0, 0.50, 0.96, False),
+    "t-shirt": Upper(0.42, 0.49, 1.0, False),
+    "shirt": Upper(0.97, 0.48, 1.0, False),
+    "jacket": Upper(1.0, 0.48, 1.10, True),
+    "blouson": Upper(1.0, 0.51, 1.14, False),
+    "coat": Upper(1.0, 0.26, 1.08, True),
+    "raincoat": Upper(1.0, 0.33, 1.14, False),
+    "dress": Upper(0.30, 0.29, 1.0, False),
 }
-# name: end of the cloth on the leg (0 hip, 1 ankle), width of the leg, height of a skirt's hem
 LOWERS = {
-    "trousers": (0.97, 1.0, None),
-    "wide trousers": (1.0, 1.28, None),
-    "leggings": (0.93, 0.84, None),
-    "shorts": (0.42, 1.18, None),
-    "skirt": (0.0, 0.9, 0.31),
-    "long skirt": (0.0, 0.9, 0.12),
+    "trousers": Lower(0.97, 1.0, None),
+    "wide trousers": Lower(1.0, 1.28, None),
+    "leggings": Lower(0.93, 0.84, None),
+    "shorts": Lower(0.42, 1.18, None),
+    "skirt": Lower(0.0, 0.9, 0.31),
+    "long skirt": Lower(0.0, 0.9, 0.12),
 }
-# How far the second colour shows at (azimuth on the body in radians, 0 = front; v, 0 = top of the
+# How far the second color shows at (azimuth on the body in radians, 0 = front; v, 0 = top of the
 # garment, 1 = hem).
 PATTERNS = {
     "plain": lambda a, v: 0 * v,
@@ -75,48 +92,92 @@ BAGS = ("none",) * 3 + (
     "carrier",
     "carrier",
 )
-# name: order, how far behind the body, start and end as (up, forward), radii seen from the front
-# and the side, cap
+
+
+class Worn(NamedTuple):
+    """Hair, hat or bag as a solid of revolution. Lengths are parts of the body's height."""
+
+    order: float  # drawn from low to high
+    behind: float  # how far behind the body
+    start: tuple[float, float]  # up, forward
+    end: tuple[float, float]
+    wide: tuple[float, ...]  # radii seen from the front
+    deep: tuple[float, ...]  # radii seen from the side
+    cap: float
+
+
 WORN = {
-    "long": (
-        0.05,
-        0.12,
-        (0.97, -0.03),
-        (0.77, -0.06),
-        (0.05, 0.066, 0.07, 0.06),
-        (0.03, 0.045, 0.04, 0.02),
-        1,
+    "long": Worn(
+        order=0.05,
+        behind=0.12,
+        start=(0.97, -0.03),
+        end=(0.77, -0.06),
+        wide=(0.05, 0.066, 0.07, 0.06),
+        deep=(0.03, 0.045, 0.04, 0.02),
+        cap=1,
     ),
-    "ponytail": (
-        0.05,
-        0.12,
-        (0.95, -0.07),
-        (0.80, -0.10),
-        (0.022, 0.026, 0.014),
-        (0.022, 0.026, 0.014),
-        1,
+    "ponytail": Worn(
+        order=0.05,
+        behind=0.12,
+        start=(0.95, -0.07),
+        end=(0.80, -0.10),
+        wide=(0.022, 0.026, 0.014),
+        deep=(0.022, 0.026, 0.014),
+        cap=1,
     ),
-    "bun": (0.05, 0.12, (0.985, -0.06), (0.965, -0.065), (0.033, 0.033), (0.033, 0.033), 1),
-    "curls": (
-        0.09,
-        0.0,
-        (0.975, -0.015),
-        (0.90, -0.02),
-        (0.07, 0.083, 0.078),
-        (0.07, 0.083, 0.078),
-        1,
+    "bun": Worn(
+        order=0.05,
+        behind=0.12,
+        start=(0.985, -0.06),
+        end=(0.965, -0.065),
+        wide=(0.033, 0.033),
+        deep=(0.033, 0.033),
+        cap=1,
     ),
-    "cap": (0.11, 0.0, (0.955, 0.05), (0.947, 0.125), (0.045, 0.04), (0.012, 0.008), 4),
-    "beanie": (0.11, 0.0, (1.02, 0.0), (1.01, 0.0), (0.022, 0.022), (0.022, 0.022), 1),
-    "sun hat": (0.11, 0.0, (0.955, 0.0), (0.945, 0.0), (0.10, 0.11), (0.10, 0.11), 3),
-    "backpack": (
-        0.0,
-        0.10,
-        (0.79, -0.12),
-        (0.56, -0.13),
-        (0.070, 0.092, 0.098, 0.092),
-        (0.035, 0.055, 0.065, 0.06),
-        3,
+    "curls": Worn(
+        order=0.09,
+        behind=0.0,
+        start=(0.975, -0.015),
+        end=(0.90, -0.02),
+        wide=(0.07, 0.083, 0.078),
+        deep=(0.07, 0.083, 0.078),
+        cap=1,
+    ),
+    "cap": Worn(
+        order=0.11,
+        behind=0.0,
+        start=(0.955, 0.05),
+        end=(0.947, 0.125),
+        wide=(0.045, 0.04),
+        deep=(0.012, 0.008),
+        cap=4,
+    ),
+    "beanie": Worn(
+        order=0.11,
+        behind=0.0,
+        start=(1.02, 0.0),
+        end=(1.01, 0.0),
+        wide=(0.022, 0.022),
+        deep=(0.022, 0.022),
+        cap=1,
+    ),
+    "sun hat": Worn(
+        order=0.11,
+        behind=0.0,
+        start=(0.955, 0.0),
+        end=(0.945, 0.0),
+        wide=(0.10, 0.11),
+        deep=(0.10, 0.11),
+        cap=3,
+    ),
+    "backpack": Worn(
+        order=0.0,
+        behind=0.10,
+        start=(0.79, -0.12),
+        end=(0.56, -0.13),
+        wide=(0.070, 0.092, 0.098, 0.092),
+        deep=(0.035, 0.055, 0.065, 0.06),
+        cap=3,
     ),
 }
 
@@ -130,8 +191,9 @@ def rgb(color: str) -> np.ndarray:
 
 
 def identity(seed: int, number: int) -> dict:
-    """What makes person `number`: garments, colours (float32 RGB in 0..1), hair, hat, bag, build."""
-    own, shared = rng_of(0, seed, number), rng_of(1, seed, number // 3)
+    """What makes person `number`: garments, colors (float32 RGB in 0..1), hair, hat, bag, build."""
+    own = rng_of(0, seed, number)
+    shared = rng_of(1, seed, number // 3)
 
     def pick(table):
         return list(table)[own.integers(len(table))]
@@ -166,7 +228,44 @@ def identity(seed: int, number: int) -> dict:
 
 # ------------------------------------------------------------------------- drawing
 
-Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]  # azimuth, v [n] -> RGB [n,3] or [3]
+Paint = Callable[[np.ndarray, np.ndarray], np.ndarray]  # azimuth, v [n] -> RGB [n, 3] or [3]
+
+
+class Light(NamedTuple):
+    """The light of a place: of what comes from everywhere and what comes from one direction."""
+
+    ambient: float
+    diffuse: float
+    direction: float  # radians, 0 = from the viewer
+
+
+class Tube(NamedTuple):
+    """A solid of revolution: the one primitive that figures and things are made of.
+
+    Attributes:
+        start, end: of its axis, in pixels (x, y).
+        radii: at equal steps along the axis, in pixels.
+        view: azimuth that it is turned by, radians.
+        v: what the paint is told for start and end.
+        cap: how flat the ends are; 1 = half a ball.
+    """
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    radii: Sequence[float]
+    paint: Paint
+    view: float = 0.0
+    v: tuple[float, float] = (0.0, 1.0)
+    cap: float = 1.0
+
+
+class Pose(NamedTuple):
+    """How a person stands or walks."""
+
+    view: float  # radians; 0 = walks towards the camera
+    phase: float  # of the walk
+    stride: float
+    raised: float  # how far a forearm is raised, radians
 
 
 def plain(color: np.ndarray) -> Paint:
@@ -192,20 +291,15 @@ def layered(base: Paint, *layers: tuple[Callable, Paint]) -> Paint:
     return paint
 
 
-def draw_tube(
-    canvas, start, end, radii, paint: Paint, light: tuple, view=0.0, v=(0.0, 1.0), cap=1.0
-) -> None:
-    """Paint a solid of revolution on float32 RGB [H,W,3]: the one primitive that figures and things
-    are made of.
-
-    start, end: axis in pixels (x, y); radii: at equal steps along it; cap: how flat the ends are (1
-        = half a ball);
-    light: (ambient, diffuse, direction in radians, 0 = from the viewer); view: azimuth that the
-        solid is turned by.
-    """
-    (x0, y0), (x1, y1), reach = start, end, max(radii) + 1
-    left, right = max(int(min(x0, x1) - reach), 0), min(int(max(x0, x1) + reach) + 2, W)
-    top, bottom = max(int(min(y0, y1) - reach), 0), min(int(max(y0, y1) + reach) + 2, H)
+def draw_tube(canvas: np.ndarray, tube: Tube, light: Light) -> None:
+    """Paint a tube on float32 RGB [H, W, 3]."""
+    x0, y0 = tube.start
+    x1, y1 = tube.end
+    reach = max(tube.radii) + 1
+    left = max(int(min(x0, x1) - reach), 0)
+    right = min(int(max(x0, x1) + reach) + 2, W)
+    top = max(int(min(y0, y1) - reach), 0)
+    bottom = min(int(max(y0, y1) + reach) + 2, H)
     if left >= right or top >= bottom:
         return
     x = np.arange(left, right, dtype="f4") - np.float32(x0)
@@ -214,35 +308,53 @@ def draw_tube(
     length = np.hypot(dx, dy)
     along = (x * dx + y * dy) / length
     across = (x * dy - y * dx) / length
-    half = np.interp(along * ((len(radii) - 1) / length), range(len(radii)), radii).astype("f4")
-    beyond = np.maximum(np.maximum(-along, along - length), 0) * np.float32(cap)
+    steps = len(tube.radii) - 1
+    half = np.interp(along * (steps / length), range(steps + 1), tube.radii).astype("f4")
+    beyond = np.maximum(np.maximum(-along, along - length), 0) * np.float32(tube.cap)
     half = np.sqrt(np.maximum(half * half - beyond * beyond, 0))
     inside = np.flatnonzero((abs(across) < half + 0.5) & (half > 0.5))
-    along, across, half = (values.ravel()[inside] for values in (along, across, half))
+    along = along.ravel()[inside]
+    across = across.ravel()[inside]
+    half = half.ravel()[inside]
     turn = np.arcsin(np.maximum(np.minimum(across / half, 1), -1))  # np.clip is slow on little
     cover = np.minimum(half - abs(across) + 0.5, 1)
-    ambient, diffuse, direction = light
-    shade = ambient + diffuse * np.maximum(np.cos(turn - direction), 0)
-    azimuth = (turn - view + pi) % (2 * pi) - pi
-    color = paint(azimuth, v[0] + (v[1] - v[0]) * np.maximum(np.minimum(along / length, 1), 0))
-    pixels, place = canvas.reshape(-1, 3), (inside // len(x) + top) * W + inside % len(x) + left
+    shade = light.ambient + light.diffuse * np.maximum(np.cos(turn - light.direction), 0)
+    azimuth = (turn - tube.view + pi) % (2 * pi) - pi
+    v0, v1 = tube.v
+    v = v0 + (v1 - v0) * np.maximum(np.minimum(along / length, 1), 0)
+    color = tube.paint(azimuth, v)
+    pixels = canvas.reshape(-1, 3)
+    place = (inside // len(x) + top) * W + inside % len(x) + left
     under = pixels[place]
     pixels[place] = under + cover[:, None] * (color * shade[:, None] - under)
 
 
-def draw_figure(
-    canvas, who: dict, pose: tuple, foot: tuple, size: float, light: tuple, tilt: float
+def draw_figure(  # noqa: C901, PLR0915, a painting
+    canvas: np.ndarray,
+    who: dict,
+    pose: Pose,
+    foot: tuple[float, float],
+    size: float,
+    light: Light,
+    tilt: float,
 ) -> None:
-    """Draw a person on float32 RGB [H,W,3].
+    """Draw a person on float32 RGB [H, W, 3].
 
-    pose: view (radians; 0 = walks towards the camera), phase and stride of the walk, how far a
-    forearm is raised (radians); foot: where it stands, in pixels (x, y); size: height of the body
-    in pixels; tilt: how far the camera looks down. Lengths below are parts of the body's height, as
-    (to the person's side, up, forward).
+    Args:
+        who: as from identity.
+        foot: where it stands, in pixels (x, y).
+        size: height of the body in pixels.
+        tilt: how far the camera looks down.
     """
-    (view, phase, stride, raised), lift, parts = map(float, pose), 0.0, []
-    cos, sin = np.cos(view), np.sin(view)
-    build, side, skin = who["build"], who["side"], plain(who["skin"])
+    # Lengths below are parts of the body's height, as (to the person's side, up, forward).
+    view, phase, stride, raised = map(float, pose)
+    lift = 0.0
+    parts = []
+    cos = np.cos(view)
+    sin = np.sin(view)
+    build = who["build"]
+    side = who["side"]
+    skin = plain(who["skin"])
     sleeve, hem, loose, is_open = UPPERS[who["upper"]]
     covered, leg_width, skirt_hem = LOWERS[who["lower"]]
     stride *= 0.6 if skirt_hem else 1.0
@@ -250,41 +362,48 @@ def draw_figure(
     def near(x, z):
         return z * cos - x * sin
 
-    def part(order, start, end, wide, paint, deep=None, v=(0, 1), cap=1.0):
-        """Queue a tube. wide, deep: its radii seen from the front and from the side; order: drawn
-        far to near.
+    def part(order, start, end, wide, paint, deep=None, v=(0, 1), cap=1.0):  # noqa: PLR0913
+        """Queue a tube.
+
+        Args:
+            order: drawn from low to high, far to near.
+            wide, deep: its radii seen from the front and from the side.
         """
-        ends = [
-            (foot[0] + size * (x * cos + z * sin), foot[1] - size * (y - lift - tilt * near(x, z)))
-            for x, y, z in (start, end)
-        ]
-        radii = size * np.hypot(
-            np.multiply(wide, cos), np.multiply(wide if deep is None else deep, sin)
-        )
-        parts.append((order, (*ends, radii, paint, light, view, v, cap)))
+        deep = wide if deep is None else deep
+        radii = size * np.hypot(np.multiply(wide, cos), np.multiply(deep, sin))
+        parts.append((order, Tube(seen(start), seen(end), radii, paint, view, v, cap)))
+
+    def seen(point):
+        """Where a point is on the canvas: pixels (x, y)."""
+        x, y, z = point
+        column = foot[0] + size * (x * cos + z * sin)
+        row = foot[1] - size * (y - lift - tilt * near(x, z))
+        return column, row
 
     def worn(name, color):
-        order, behind, start, end, wide, deep, cap = WORN[name]
-        part(order + near(0, -behind), (0, *start), (0, *end), wide, color, deep, cap=cap)
+        thing = WORN[name]
+        order = thing.order + near(0, -thing.behind)
+        start = (0, *thing.start)
+        end = (0, *thing.end)
+        part(order, start, end, thing.wide, color, thing.deep, cap=thing.cap)
 
     # Paints.
-    bag, hair, hat, shoe = (
-        plain(who[name]) for name in ("bag_color", "hair_color", "hat_color", "shoes")
-    )
-    upper, lower = (
-        _cloth(who["upper_pattern"], who["upper_colors"]),
-        _cloth(who["lower_pattern"], who["lower_colors"]),
-    )
-    torso = [(lambda a, v: (v < 0.10) & (abs(a) < 0.42), skin)]
+    bag = plain(who["bag_color"])
+    hair = plain(who["hair_color"])
+    hat = plain(who["hat_color"])
+    shoe = plain(who["shoes"])
+    upper = _cloth(who["upper_pattern"], who["upper_colors"])
+    lower = _cloth(who["lower_pattern"], who["lower_colors"])
+    layers = [(lambda a, v: (v < 0.10) & (abs(a) < 0.42), skin)]
     if is_open:
-        torso.insert(0, (lambda a, v: abs(a) < 0.42, plain(who["inner"])))
+        layers.insert(0, (lambda a, v: abs(a) < 0.42, plain(who["inner"])))
     if who["upper"] == "vest":
-        torso.append((lambda a, v: (v < 0.22) & (abs(abs(a) - 1.57) < 0.75), skin))
+        layers.append((lambda a, v: (v < 0.22) & (abs(abs(a) - 1.57) < 0.75), skin))
     if who["bag"] == "backpack":
-        torso.append((lambda a, v: (abs(abs(a) - 0.72) < 0.17) & (v < 0.62), bag))
+        layers.append((lambda a, v: (abs(abs(a) - 0.72) < 0.17) & (v < 0.62), bag))
     if who["bag"] == "shoulder bag":
-        torso.append((lambda a, v: abs(v - 0.5 - 0.5 * side * np.sin(a)) < 0.05, bag))
-    torso = layered(upper, *torso)
+        layers.append((lambda a, v: abs(v - 0.5 - 0.5 * side * np.sin(a)) < 0.05, bag))
+    torso = layered(upper, *layers)
     leg = layered(skin, (lambda a, v: v < covered, lower))
     if who["boots"]:
         leg = layered(leg, (lambda a, v: v > 0.72, shoe))
@@ -410,4 +529,4 @@ def draw_figure(
         worn(who["hat"], plain(who["hat_color"] * 0.85))
 
     for _, tube in sorted(parts, key=lambda queued: queued[0]):
-        draw_tube(canvas, *tube)
+        draw_tube(canvas, tube, light)

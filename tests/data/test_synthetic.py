@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sets(made):
-    """{"train", "query", "gallery": (pids, fids)}"""
+    """The data sets "train", "query" and "gallery"."""
     return {name: dataset.load(made / f"{name}.csv") for name in NAMES}
 
 
@@ -70,7 +70,8 @@ def test_a_persons_images_do_not_depend_on_how_many_persons_there_are(made, tmp_
 
 
 def test_the_csvs_list_all_files_in_order_and_nothing_else(made, sets):
-    for name, (_, fids) in sets.items():
+    for name, part in sets.items():
+        fids = part.fids.tolist()
         assert fids == sorted(fids)
         folder = synthetic.FOLDERS[name]
         assert sorted(os.listdir(made / folder)) == [os.path.basename(fid) for fid in fids]
@@ -85,19 +86,21 @@ def test_the_csvs_list_all_files_in_order_and_nothing_else(made, sets):
 
 
 def test_file_names_are_those_of_market(sets):
-    for pids, fids in sets.values():
-        assert [NAME.fullmatch(os.path.basename(fid))[1] for fid in fids] == pids
+    for part in sets.values():
+        names = [NAME.fullmatch(os.path.basename(fid)) for fid in part.fids]
+        assert [name[1] for name in names] == part.pids.tolist()
 
 
 def test_images_are_rgb_jpegs_of_128_by_64(made, sets):
-    for fid in (fids[index] for _, fids in sets.values() for index in (0, len(fids) // 2, -1)):
-        with Image.open(made / fid) as image:
-            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 128))
-            assert np.asarray(image).std() > 10
+    for part in sets.values():
+        for fid in part.fids[[0, len(part) // 2, -1]]:
+            with Image.open(made / fid) as image:
+                assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 128))
+                assert np.asarray(image).std() > 10
 
 
 def test_identities_of_training_and_test_are_disjoint(sets):
-    train, query, gallery = (set(sets[name][0]) for name in NAMES)
+    train, query, gallery = (set(sets[name].pids) for name in NAMES)
     assert (len(train), len(query)) == (4, 3)
     assert not train & (query | gallery)
     assert gallery == query | {"0000", "-1"}
@@ -105,9 +108,12 @@ def test_identities_of_training_and_test_are_disjoint(sets):
 
 
 def test_one_query_for_each_person_and_camera_and_a_match_from_another(sets):
-    queries = [(pid, camera(fid)) for pid, fid in zip(*sets["query"], strict=True)]
+    def keys(part):
+        return list(zip(part.pids, map(camera, part.fids), strict=True))
+
+    queries = keys(sets["query"])
+    gallery = set(keys(sets["gallery"]))
     assert len(queries) == len(set(queries))
-    gallery = {(pid, camera(fid)) for pid, fid in zip(*sets["gallery"], strict=True)}
     assert set(queries) <= gallery
     for pid, cam in queries:
         assert any(other == pid and c != cam for other, c in gallery)
@@ -118,11 +124,11 @@ def test_the_default_is_large_enough_for_a_demo():
     plan = synthetic.plan_dataset(
         args.seed, args.train_pids, args.test_pids, args.images_per_camera
     )
-    persons = {row[0] for rows in plan.values() for row in rows} - {"0000", "-1"}
+    persons = {shot.pid for shots in plan.values() for shot in shots} - {"0000", "-1"}
     assert len(persons) >= 300
-    assert {camera(row[-1]) for row in plan["query"]} == set("123456")
-    for rows in plan.values():
-        assert len({row[-1] for row in rows}) == len(rows)
+    assert {camera(shot.fid) for shot in plan["query"]} == set("123456")
+    for shots in plan.values():
+        assert len({shot.fid for shot in shots}) == len(shots)
 
 
 def test_a_person_looks_alike_and_moves():

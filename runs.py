@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import common
 from common import UserError
 from experiment import args_json, train_log
+from runtime import terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,13 +112,7 @@ def differing_flags(flags: Sequence[dict]) -> list[str]:
 
 def as_text(runs: "pd.DataFrame") -> str:
     """The table in columns of equal width, for a terminal."""
-    columns = []
-    for name in runs:
-        cells = [name, *runs[name]]
-        width = max(map(len, cells))
-        columns.append([cell.ljust(width) for cell in cells])
-    lines = ("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
-    return "\n".join(lines)
+    return "\n".join(terminal.columns([list(runs), *runs.to_numpy().tolist()]))
 
 
 def evaluations(root: Path) -> Iterator[Evaluation]:

@@ -1,16 +1,11 @@
-import itertools
 import json
-import re
-from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import common
 from experiment import detailed_logs
 from experiment.detailed_logs import DetailedLogs, read
-from runtime.files import write_json
 
 
 def write(path, dtype, shape, rows):
@@ -55,133 +50,27 @@ def test_rows_of_files_that_are_not_kept_are_passed_over(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------- what they tell
-
-
-def test_hard_images_are_those_of_the_last_appearances(monkeypatch):
-    monkeypatch.setattr(detailed_logs, "LAST", 2)
-    fids = np.array([[b"a", b"b"], [b"a", b"c"], [b"", b""], [b"a", b"b"]])
-    losses = np.float32([[9, 1], [1, 5], [7, 7], [2, 0.5]])
-    assert detailed_logs.hard_images(losses, fids, [0, 1, 3]) == {"c": 5, "a": 1.5, "b": 0.75}
-    assert list(detailed_logs.hard_images(losses, fids, [0, 1, 3])) == ["c", "a", "b"]
-
-
-def random_batches(count=6, P=4, K=3):
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        pids = np.repeat(rng.choice(list("uvwxyz"), P, replace=False), K)
-        embs = rng.normal(size=(P * K, 2))
-        yield pids, np.linalg.norm(embs[:, None] - embs, axis=-1)
-
-
-def test_confused_pids_are_counted_as_by_a_loop(monkeypatch):
-    monkeypatch.setattr(detailed_logs, "SHOWN", 100)
-    closest, possible = Counter(), Counter()
-    for pids, dists in random_batches():
-        for i, pid in enumerate(pids):
-            others = [(dists[i, j], other) for j, other in enumerate(pids) if other != pid]
-            closest[frozenset([pid, min(others)[1]])] += 1
-            for other in {other for _, other in others}:
-                possible[frozenset([pid, other])] += 1
-    found = detailed_logs.confused_pids(random_batches())
-    assert {frozenset(pair): counts for pair, counts in found.items()} == {
-        pair: (count, possible[pair]) for pair, count in closest.items()
+def test_the_layout_is_that_of_the_batches_and_of_the_longest_fid(tmp_path):
+    layout = detailed_logs.layout(iterations=3, B=2, D=5, fids=["a", "ü.png"])
+    assert layout == {
+        "embeddings": (np.float32, (3, 2, 5)),
+        "losses": (np.float32, (3, 2)),
+        "fids": (np.dtype("S6"), (3, 2)),
     }
-    counts = [count for count, _ in found.values()]
-    assert counts == sorted(counts, reverse=True)
 
 
-def test_distance_percentiles_are_those_of_all_pairs_but_images_with_themselves():
-    for pids, dists in random_batches():
-        pairs = list(itertools.permutations(range(len(pids)), 2))
-        expected = [
-            np.percentile(
-                [dists[i, j] for i, j in pairs if (pids[i] == pids[j]) == same], (5, 50, 95)
-            )
-            for same in (True, False)
-        ]
-        np.testing.assert_allclose(
-            detailed_logs.distance_percentiles(pids, dists), expected, rtol=1e-12
-        )
-
-
-@pytest.fixture
-def experiment(dataset, tmp_path):
-    """An experiment that was to run 4 iterations and ran 3; the second image of the data set is the
-    hardest.
-    """
-    root = tmp_path / "exp"
-    root.mkdir()
-    flags = {"train_set": str(dataset.csv), "image_root": str(dataset.root), "metric": "cityblock"}
-    write_json(root / "args.json", flags)
-    fids = np.array([[fid.encode() for fid in dataset.fids[:8]]] * 3)
-    rng = np.random.default_rng(1)
-    files = {
-        "embeddings": (np.float32, (4, 8, 5)),
-        "losses": (np.float32, (4, 8)),
-        "fids": (fids.dtype, (4, 8)),
-    }
-    with DetailedLogs(root, files) as logs:
-        for row in range(3):
-            logs.write(
-                row,
-                embeddings=rng.normal(size=(8, 5)),
-                losses=[1, 3.25, 1, 1, 1, 1, 1, 1],
-                fids=fids[row],
-            )
-    return root
-
-
-def look(*argv):
-    detailed_logs.main(detailed_logs.parse_args([str(text) for text in argv]))
-
-
-def test_the_command_prints_and_writes_a_page_that_needs_nothing_else(
-    experiment, dataset, tmp_path, capsys
-):
-    look(experiment, "--directory", tmp_path / "page")
-    printed = capsys.readouterr().out
-    assert printed.startswith("3 iterations of 8 images")
-    assert re.search(r"Hard images.*\n +3\.250  0000  " + re.escape(dataset.fids[1]), printed)
-    assert re.search(r"\n +iter 1 .*\n +iter 2 .*\n +iter 3 ", printed)
-    assert "iter 4" not in printed
-    page = (tmp_path / "page" / "index.html").read_text()
-    assert page.index("loss 3.250") < page.index("loss 1.000")
-    assert page.count('src="data:image/jpeg') == 8 + 2 * 3  # the images, and pairs of three pids
-    with Image.open(tmp_path / "page" / "distances.png") as chart:
-        assert chart.format == "PNG"
-    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
-        "distances.png",
-        "index.html",
-    ]
-
-
-def test_percentiles_of_the_command_are_those_of_the_experiments_metric(
-    experiment, dataset, capsys
-):
-    look(experiment)
-    embs = read(experiment / "embeddings")[0].astype(np.float64)
-    pids = np.array(dataset.pids[:8])
-    expected = detailed_logs.distance_percentiles(pids, np.abs(embs[:, None] - embs).sum(axis=-1))
-    (line,) = (
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("  iter 1 ")
-    )
-    assert line.split()[2:] == [f"{number:.3f}" for number in expected.ravel()]
-
-
-def test_what_is_missing_is_named(experiment, tmp_path):
-    (tmp_path / "few.csv").write_text("0000,another.png\n")
-    with pytest.raises(common.UserError, match="few.csv lacks the image .*Give the --train_set"):
-        look(experiment, "--train_set", tmp_path / "few.csv")
-    with pytest.raises(
-        common.UserError, match="1 of the 1 images of .*few.csv are not in --image_root"
-    ):
-        look(experiment, "--train_set", tmp_path / "few.csv", "--directory", tmp_path / "page")
-    assert not (tmp_path / "page").exists()
-    fids = experiment / "fids"
-    fids.write_bytes(bytes(fids.stat().st_size))
-    with pytest.raises(common.UserError, match="no iteration"):
-        look(experiment)
-    (experiment / "losses.json").unlink()
+def test_the_iterations_that_ran_are_told(tmp_path):
+    layout = detailed_logs.layout(iterations=4, B=2, D=3, fids=["a", "ü"])
     with pytest.raises(common.UserError, match="has no detailed logs. Train with --detailed_logs"):
-        look(experiment)
+        detailed_logs.read_all(tmp_path)
+    with DetailedLogs(tmp_path, layout) as logs:
+        with pytest.raises(common.UserError, match="no iteration"):
+            detailed_logs.read_all(tmp_path)
+        for row in (0, 1):
+            fids = ["ü".encode(), b"a"]
+            logs.write(row, embeddings=np.full((2, 3), row), losses=[row, 2], fids=fids)
+    logged = detailed_logs.read_all(tmp_path)
+    assert logged.rows.tolist() == [0, 1]
+    assert logged.losses[logged.rows].tolist() == [[0, 2], [1, 2]]
+    assert logged.fids[1].tolist() == ["ü".encode(), b"a"]
+    assert (logged.embeddings[1] == 1).all()

@@ -227,3 +227,18 @@ def test_a_reader_who_leaves_does_not_end_the_run(tmp_path):
     process.stderr.close()
     process.wait()
     assert (tmp_path / "train.log").read_text().endswith("The end.\n")
+
+
+def test_columns_are_aligned_to_the_left():
+    assert terminal.columns([["a", "bcd", ""], ["ef", "g", "h"]]) == ["a   bcd", "ef  g    h"]
+
+
+def test_a_line_that_is_to_wait_appears_after_its_delay(monkeypatch):
+    fake = Terminal(monkeypatch)
+    with terminal.bar(20, "files", delay=1) as bar:
+        fake.now += 0.9
+        bar.update(9)
+        assert fake.getvalue() == ""
+        fake.now += 0.9
+        bar.update(9)
+        assert re.fullmatch(r"files 18/20 \|.*\| 10 img/s, 00:00 left", fake.live_line())

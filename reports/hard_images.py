@@ -1,0 +1,325 @@
+"""What the detailed logs tell of a training: images that stay hard, pids that get confused.
+
+    python -m reports.hard_images exp
+    python -m reports.hard_images exp --directory looked_at
+
+prints the images of the highest loss, the pids that are closest to one another, and how distances
+changed. With --directory it also writes these as a page with the images, index.html, and the
+distances as a PNG.
+"""
+
+import argparse
+import html
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import common
+from common import UserError
+from data import dataset
+from evaluation import distances
+from experiment import args_json, detailed_logs
+from experiment.detailed_logs import Logged
+from experiment.flags import known
+from reports import page
+from runtime import terminal
+
+LAST = 5  # appearances of an image that its loss is the mean of
+SHOWN = 20  # images, and pairs of pids
+SAMPLED_BATCHES = 1000  # whose distances are computed, at most
+PRINTED_BATCHES = 6  # of these
+PERCENTILES = (5, 50, 95)
+
+
+class HardImage(NamedTuple):
+    loss: str
+    pid: str
+    fid: str
+
+
+class ConfusedPids(NamedTuple):
+    pid: str
+    other: str
+    counts: str  # how often they were confused, of how many times that they could be
+
+
+class Findings(NamedTuple):
+    """What the logs tell."""
+
+    hard: list[HardImage]
+    confused: list[ConfusedPids]
+    iterations: np.ndarray  # int [n], those whose distances were computed
+    percentiles: np.ndarray  # float [n, 2, 3], as from distance_percentiles
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = common.make_parser(__doc__)
+    parser.prog = "python -m reports.hard_images"
+    parser.add_argument(
+        "experiment_root", type=common.readable_directory, metavar="DIR", help="An experiment."
+    )
+    parser.add_argument(
+        "--directory",
+        type=common.writeable_directory,
+        metavar="DIR",
+        help="Also write index.html, with the images, and distances.png there. Created if need be.",
+    )
+    parser.add_argument(
+        "--train_set",
+        type=common.readable_file,
+        metavar="CSV",
+        help="The training set, where it is now. Where args.json says when not given.",
+    )
+    common.add_flag(
+        parser, "image_root", help="Directory that its file ids are relative to, likewise."
+    )
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    root = Path(args.experiment_root)
+    settings, _ = args_json.load(root)
+    train_set = known(args.train_set or settings.train_set)
+    image_root = known(args.image_root or settings.image_root)
+    logged = detailed_logs.read_all(root)
+    images = dataset.load(train_set)
+    pid_of = dict(zip(images.fids, images.pids, strict=True))
+    if args.directory:
+        dataset.check_images(train_set, image_root, list(pid_of), settings.allow_any_path)
+    try:
+        findings = find(logged, pid_of, settings.metric)
+    except KeyError as error:
+        raise UserError(
+            f"{train_set} lacks the image {error} of the detailed logs. Give the --train_set of the training."
+        ) from None
+    B = len(logged.fids[0])
+    print(f"{len(logged.rows)} iterations of {B} images are in the detailed logs of {root}.\n")
+    _print(findings, settings.metric)
+    if args.directory:
+        fid_of = {pid: fid for fid, pid in reversed(pid_of.items())}  # the first of each pid
+        _Report(root, image_root, fid_of).write(Path(args.directory), findings)
+        print(f"\nWrote {Path(args.directory) / 'index.html'}.")
+
+
+# ------------------------------------------------------------------------- what the logs tell
+
+
+def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
+    """Look through the logs.
+
+    Raises: KeyError for a fid that pid_of lacks.
+    """
+
+    def batch(row):
+        """The pids [B] and distances [B, B] of an iteration."""
+        pids = np.array([pid_of[fid.decode()] for fid in logged.fids[row].tolist()])
+        embs = logged.embeddings[row]
+        return pids, distances.cdist(embs, embs, metric)
+
+    losses = hard_images(logged.losses, logged.fids, logged.rows)
+    hard = [HardImage(f"{loss:.3f}", pid_of[fid], fid) for fid, loss in losses[:SHOWN]]
+    second_half = logged.rows[len(logged.rows) // 2 :]
+    pairs = confused_pids(batch(row) for row in _spread(second_half, SAMPLED_BATCHES))
+    confused = [
+        ConfusedPids(pid, other, f"{count} of {possible}")
+        for (pid, other), (count, possible) in pairs.items()
+    ]
+    sampled = _spread(logged.rows, SAMPLED_BATCHES)
+    percentiles = np.stack([distance_percentiles(*batch(row)) for row in sampled])
+    return Findings(hard, confused, sampled + 1, percentiles)
+
+
+def hard_images(
+    losses: np.ndarray, fids: np.ndarray, rows: Sequence[int]
+) -> list[tuple[str, float]]:
+    """The mean loss of each image over its LAST last appearances: (fid, loss), the highest first.
+
+    Args:
+        losses, fids: as in the files, [iterations, B].
+        rows: of the iterations that ran, ascending.
+    """
+    seen = defaultdict(list)
+    for row in reversed(rows):
+        for fid, loss in zip(fids[row].tolist(), losses[row].tolist(), strict=True):
+            if len(seen[fid]) < LAST:
+                seen[fid].append(loss)
+    means = [(fid.decode(), sum(last) / len(last)) for fid, last in seen.items()]
+    return sorted(means, key=lambda item: -item[1])
+
+
+def confused_pids(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """The pairs of pids that are confused most often, SHOWN of them.
+
+    A pair is confused when an image of the one has its closest other pid in an image of the other.
+
+    Args:
+        batches: pids [B] and distances [B, B] of each.
+
+    Returns: how often each pair was confused, and how often it could be, both being in the batch;
+        the most often confused one first.
+    """
+    closest = Counter()
+    present = []
+    for pids, dists in batches:
+        others = np.where(_same(pids), np.inf, dists).argmin(axis=1)
+        pairs = zip(pids.tolist(), pids[others].tolist(), strict=True)
+        closest.update(tuple(sorted(pair)) for pair in pairs)
+        present.append(Counter(pids.tolist()))
+    found = {}
+    for (a, b), count in closest.most_common(SHOWN):
+        possible = sum(images[a] + images[b] for images in present if images[a] and images[b])
+        found[a, b] = count, possible
+    return found
+
+
+def distance_percentiles(pids: np.ndarray, dists: np.ndarray) -> np.ndarray:
+    """PERCENTILES of a batch's distances, float [2, 3]: of pairs of one pid, and of two pids.
+
+    An image and itself are no pair.
+
+    Args:
+        pids: [B].
+        dists: [B, B].
+    """
+    same = _same(pids)
+    one_pid = dists[same & ~np.eye(len(pids), dtype=bool)]
+    two_pids = dists[~same]
+    return np.stack([np.percentile(one_pid, PERCENTILES), np.percentile(two_pids, PERCENTILES)])
+
+
+def _same(pids: np.ndarray) -> np.ndarray:
+    """Which pairs are of one pid: [B] -> bool [B, B]."""
+    return pids[:, None] == pids
+
+
+def _spread(values: Sequence[int], count: int) -> np.ndarray:
+    """`count` of the values, evenly spread with both ends, or all."""
+    places = np.linspace(0, len(values) - 1, count).astype(int)
+    return np.asarray(values)[np.unique(places)]
+
+
+# ------------------------------------------------------------------------- in the terminal
+
+
+def _print(findings: Findings, metric: str) -> None:
+    print(f"Hard images: mean loss over the last {LAST} appearances, pid, fid")
+    _print_columns(findings.hard)
+    print(
+        "\nPids that get confused: in the second half, how often an image of the one was closest to the other"
+    )
+    _print_columns(findings.confused)
+    print(f"\nDistances, {metric}: 5 %, median and 95 % of pairs of one pid, and of two")
+    rows = []
+    for index in _spread(range(len(findings.iterations)), PRINTED_BATCHES):
+        numbers = [f"{number:.3f}" for number in findings.percentiles[index].ravel()]
+        rows.append([f"iter {findings.iterations[index]}", *numbers])
+    _print_columns(rows)
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    for line in terminal.columns(rows):
+        print(f"  {line}")
+
+
+# ------------------------------------------------------------------------- as a page
+
+
+class _Report:
+    """The page of an experiment's detailed logs.
+
+    Args:
+        root: of the experiment.
+        fid_of: a fid of each pid.
+    """
+
+    def __init__(self, root: Path, image_root: str, fid_of: Mapping[str, str]):
+        self._root = root
+        self._image_root = image_root
+        self._fid_of = fid_of
+
+    def write(self, directory: Path, findings: Findings) -> None:
+        """Write index.html and distances.png into the directory, created if need be."""
+        directory.mkdir(exist_ok=True)
+        iterations = findings.iterations
+        caption = _caption(findings)
+        alt = f"Distances over the iterations. {caption}"
+        chart = page.chart(_figure(findings), directory, "distances", alt)
+        hard = "\n".join(map(self._hard_image, findings.hard))
+        confused = "\n".join(map(self._confused_pids, findings.confused))
+        page.write(
+            directory / "index.html",
+            "Detailed logs",
+            f"""
+<h1>Detailed logs</h1>
+<p class="muted">{html.escape(str(self._root))}, iterations {iterations[0]:,} to {iterations[-1]:,}.</p>
+<h2>Distances</h2>
+<figure class="half">{chart}<figcaption>{caption}</figcaption></figure>
+<h2>Images that stay hard</h2>
+<p>The mean loss over their last {LAST} appearances is the highest.</p>
+<ol class="ranked">
+{hard}
+</ol>
+<h2>Pids that get confused</h2>
+<p>An image of each. The number tells how often, in the second half of the iterations, the image of another pid that was
+closest to one of the pair was one of the other; of how many times that both were in the batch.</p>
+<ol class="ranked">
+{confused}
+</ol>
+""",
+        )
+
+    def _hard_image(self, image: HardImage) -> str:
+        picture = self._picture(image.pid, image.fid)
+        pid = html.escape(image.pid)
+        return f"<li>{picture}<span>loss {image.loss}</span><span>{pid}</span></li>"
+
+    def _confused_pids(self, pair: ConfusedPids) -> str:
+        pictures = "".join(self._picture(pid, self._fid_of[pid]) for pid in (pair.pid, pair.other))
+        pids = f"{html.escape(pair.pid)}, {html.escape(pair.other)}"
+        return f"<li>{pictures}<span>{pids}</span><span>{pair.counts}</span></li>"
+
+    def _picture(self, pid: str, fid: str) -> str:
+        title = f"{pid}, {fid}"
+        thumbnail = page.thumbnail(os.path.join(self._image_root, fid))
+        image = page.picture(thumbnail, title)
+        return f'<span class="picture" title="{html.escape(title)}">{image}</span>'
+
+
+def _caption(findings: Findings) -> str:
+    ends = []
+    for index in (0, -1):
+        low, high = findings.percentiles[index, :, 1]
+        ends.append(f"{low:.3g} and {high:.3g} at iteration {findings.iterations[index]}")
+    return (
+        "Medians, and the range from 5 % to 95 %. The medians of one pid and of two: "
+        f"{', '.join(ends)}."
+    )
+
+
+def _figure(findings: Findings):
+    """A Matplotlib figure of the distances over the iterations."""
+    figure, plot = page.axes("Iteration", "Distance")
+    for index, color, style, name in ((0, "true", "-", "one pid"), (1, "wrong", "--", "two pids")):
+        low, median, high = findings.percentiles[:, index].T
+        color = page.COLORS[color]
+        plot.fill_between(findings.iterations, low, high, color=color, alpha=0.2, linewidth=0)
+        plot.plot(
+            findings.iterations,
+            median,
+            color=color,
+            linestyle=style,
+            linewidth=1,
+            label=f"pairs of {name}",
+        )
+    page.legend(plot)
+    return figure
+
+
+if __name__ == "__main__":
+    common.run(main, parse_args)

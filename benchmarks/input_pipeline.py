@@ -5,12 +5,11 @@ float.
 
 Batches of 18 x 4 JPEGs of 128x64 pixels (of 100x50 to 160x80 with --mixed), drawn as in training,
 become crops of 256x128 from 288x144, half of them mirrored. "for an accelerator" is what the host
-does where a GPU takes the last step (images.finish): read and decode whole batches.
+does where a GPU takes the last step (augment.finish): read and decode whole batches.
 """
 
 import argparse
 import functools
-import itertools
 import tempfile
 from pathlib import Path
 
@@ -43,24 +42,21 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def make_images(folder: Path, count: int, mixed: bool) -> list[str]:
-    """Smooth random images with some noise, of about the size that photos of their kind have as
-    files (3.5 KB).
+    """Write smooth random images with some noise; as files they are of about the size of photos of
+    their kind, 3.5 KB.
     """
-    rng, paths = (
-        np.random.default_rng(0),
-        [str(folder / f"{number}.jpg") for number in range(count)],
-    )
+    rng = np.random.default_rng(0)
+    paths = [str(folder / f"{number}.jpg") for number in range(count)]
     for path in paths:
         height = int(rng.integers(100, 161)) if mixed else 128
-        image = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8)).resize(
-            (height // 2, height), Image.BICUBIC
-        )
-        noisy = np.asarray(image) + rng.integers(-8, 9, (height, height // 2, 3))
+        small = Image.fromarray(rng.integers(0, 256, (16, 8, 3), np.uint8))
+        smooth = np.asarray(small.resize((height // 2, height), Image.BICUBIC))
+        noisy = smooth + rng.integers(-8, 9, smooth.shape)
         Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(path, quality=90)
     return paths
 
 
-def original(batches, B: int, paths: list[str], augmentation, loading_threads: int):
+def original(batches, B: int, paths: list[str], augmentation, threads: int):
     """The original's pipeline: every image is read, decoded, resized in float, flipped and cropped
     on its own.
     """
@@ -69,18 +65,16 @@ def original(batches, B: int, paths: list[str], augmentation, loading_threads: i
     from data import images
 
     def load(path):
-        image = images.resize(
-            tf.io.decode_jpeg(tf.io.read_file(path), channels=3), augmentation.resized
-        )
-        return tf.image.random_crop(
-            tf.image.random_flip_left_right(image), (*augmentation.net_size, 3)
-        )
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        image = images.resize(image, augmentation.resized)
+        image = tf.image.random_flip_left_right(image)
+        return tf.image.random_crop(image, (*augmentation.net_size, 3))
 
     rows = tf.data.Dataset.from_generator(
         lambda: batches, output_signature=tf.TensorSpec([B], tf.int64)
     )
     names = tf.constant(paths)
-    loaded = rows.unbatch().map(lambda row: load(names[row]), num_parallel_calls=loading_threads)
+    loaded = rows.unbatch().map(lambda row: load(names[row]), num_parallel_calls=threads)
     return loaded.batch(B, drop_remainder=True).prefetch(1)
 
 
@@ -95,8 +89,10 @@ def take(stream, count: int):
 def main(args: argparse.Namespace) -> None:
     import_tensorflow()
     from data import images
+    from data.augment import Augmentation
 
-    augmentation = images.Augmentation((256, 128), (288, 144), random_flip=True)
+    B = P * K
+    augmentation = Augmentation(net_size=(256, 128), pre_crop_size=(288, 144), random_flip=True)
     with tempfile.TemporaryDirectory() as folder:
         paths = make_images(Path(folder), 1500, args.mixed)
         groups = np.split(np.arange(len(paths)), 100)
@@ -104,26 +100,16 @@ def main(args: argparse.Namespace) -> None:
         def batches():
             return pk_sampler.batches(groups, P, K, seed=0, start=0, end=2**31 - 1)
 
-        ours = functools.partial(
-            images.training_batches,
-            B=P * K,
-            paths=paths,
-            seed=0,
-            start=0,
-            augmentation=augmentation,
-        )
-        streams = {
-            "original": original(batches(), P * K, paths, augmentation, args.loading_threads)
-        }
-        for cache, (way, finished) in itertools.product(
-            ("none", "encoded", "decoded"), (("on the CPU", True), ("for an accelerator", False))
-        ):
-            streams[f"{way}, --cache {cache}"] = ours(
-                batches(), loading_threads=args.loading_threads, cache=cache, finished=finished
-            )
-        # A stream begins anew for each measurement and has no more batches: nothing is loaded ahead
-        # beside another's time. Its end is not of that time: TensorFlow then waits for half a
-        # second now and then.
+        streams = {"original": original(batches(), B, paths, augmentation, args.loading_threads)}
+        for cache in ("none", "encoded", "decoded"):
+            for way, finished in (("on the CPU", True), ("for an accelerator", False)):
+                loading = images.Loading(args.loading_threads, cache, finished)
+                streams[f"{way}, --cache {cache}"] = images.training_batches(
+                    enumerate(batches()), B, paths, 0, augmentation, loading
+                )
+        # A stream starts over for each measurement and has no more batches: nothing is loaded ahead
+        # in another's time. Its end does not count: TensorFlow then waits for half a second now and
+        # then.
         ways = {
             name: functools.partial(take, stream.take(args.batches), args.batches)
             for name, stream in streams.items()
@@ -131,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
         seconds = medians(ways, args.rounds)
     print(f"{'':34}images/s  times the original")
     for name, time in seconds.items():
-        print(f"{name:34}{args.batches * P * K / time:8,.0f}  {seconds['original'] / time:.2f}")
+        print(f"{name:34}{args.batches * B / time:8,.0f}  {seconds['original'] / time:.2f}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Activations:
         """
         paths = [os.fspath(path) for path in paths]
         strengths = []
-        with image_data.naming_bad_images(lambda: paths):
+        with image_data.explain_bad_images(lambda: paths):
             for images in image_data.test_batches(
                 paths, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
             ):

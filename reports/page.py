@@ -15,7 +15,7 @@ from string import Template
 from PIL import Image
 
 import common
-from common import UserError
+from data.pictures import open_image
 from runtime import files
 
 THUMBNAIL = 128  # pixels, the longer side
@@ -49,15 +49,9 @@ def thumbnail(path: str | os.PathLike) -> Image.Image:
     Raises:
         UserError: the file is not an image.
     """
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-            return small
-    except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-        raise UserError(
-            f"{path} cannot be read as an image ({error}). Replace it or leave it out."
-        ) from None
+    small = open_image(path)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return small
 
 
 def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
@@ -113,5 +107,5 @@ def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
     for color, code in COLORS.items():
         svg = svg.replace(code, f"var(--{color})")
     head, rest = svg.split(">", 1)
-    view_box = re.search(r'viewBox="[^"]*"', head)[0]
+    view_box = re.findall(r'viewBox="[^"]*"', head)[0]
     return f'<svg role="img" aria-label="{html.escape(alt)}" {view_box}>{rest}'

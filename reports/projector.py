@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 import common
 from common import UserError
+from data.pictures import open_image
 from runtime import files
 
 # TensorBoard takes sprites of at most 8192 x 8192 pixels. With these numbers they have at most
@@ -57,24 +58,13 @@ def sprite(paths: Sequence[str]) -> Image.Image:
     side = math.isqrt(len(paths) - 1) + 1
     picture = Image.new("RGBA", (side * THUMBNAIL, side * THUMBNAIL))
     for number, path in enumerate(paths):
-        thumbnail = _thumbnail(path)
+        image = open_image(path, at_least=(THUMBNAIL, THUMBNAIL))
+        thumbnail = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
         row, column = divmod(number, side)
         left = column * THUMBNAIL + (THUMBNAIL - thumbnail.width) // 2
         top = row * THUMBNAIL + (THUMBNAIL - thumbnail.height) // 2
         picture.paste(thumbnail, (left, top))
     return picture
-
-
-def _thumbnail(path: str) -> Image.Image:
-    size = THUMBNAIL, THUMBNAIL
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", size)  # a large JPEG is decoded at a part of its size
-            return ImageOps.contain(image.convert("RGB"), size)
-    except (OSError, SyntaxError) as error:  # Pillow raises the latter for a broken PNG
-        raise UserError(
-            f"{path} cannot be read as an image ({error}). Replace it or leave it out."
-        ) from None
 
 
 def write(

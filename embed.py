@@ -18,6 +18,7 @@ From Python, for files or arrays (network/embedder.py tells the rest):
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def write(
-    filename: str | os.PathLike, embedder: "Embedder", paths: list[str], quiet: bool = True
+    filename: str | os.PathLike, embedder: "Embedder", paths: Sequence[str], quiet: bool = True
 ) -> None:
     """Embed image files into an HDF5 file; evaluation/embeddings_file.py tells what it holds.
 
@@ -183,7 +184,7 @@ def main(args: argparse.Namespace) -> None:
             loading_threads=args.loading_threads,
             **architecture_flags(architecture),  # all, so that no warning comes twice
         )
-        paths = [os.path.join(image_root, fid) for fid in images.fids]
+        paths = images.paths(image_root)
         if cluster.is_chief:
             R = strategy.num_replicas_in_sync
             on = f", on {R} devices" if R > 1 else ""

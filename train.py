@@ -98,7 +98,7 @@ def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
             train_set.fids,
             settings.allow_any_path,
         )
-        cameras.of_fids(train_set.fids, settings.cameras)
+        cameras.cameras_of(train_set.fids, settings.cameras)
     except UserError as error:
         if not resuming:
             raise

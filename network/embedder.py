@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from common import UserError, first_few
 from data import images as image_data
+from data.augment import Views
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture
@@ -68,8 +69,8 @@ class Embedder:
         self.flags = args_json.architecture(experiment_root, architecture)
         _warn_about_other_crops(self.flags, crop_augment)
         self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
-        self.variant_names = image_data.variant_names(flip_augment, crop_augment)
-        self._variants = self.flags.net_size, flip_augment, crop_augment
+        self._views = Views(self.flags.net_size, flip_augment, crop_augment)
+        self.variant_names = self._views.names
         self._resized = self.flags.pre_crop_size if crop_augment else self.flags.net_size
         self.size = self._resized if crop_augment == "avgpool" else self.flags.net_size
         self.checkpoint, self.network = load(
@@ -140,7 +141,7 @@ class Embedder:
         Returns:
             float32 [A, *size, 3].
         """
-        return image_data.variants(image_data.resize(image, self._resized), *self._variants)
+        return self._views.take(image_data.resize(image, self._resized))
 
     def _make_embed(self):
         """Make the function from this worker's images to the embeddings of all workers'.
@@ -159,7 +160,7 @@ class Embedder:
         with tf.device("CPU:0"):  # no images of other replicas go to its device
             images = self._turns.of_replica(images)
         # Here and not while loading: the device is sent A times fewer numbers.
-        variants = image_data.variants(images, *self._variants)
+        variants = self._views.take(images)
         embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
         embs = tf.reshape(embs, [-1, len(self.variant_names), self.flags.embedding_dim])
         return tf.transpose(self._turns.gather(embs), [1, 0, 2])
@@ -176,7 +177,7 @@ class Embedder:
         def being_loaded():
             return paths[start : start + self._images_at_a_time]
 
-        with image_data.naming_bad_images(being_loaded):
+        with image_data.explain_bad_images(being_loaded):
             for batch in image_data.test_batches(
                 paths, self._images_at_a_time, self._loading_threads, self._resized
             ):

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from data import images
+from data.augment import Views
 from network import checkpoints, model
 from runtime import files
 
@@ -50,7 +51,7 @@ class Expected:
         embs = []
         for image in self._images:
             resized = images.resize(image, PRE_CROP if crop else SIZE)
-            variants = images.variants(resized, SIZE, flip, crop)
+            variants = Views(SIZE, flip, crop).take(resized)
             embs.append(self._network(variants, training=False)["emb"].numpy())
         return np.stack(embs, axis=1)
 

@@ -16,7 +16,7 @@ from small_network import close
 import common
 import embed
 import network.embedder
-from data import images
+from data.augment import Views
 from experiment import args_json
 from reports import projector
 from runtime import files
@@ -82,7 +82,10 @@ def test_variants_are_kept_and_aggregated(
     flags += [f"--crop_augment={crop}"] if crop else []
     run(trained, dataset, *flags)
     file, embs = read(tmp_path / "out.h5"), expected(flip, crop)
-    assert file["augmentation_types"].astype(str).tolist() == images.variant_names(flip, crop)
+    assert (
+        file["augmentation_types"].astype(str).tolist()
+        == Views(small_network.SIZE, flip, crop).names
+    )
     close(file["emb_aug"], embs)
     mean = embs.mean(axis=0)
     if aggregator == "normalized_mean":

@@ -1,7 +1,6 @@
 """The batches of a training: rows of the data set -> images on the devices."""
 
 import functools
-import os
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from common import first_few
-from data import cameras, pk_sampler
+from data import augment, cameras, pk_sampler
 from data import images as image_data
-from data.dataset import Dataset
+from data.augment import Augmentation
+from data.dataset import Dataset, labels_of
+from data.images import Loading
 from experiment.flags import Settings, known
 from runtime import devices
 from runtime.cluster import Cluster
@@ -41,8 +42,8 @@ class Batches:
         if settings.on_bad_image == "skip":
             dataset = _without_bad_images(dataset, settings)
         self.dataset = dataset
-        self.paths = [os.path.join(known(settings.image_root), fid) for fid in dataset.fids]
-        self.labels = np.unique(dataset.pids, return_inverse=True)[1]
+        self.paths = dataset.paths(known(settings.image_root))
+        self.labels = labels_of(dataset.pids)
         self._settings = settings
         self._strategy = strategy
         groups = pk_sampler.group_by_pid(dataset.pids)
@@ -54,12 +55,12 @@ class Batches:
             settings.batch_p,
             settings.batch_k,
             known(settings.seed),
-            cameras=cameras.of_fids(dataset.fids, settings.cameras),
+            cameras=cameras.cameras_of(dataset.fids, settings.cameras),
         )
         self._shards = devices.shards(
             strategy, cluster, settings.batch_p, settings.batch_k, settings.mining
         )
-        self._augmentation = image_data.Augmentation(
+        self._augmentation = Augmentation(
             settings.net_size,
             settings.pre_crop_size if settings.crop_augment else None,
             settings.flip_augment,
@@ -79,7 +80,7 @@ class Batches:
         finish = self._make_finish(loader.element_spec[0])
         for current in range(iteration, self._settings.train_iterations):
             began = time.perf_counter()
-            with image_data.naming_bad_images(functools.partial(self._paths_of, current)):
+            with image_data.explain_bad_images(functools.partial(self._paths_of, current)):
                 images, rows = next(loader)
                 images = finish(images)
                 rows = self._strategy.experimental_local_results(rows)[0].numpy()
@@ -91,24 +92,25 @@ class Batches:
 
     def _load(self, iteration: int, _context=None) -> tf.data.Dataset:
         settings = self._settings
+        rows = self._sample(iteration, settings.train_iterations)
+        loading = Loading(
+            settings.loading_threads, settings.cache, finished=not self._on_accelerator
+        )
         return image_data.training_batches(
-            self._sample(iteration, settings.train_iterations),
+            enumerate(rows, iteration),
             settings.batch_p * settings.batch_k,
             self.paths,
             known(settings.seed),
-            iteration,
             self._augmentation,
-            settings.loading_threads,
-            settings.cache,
+            loading,
             self._shards,
-            finished=not self._on_accelerator,
         )
 
     def _make_finish(self, spec):
         """The part of loading that an accelerator does, where there is one."""
         if not self._on_accelerator:
             return lambda images: images
-        finish = functools.partial(image_data.finish, augmentation=self._augmentation)
+        finish = functools.partial(augment.finish, augmentation=self._augmentation)
 
         @tf.function(input_signature=[spec])
         def on_devices(batch):
@@ -116,18 +118,18 @@ class Batches:
 
         return on_devices
 
-    def _paths_of(self, iteration: int) -> list[str]:
-        return [self.paths[row] for row in next(self._sample(iteration, iteration + 1))]
+    def _paths_of(self, iteration: int) -> np.ndarray:
+        return self.paths[next(self._sample(iteration, iteration + 1))]
 
 
 def _without_bad_images(dataset: Dataset, settings: Settings) -> Dataset:
-    paths = [os.path.join(known(settings.image_root), fid) for fid in dataset.fids]
-    bad = image_data.undecodable(paths, settings.loading_threads)
+    paths = dataset.paths(known(settings.image_root))
+    good = image_data.decodable(paths, settings.loading_threads)
+    bad = dataset.fids[~good].tolist()
     if not bad:
         return dataset
-    names = [dataset.fids[row] for row in sorted(bad)]
     log.warning(
-        f"{len(bad)} of the {len(paths)} images cannot be decoded and are left out: "
-        f"{first_few(names)}"
+        f"{len(bad)} of the {len(dataset)} images cannot be decoded and are left out: "
+        f"{first_few(bad)}"
     )
-    return dataset.select([row for row in range(len(paths)) if row not in bad])
+    return dataset.select(good)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import loss
 from common import UserError
-from experiment import train_log
+from experiment import detailed_logs, train_log
 from experiment.detailed_logs import DetailedLogs
 from experiment.flags import Settings
 from runtime import files, terminal
@@ -52,10 +52,7 @@ class Recorder:
         self._pending: Iteration | None = None
         self._root = Path(settings.experiment_root)
         self._collapse = CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
-        self._fids = np.empty(0, np.bytes_)
-        if settings.detailed_logs:
-            self._fids = np.char.encode(np.asarray(batches.dataset.fids, np.str_), "utf-8")
-        self._details = DetailedLogs(self._root, self._shapes_of_details())
+        self._details = DetailedLogs(self._root, self._layout_of_details())
         self._writer = tf.summary.create_noop_writer()
         if is_chief:
             self._writer = tf.summary.create_file_writer(str(self._root))
@@ -101,16 +98,16 @@ class Recorder:
         for file in (self._root / "train.log", *self._root.glob("events.out.tfevents.*")):
             files.sync(file)
 
-    def _shapes_of_details(self) -> dict:
+    def _layout_of_details(self) -> dict:
         settings = self._settings
         if not (settings.detailed_logs and self._is_chief):
             return {}
-        shape = settings.train_iterations, settings.batch_p * settings.batch_k
-        return {
-            "embeddings": (np.float32, (*shape, settings.embedding_dim)),
-            "losses": (np.float32, shape),
-            "fids": (self._fids.dtype, shape),
-        }
+        return detailed_logs.layout(
+            settings.train_iterations,
+            settings.batch_p * settings.batch_k,
+            settings.embedding_dim,
+            self._batches.dataset.fids,
+        )
 
     def _log(self, done: Iteration, until: float | None) -> None:
         """Log a finished iteration, if due.
@@ -147,7 +144,7 @@ class Recorder:
                 number - 1,
                 embeddings=result["emb"],
                 losses=result["losses"],
-                fids=self._fids[done.batch.rows],
+                fids=[fid.encode() for fid in self._batches.dataset.fids[done.batch.rows]],
             )
         warning = self._collapse(float(result["furthest"]), float(result["loss"]))
         if warning:

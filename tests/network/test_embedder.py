@@ -6,6 +6,7 @@ from small_network import DIM, SIZE, close
 
 from common import UserError
 from data import images
+from data.augment import Views
 from experiment import args_json
 from network.embedder import Embedder, load
 from runtime import devices, terminal
@@ -57,7 +58,7 @@ def test_variants_are_aggregated(trained, expected, dataset):
         trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean"
     )
     assert embedder.checkpoint == trained / "checkpoint-0"
-    assert embedder.variant_names == images.variant_names(True, "five")
+    assert embedder.variant_names == Views(SIZE, True, "five").names
     embs = embedder([dataset.root / fid for fid in dataset.fids[:3]])
     close(embs, expected(True, "five", "checkpoint-0").mean(axis=0)[:3])
 

@@ -296,11 +296,10 @@ def _load_excluder(name: str, fids: Sequence[str]) -> Excluder:
 
 def _pool(query: Embedded, excluder, how: str) -> Embedded:
     """One query for all of the same pid and camera. Its name is that of the first."""
-    pids, fids = query.dataset.pids, query.dataset.fids
-    keys = list(zip(pids, excluder.keys(fids), strict=True))
+    keys = excluder.keys(query.dataset.fids)
+    keys = list(zip(query.dataset.pids, keys, strict=True))
     firsts, embs = pooling.pool_queries(query.embs, keys, how)
-    pooled = Dataset(pids=[pids[row] for row in firsts], fids=[fids[row] for row in firsts])
-    return Embedded(pooled, embs)
+    return Embedded(query.dataset.select(firsts), embs)
 
 
 def _compare(

@@ -20,7 +20,9 @@ CASES = sorted(path.stem for path in FIGURES.glob("*.json"))
 
 def embedded(rows, embs):
     """rows: of (pid, fid)."""
-    images = Dataset(pids=[pid for pid, _ in rows], fids=[fid for _, fid in rows])
+    pids = np.array([pid for pid, _ in rows], dtype=object)
+    fids = np.array([fid for _, fid in rows], dtype=object)
+    images = Dataset("images.csv", pids, fids)
     return Embedded(images, np.float32(embs))
 
 

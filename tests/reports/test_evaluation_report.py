@@ -14,7 +14,7 @@ VOID = {"meta", "link", "img", "input", "br"}
 
 
 def images(pids, fids):
-    return Dataset(pids=pids, fids=fids)
+    return Dataset("images.csv", np.array(pids, dtype=object), np.array(fids, dtype=object))
 
 
 def results_of(query, gallery, distances, aps=(), cmc=(1.0,)):

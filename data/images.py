@@ -188,6 +188,16 @@ def _own_threads(count: int) -> tf.data.Options:
 # ------------------------------------------------------------------------- embedding
 
 
+def make_loader(size: tuple[int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Make a function from the path of a file to its image, resized: float32 [*size, 3]."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def load(path):
+        return tf.ensure_shape(resize(decode(tf.io.read_file(path)), size), [*size, 3])
+
+    return load
+
+
 def test_batches(
     paths: Sequence[str], batch_size: int, threads: int, size: tuple[int, int]
 ) -> tf.data.Dataset:
@@ -196,11 +206,8 @@ def test_batches(
     Returns: a data set of float32 [n, *size, 3], n at most batch_size.
     """
 
-    def load(path):
-        return resize(decode(tf.io.read_file(path)), size)
-
     images = tf.data.Dataset.from_tensor_slices(tf.constant(paths))
-    images = images.map(load, num_parallel_calls=threads).batch(batch_size)
+    images = images.map(make_loader(size), num_parallel_calls=threads).batch(batch_size)
     return images.with_options(_own_threads(threads)).prefetch(1)
 
 

@@ -32,6 +32,7 @@ import common
 from common import UserError
 from data import synthetic_persons as persons
 from data.synthetic_persons import H, Light, Tube, W
+from runtime import cores
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 ALONE = 300  # fewer images are drawn by one process: starting others would take longer
@@ -443,7 +444,7 @@ def _write_dataset(directory: Path, seed: int, plan: dict[str, list[Shot]]) -> N
         # Not forked: whoever calls this may have TensorFlow's threads. The parent handles Ctrl-C.
         spawn = multiprocessing.get_context("spawn")
         ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)
-        with spawn.Pool(initializer=signal.signal, initargs=ignore_ctrl_c) as pool:
+        with spawn.Pool(cores.count(), signal.signal, ignore_ctrl_c) as pool:
             for _ in pool.imap_unordered(draw, every_shot, chunksize=32):
                 pass
     for part, shots in plan.items():

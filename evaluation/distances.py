@@ -9,12 +9,13 @@ The bounds are those of a sum of D products or terms: Higham, Accuracy and Stabi
 Algorithms, section 3.1.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
+
+from runtime import cores
 
 # Distances in memory at a time, all threads together: 256 MB.
 _MAX_DISTANCES = 2**25
@@ -211,10 +212,10 @@ def map_blocks(
     Returns:
         What process_block returned, in the order of the rows.
     """
-    threads = os.cpu_count() or 1
+    rows_in_memory = max(1, _MAX_DISTANCES // max(1, columns))
+    threads = min(cores.count(), rows_in_memory)
     rows_per_thread = -(-rows // threads)
-    rows_in_memory = _MAX_DISTANCES // (threads * columns)
-    size = max(1, min(batch_size, rows_per_thread, rows_in_memory))
+    size = max(1, min(batch_size, rows_per_thread, rows_in_memory // threads))
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(process_block, _slices(rows, size)))
 

@@ -20,6 +20,9 @@ from runtime.terminal import log
 
 Size = tuple[int, int]
 
+# Files that are loaded one by one: making a pipeline takes as long as that.
+_FEW = 8
+
 
 class Embedder:
     """Embeds images by the network of an experiment.
@@ -81,6 +84,7 @@ class Embedder:
         images_a_replica = max(1, batch_size // (len(self.variant_names) * self._turns.replicas))
         self._images_at_a_time = images_a_replica * len(self._turns.own)
         self._loading_threads = loading_threads
+        self._load_file = image_data.make_loader(self._resized)
         self._embed = self._make_embed()
 
     def __call__(self, images: Sequence) -> np.ndarray:
@@ -172,6 +176,11 @@ class Embedder:
         return self._resize_arrays(images)
 
     def _load_files(self, paths: list[str]) -> Iterator[tf.Tensor]:
+        if len(paths) <= _FEW:
+            with image_data.explain_bad_images(lambda: paths):
+                images = [self._load_file(tf.constant(path)) for path in paths]
+            yield from (tf.stack(batch) for batch in self._parts(images))
+            return
         start = 0
 
         def being_loaded():
@@ -185,9 +194,13 @@ class Embedder:
                 yield batch
 
     def _resize_arrays(self, arrays: Sequence) -> Iterator[np.ndarray]:
-        for start in range(0, len(arrays), self._images_at_a_time):
-            batch = arrays[start : start + self._images_at_a_time]
+        for batch in self._parts(arrays):
             yield np.stack([image_data.resize(_checked(each), self._resized) for each in batch])
+
+    def _parts(self, images: Sequence) -> Iterator[Sequence]:
+        """As many images as go through the network at a time, and so on."""
+        for start in range(0, len(images), self._images_at_a_time):
+            yield images[start : start + self._images_at_a_time]
 
 
 def load(

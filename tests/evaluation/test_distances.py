@@ -44,6 +44,19 @@ def test_cosine_passes_over_lengths_and_an_embedding_of_zeros_is_1_from_all():
     np.testing.assert_allclose(got, [[0, 1, 2, 1, 1 - math.sqrt(0.5)], [1] * 5], atol=1e-14)
 
 
+@pytest.mark.parametrize("told", [1, 2, 256])
+@pytest.mark.parametrize("columns", [10, 10**6, 2**25, 10**9])
+def test_blocks_of_all_threads_together_keep_to_the_memory(told, columns, monkeypatch):
+    monkeypatch.setattr(distances.cores, "count", lambda: told)
+    made = []
+    pool = distances.ThreadPoolExecutor
+    monkeypatch.setattr(distances, "ThreadPoolExecutor", lambda n: made.append(n) or pool(n))
+    sizes = distances.map_blocks(lambda block: block.stop - block.start, 500, columns, 256)
+    assert sum(sizes) == 500 and made[0] <= told
+    # One row at least: less cannot be.
+    assert made[0] * max(sizes) * columns <= max(distances._MAX_DISTANCES, columns)
+
+
 def test_blocks_cover_all_rows_once_and_in_order(monkeypatch):
     def rows(block):
         return list(range(10))[block]

@@ -42,6 +42,8 @@ def test_files_and_arrays_are_embedded(embedder, expected, dataset):
     close(embedder(np.stack(arrays)), wanted)
     close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
     assert embedder([]).shape == (0, DIM)
+    # A few files go another way than many.
+    np.testing.assert_array_equal(embedder(paths[:2]), embs[:2])
     # Once, however few are left for the last batch.
     assert embedder._embed.experimental_get_tracing_count() == 1
 

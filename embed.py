@@ -48,32 +48,9 @@ def __getattr__(name: str):
     return Embedder
 
 
-def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of which experiment, which checkpoint of it, and its architecture."""
-    group = parser.add_argument_group("experiment")
-    common.add_flag(group, "experiment_root")
-    group.add_argument(
-        "--checkpoint",
-        metavar="NAME",
-        help="The checkpoint, such as checkpoint-25000. Without this flag, the newest.",
-    )
-    group = flags.add_architecture_flags(parser)
-    defaults = [f"--{row.name} {row.default}" for row in flags.rows(Architecture)]
-    group.description = (
-        "The experiment's args.json tells these. For a checkpoint that came without it, give at least one of them; "
-        f"the defaults of the others are {', '.join(defaults)}."
-    )
-
-
-def architecture_flags(values: argparse.Namespace | Architecture) -> dict:
-    """Those of all values that are flags of Architecture. A command line has only the given ones."""
-    names = {row.name for row in flags.rows(Architecture)}
-    return {name: value for name, value in vars(values).items() if name in names}
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    add_experiment_flags(parser)
+    flags.add_experiment_flags(parser)
     group = parser.add_argument_group("data")
     common.add_flag(group, "dataset")
     common.add_flag(
@@ -163,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     terminal.setup_logging("embed")
     if args.quiet or not cluster.is_chief:
         log.setLevel("ERROR")
-    architecture = args_json.architecture(args.experiment_root, architecture_flags(args))
+    architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
     images, image_root = _load_dataset(args, architecture)
     filename = _check_filename(args)
     if args.projector:

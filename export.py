@@ -21,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import common
-import embed
 from common import UserError
+from experiment import flags
 from runtime import files, terminal
 from runtime.tensorflow import import_tensorflow
 from runtime.terminal import log
@@ -33,7 +33,7 @@ FORMATS = {"saved_model": "saved_model", "onnx": "model.onnx", "litert": "model.
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    embed.add_experiment_flags(parser)
+    flags.add_experiment_flags(parser)
     group = parser.add_argument_group("export")
     group.add_argument(
         "--directory", required=True, metavar="DIR", help="Where to write; new or empty."
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         args.experiment_root,
         args.checkpoint,
         crop_augment=args.crop_augment,
-        **embed.architecture_flags(args),
+        **flags.architecture_flags(args),
     )
     log.info(f"Exporting {embedder.checkpoint} as {', '.join(args.formats)}.")
     with files.complete_directory(args.directory, FORMATS.values()) as directory:

@@ -538,16 +538,32 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_architecture_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of Architecture, without defaults: only those that are given are in the result.
-
-    Returns: their group.
-    """
-    group = parser.add_argument_group("model")
-    for field in rows(Architecture):
+def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of which experiment, which checkpoint of it, and its architecture."""
+    group = parser.add_argument_group("experiment")
+    common.add_flag(group, "experiment_root")
+    group.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="The checkpoint, such as checkpoint-25000. Without this flag, the newest.",
+    )
+    architecture = list(rows(Architecture))
+    defaults = ", ".join(f"--{field.name} {field.default}" for field in architecture)
+    group = parser.add_argument_group(
+        "model",
+        "The experiment's args.json tells these. For a checkpoint that came without it, give at "
+        f"least one of them; the defaults of the others are {defaults}.",
+    )
+    for field in architecture:
+        # Without a default, only those that are given are in the result.
         changed = field.metadata["options"] | {"default": argparse.SUPPRESS}
         group.add_argument(f"--{field.name}", **changed)
-    return group
+
+
+def architecture_flags(values: argparse.Namespace | Architecture) -> dict[str, Any]:
+    """Those of all values that are flags of Architecture. A command line has only the given ones."""
+    names = {field.name for field in rows(Architecture)}
+    return {name: value for name, value in vars(values).items() if name in names}
 
 
 def page() -> str:

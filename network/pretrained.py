@@ -2,12 +2,13 @@
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, first_few
-from network import checkpoints, keras_weights
+from network import checkpoints, keras_weights, other_files
 
 # The state of a net's random numbers is no weight.
 _RANDOM_STATE = "seed_generator_state"
@@ -68,11 +69,20 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
     return loaded
 
 
+def _is_keras_archive(path: Path) -> bool:
+    """.keras files are zip archives."""
+    return path.suffix == ".keras" and zipfile.is_zipfile(path)
+
+
 def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> checkpoints.Reader:
     """Find out what `source` is, and open it."""
     if str(source) == "imagenet":
         return keras_weights.imagenet(model_name, variables)
     path = Path(source)
+    other = other_files.name_of(path)
+    if other is not None and not _is_keras_archive(path):
+        kind = "weights file" if path.suffix in keras_weights.SUFFIXES else "checkpoint"
+        raise UserError(f"cannot read the {kind} {path}: it is {other}.")
     if path.suffix in keras_weights.SUFFIXES and path.is_file():
         return keras_weights.read(path, variables)
     if path.is_dir():

@@ -22,7 +22,7 @@ def embedded(rows, embs):
     """rows: of (pid, fid)."""
     pids = np.array([pid for pid, _ in rows], dtype=object)
     fids = np.array([fid for _, fid in rows], dtype=object)
-    images = Dataset("images.csv", pids, fids)
+    images = Dataset(pids=pids, fids=fids, path="images.csv")
     return Embedded(images, np.float32(embs))
 
 

@@ -14,7 +14,11 @@ VOID = {"meta", "link", "img", "input", "br"}
 
 
 def images(pids, fids):
-    return Dataset("images.csv", np.array(pids, dtype=object), np.array(fids, dtype=object))
+    return Dataset(
+        pids=np.array(pids, dtype=object),
+        fids=np.array(fids, dtype=object),
+        path="images.csv",
+    )
 
 
 def results_of(query, gallery, distances, aps=(), cmc=(1.0,)):

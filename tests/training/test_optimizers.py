@@ -228,7 +228,7 @@ class Run:
         self.network = keras.Model(
             images, keras.layers.Dense(2, name="emb")(keras.Model(inputs, x)(images))
         )
-        self.body = model.body(self.network).trainable_variables
+        self.body = model.net_of(self.network).trainable_variables
         self.weights = self.network.trainable_variables
         self.optimizer = optimizers.build(KINDS[kind], self.weights, self.body, frozen_iterations)
         self.state = checkpoints.named_variables(self.network, self.optimizer)

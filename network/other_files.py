@@ -1,0 +1,58 @@
+"""What a file is that is no weights file of ours, by its name and its first bytes."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+_CONVERT = "load it with PyTorch, put its arrays into the Keras net, and save that as .weights.h5"
+
+
+def name_of(path: Path) -> str | None:
+    """What a file or a directory is, and what to do with it; None where that is not known.
+
+    Returns: words that follow "... is ", without a period at the end.
+    """
+    if path.is_dir():
+        is_saved_model = (path / "saved_model.pb").exists()
+        return _SAVED_MODEL if is_saved_model else None
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        start = file.read(512)
+    return _by_content(path, start) or _by_suffix(path, start)
+
+
+_SAVED_MODEL = "a SavedModel: give the checkpoint that it was made from, or Keras' weights file"
+
+
+def _by_content(path: Path, start: bytes) -> str | None:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "an empty file: copy it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file itself: run `git lfs pull` where it is from"
+    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page and not the file that it offers: download the file itself"
+    if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
+        return "an archive: unpack it (tar -xf) and give the checkpoint in it"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("data.pkl") for name in names):
+            return (
+                f"PyTorch's weights, which are a program of sorts and are not run here: {_CONVERT}"
+            )
+        return "a zip archive: unpack it and give the weights file in it"
+    if start.startswith(b"\x80") and start[1:2] in b"\x02\x03\x04\x05":
+        return f"a pickle, which is a program of sorts and is not run here: {_CONVERT}"
+    return None
+
+
+def _by_suffix(path: Path, start: bytes) -> str | None:
+    if path.suffix == ".pb":
+        return "a frozen graph or a SavedModel's: give the checkpoint that it was made from"
+    if path.suffix in (".csv", ".json", ".txt", ".py"):
+        return "text: give a file of weights"
+    if path.suffix == ".npz" or start.startswith(b"\x93NUMPY"):
+        return "an array of NumPy: give a file of weights"
+    return None

@@ -159,7 +159,7 @@ def main(args: argparse.Namespace) -> None:
             aggregator=args.aggregator,
             batch_size=args.batch_size,
             loading_threads=args.loading_threads,
-            **architecture_flags(architecture),  # all, so that no warning comes twice
+            **flags.architecture_flags(architecture),  # all, so that no warning comes twice
         )
         paths = images.paths(image_root)
         if cluster.is_chief:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 import common
-import embed
 from benchmarks._measure import medians
 from experiment import flags
 from experiment.flags import Settings
@@ -161,7 +160,7 @@ def main(args: argparse.Namespace) -> None:
             precision=precision,
             batch_p=args.batch_p,
             batch_k=args.batch_k,
-            **embed.architecture_flags(args),
+            **flags.architecture_flags(args),
         )
 
     trained = {

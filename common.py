@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -101,6 +101,18 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
 # ------------------------------------------------------------------------- flags
 
 
+def suggestion(word: str, known: Iterable[str], among: int = 1) -> str:
+    """Words for a message about a typo: " Meant: X?", or nothing where no known word is close.
+
+    Args:
+        among: number of words that a message is about. With several, it names the one meant.
+    """
+    close = difflib.get_close_matches(word, list(known), 1)
+    if not close:
+        return ""
+    return f" Meant: {close[0]}?" if among == 1 else f" {word}: meant {close[0]}?"
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to a flag's help, unless it is None or False."""
 
@@ -117,12 +129,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
-            flags = [word.partition("=")[0] for word in message.split() if word.startswith("-")]
-            meant = []
-            for flag in flags:
-                meant += difflib.get_close_matches(flag, self._option_string_actions, 1)
-            hint = f"Meant: {' '.join(meant)}? " if meant else ""
-            message += f". {hint}--help lists all flags"
+            words = message.split()
+            flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+            hints = [suggestion(flag, self._option_string_actions, len(flags)) for flag in flags]
+            message += f".{''.join(hints)} --help lists all flags"
+        elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            message += suggestion(choice[1], choice[2].replace("'", "").split(", "))
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
@@ -296,9 +308,9 @@ def _plugin_files(folder: str) -> dict[str, list[Path]]:
 def _plugin_file(folder: str, name: str) -> Path:
     files = _plugin_files(folder).get(name)
     if files is None:
-        raise UserError(
-            f"there is no {name!r} in {folder}/. Available: {', '.join(plugin_names(folder))}."
-        )
+        names = plugin_names(folder)
+        hint = suggestion(name, names)
+        raise UserError(f"there is no {name!r} in {folder}/.{hint} Available: {', '.join(names)}.")
     _check_unambiguous(*files)
     return files[0]
 

@@ -5,13 +5,12 @@ It is the only source of architecture and sizes. A key that it lacks means the o
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from common import UserError
+from common import UserError, suggestion
 from experiment import flags, rules
 from experiment.flags import Architecture, Settings
 from runtime import files
@@ -177,8 +176,7 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
         if getattr(settings if name in lacking else stored, name) is None:
             raise UserError(f"{root}/args.json names no {name}. Add it there.")
     for name in sorted(read(root).keys() - vars(stored).keys() - _OF_THE_CALL):
-        meant = difflib.get_close_matches(name, vars(stored), 1)
-        hint = f" Meant: {meant[0]}?" if meant else ""
+        hint = suggestion(name, vars(stored))
         log.warning(f"args.json has {name}, which is no flag and does nothing.{hint}")
     changes = {name: getattr(settings, name) for name in lacking}
     for name, value in changes.items():

@@ -24,11 +24,16 @@ class _Bar(tqdm):
         values = super().format_dict
         steps = values["rate"] or (self.n - self.initial) / max(values["elapsed"], 1e-9)
         images = steps * self._images_per_step
-        return values | {
-            "images": f"{images:.0f}" if images >= 10 else f"{images:.1f}",
-            "ncols": values["ncols"]
-            and max(values["ncols"] - 2, 1),  # room for ^C: a line that wraps stays behind
-        }
+        # Room for ^C: a line that wraps stays behind.
+        width = values["ncols"] and max(values["ncols"] - 2, 1)
+        text = f"{images:.0f}" if images >= 10 else f"{images:.1f}"
+        return values | {"images": text, "ncols": width}
+
+    def clear(self, nolock: bool = False) -> None:
+        """Take the line away, and what a terminal wrote at its end: the ^C of Ctrl-C."""
+        super().clear(nolock=nolock)
+        if not self.disable and self.ncols:
+            self.fp.write(f"\r{' ' * self.ncols}\r")
 
 
 def bar(

@@ -49,6 +49,26 @@ CASES = {
         2,
         "--learningrate 3. Meant: --learning_rate?",
     ),
+    "two flags with typos": (
+        [*TRAIN, "--learningrate", "3", "--los=circle"],
+        2,
+        "--learningrate: meant --learning_rate\\? --los: meant --loss\\? --help",
+    ),
+    "a net with a typo": (
+        [*TRAIN, "--model_name=lunet_narow"],
+        2,
+        "no 'lunet_narow' in nets/\\. Meant: lunet_narrow\\? Available: .*resnet_v1_50",
+    ),
+    "a choice with a typo": (
+        [*TRAIN, "--loss=batch_hrad"],
+        2,
+        "argument --loss: invalid choice: 'batch_hrad'.* Meant: batch_hard\\?$",
+    ),
+    "a choice that is like no other": (
+        [*TRAIN, "--loss=x"],
+        2,
+        "argument --loss: invalid choice: 'x' \\(choose from [^)]*\\)$",
+    ),
     "no train_set": (
         ["train", "--experiment_root=new", "--image_root=images"],
         2,
@@ -77,11 +97,11 @@ CASES = {
     "an unknown net": (
         [*TRAIN, "--model_name=alexnet"],
         2,
-        "'alexnet' in nets/. Available:.*resnet_v1_50",
+        "'alexnet' in nets/.*Available:.*resnet_v1_50",
     ),
     "a net by a path": ([*TRAIN, "--model_name=../train"], 2, "--model_name.*Available"),
     "a net that is a shared file": ([*TRAIN, "--model_name=_lunet"], 2, "--model_name.*Available"),
-    "an unknown head": ([*TRAIN, "--head_name=fc1"], 2, "'fc1' in heads/. Available: .*direct"),
+    "an unknown head": ([*TRAIN, "--head_name=fc1"], 2, "'fc1' in heads/.*Available: .*direct"),
     "an unknown loss": ([*TRAIN, "--loss=batch_soft"], 2, "--loss.*'batch_soft'.*batch_hard"),
     "an unknown metric": (
         [*TRAIN, "--metric=manhattan"],

@@ -143,9 +143,10 @@ def test_ctrl_c_is_answered_on_a_line_of_its_own(tmp_path):
     (answer,) = (
         number for number, line in enumerate(lines) if line.startswith("SIGINT received: finishing")
     )
-    assert lines[answer].startswith(
+    assert lines[answer] == (
         "SIGINT received: finishing the current iteration. Press again to quit immediately."
     )
+    assert not any("^C" in line for line in lines)
     assert re.match(r"iter 15/30 \|.*batch-p@3 45\.3%$", lines[answer + 1])
     assert lines[answer + 2].endswith("The end.")
 

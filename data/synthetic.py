@@ -18,8 +18,6 @@ import argparse
 import csv
 import functools
 import multiprocessing
-import os
-import shutil
 import signal
 from math import pi
 from pathlib import Path
@@ -32,7 +30,7 @@ import common
 from common import UserError
 from data import synthetic_persons as persons
 from data.synthetic_persons import H, Light, Tube, W
-from runtime import cores
+from runtime import cores, files
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 ALONE = 300  # fewer images are drawn by one process: starting others would take longer
@@ -502,21 +500,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    directory = Path(args.directory).resolve()
-    partial = directory.with_name(directory.name + ".partial")
+    directory = Path(args.directory)
+    parts = [*FOLDERS.values(), *(f"{part}.csv" for part in FOLDERS)]
     plan = plan_dataset(args.seed, args.train_pids, args.test_pids, args.images_per_camera)
     try:
         if directory.exists() and any(directory.iterdir()):
             raise UserError(
                 f"DIR should be new or empty. Received: {args.directory}, which is not. Give another name."
             )
-        _remove_leftovers(partial)
-        print(f"Drawing {sum(map(len, plan.values()))} images...", flush=True)
-        try:
+        with files.complete_directory(directory, parts) as partial:
+            print(f"Drawing {sum(map(len, plan.values()))} images...", flush=True)
             _write_dataset(partial, args.seed, plan)
-            os.replace(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"cannot write {args.directory}: {error.strerror}. Give a DIR that can be written."
@@ -525,18 +519,6 @@ def main(args: argparse.Namespace) -> None:
     print(
         f"{args.directory}: {args.train_pids} + {args.test_pids} persons, {len(CAMERAS)} cameras; {sizes} images."
     )
-
-
-def _remove_leftovers(partial: Path) -> None:
-    """Remove what a killed call left. Raises: UserError for anything else, which is not ours."""
-    if not partial.exists():
-        return
-    ours = {*FOLDERS.values(), *(f"{part}.csv" for part in FOLDERS)}
-    if not set(os.listdir(partial)) <= ours:
-        raise UserError(
-            f"{partial} is in the way, and not of this command. Remove it or give another DIR."
-        )
-    shutil.rmtree(partial)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from data import images
 from data.augment import Views
 from experiment import args_json
 from network.embedder import Embedder, load
-from runtime import devices, terminal
+from runtime import terminal
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +101,4 @@ def test_a_network_is_loaded_alone(trained, embedder):
     batch = np.random.default_rng(0).uniform(0, 255, (2, *SIZE, 3)).astype(np.float32)
     np.testing.assert_array_equal(
         network(batch, training=False)["emb"], embedder.network(batch, training=False)["emb"]
-    )
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 6])
-def test_replicas_take_turns_and_the_last_image_fills_up(count):
-    workers = [devices.Turns(replicas=6, own=range(first, first + 3)) for first in (0, 3)]
-    taken = [turns.of_worker(count) for turns in workers]
-    assert (
-        taken
-        == {
-            0: [[], []],
-            1: [[0, 0, 0], [0, 0, 0]],
-            5: [[0, 1, 2], [3, 4, 4]],
-            6: [[0, 1, 2], [3, 4, 5]],
-        }[count]
     )

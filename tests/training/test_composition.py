@@ -48,7 +48,7 @@ CASES = {
         "--id_loss_weight=1",
     ],
     "identities": ["--head_name=bnneck", "--id_loss_weight=1", "--center_loss_weight=5e-4"],
-    "identities on a normalised head": [
+    "identities on a normalized head": [
         "--head_name=fc1024_normalize",
         "--id_loss_weight=1",
         "--center_loss_weight=0.1",

@@ -21,7 +21,7 @@ import numpy as np
 import common
 from benchmarks._measure import medians
 from experiment import flags
-from experiment.flags import Settings
+from experiment.flags import Architecture, Settings
 from runtime.tensorflow import import_tensorflow
 
 
@@ -34,7 +34,8 @@ class Way(NamedTuple):
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    flags.add_architecture_flags(parser)
+    for field in flags.rows(Architecture):
+        parser.add_argument(f"--{field.name}", **field.metadata["options"])
     parser.add_argument(
         "--batch_p",
         type=common.positive_int,

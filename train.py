@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import common
 from common import UserError
-from data import cameras, dataset, pk_sampler
+from data import cameras, dataset, pids, pk_sampler
 from data.dataset import Dataset
 from experiment import args_json, flags, folder, rules
 from experiment.flags import Settings, known
@@ -106,6 +106,8 @@ def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
         raise UserError(
             f"{error} (When resuming, train_set, image_root and batch_p are those of {path}.)"
         ) from None
+    for line in pids.warnings(train_set.pids, settings.batch_k):
+        log.warning(line)
     return train_set
 
 

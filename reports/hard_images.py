@@ -3,9 +3,9 @@
     python -m reports.hard_images exp
     python -m reports.hard_images exp --directory looked_at
 
-prints the images of the highest loss, the pids that are closest to one another, and how distances
-changed. With --directory it also writes these as a page with the images, index.html, and the
-distances as a PNG.
+prints the images whose loss is highest beside that of their batches, the pids that are closest to
+one another, and how distances changed. With --directory it also writes these as a page with the
+images, index.html, and the distances as a PNG.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from experiment.flags import known
 from reports import page
 from runtime import terminal
 
-LAST = 5  # appearances of an image that its loss is the mean of
+LAST = 5  # batches with an image that count
+MIN_BATCHES = 3  # an image that was in fewer is not ranked, unless none was in so many
 SHOWN = 20  # images, and pairs of pids
 SAMPLED_BATCHES = 1000  # whose distances are computed, at most
 PRINTED_BATCHES = 6  # of these
@@ -36,9 +37,13 @@ PERCENTILES = (5, 50, 95)
 
 
 class HardImage(NamedTuple):
-    loss: str
+    """An image and its last batches, LAST at most."""
+
     pid: str
     fid: str
+    loss: float  # its mean
+    relative: float  # its mean, divided by the mean of the batches
+    batches: int
 
 
 class ConfusedPids(NamedTuple):
@@ -51,6 +56,7 @@ class Findings(NamedTuple):
     """What the logs tell."""
 
     hard: list[HardImage]
+    min_batches: int  # that an image was in, to be ranked
     confused: list[ConfusedPids]
     iterations: np.ndarray  # int [n], those whose distances were computed
     percentiles: np.ndarray  # float [n, 2, 3], as from distance_percentiles
@@ -120,8 +126,7 @@ def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
         embs = logged.embeddings[row]
         return pids, distances.cdist(embs, embs, metric)
 
-    losses = hard_images(logged.losses, logged.fids, logged.rows)
-    hard = [HardImage(f"{loss:.3f}", pid_of[fid], fid) for fid, loss in losses[:SHOWN]]
+    hard, min_batches = hard_images(logged, pid_of)
     second_half = logged.rows[len(logged.rows) // 2 :]
     pairs = confused_pids(batch(row) for row in _spread(second_half, SAMPLED_BATCHES))
     confused = [
@@ -130,25 +135,37 @@ def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
     ]
     sampled = _spread(logged.rows, SAMPLED_BATCHES)
     percentiles = np.stack([distance_percentiles(*batch(row)) for row in sampled])
-    return Findings(hard, confused, sampled + 1, percentiles)
+    return Findings(hard[:SHOWN], min_batches, confused, sampled + 1, percentiles)
 
 
-def hard_images(
-    losses: np.ndarray, fids: np.ndarray, rows: Sequence[int]
-) -> list[tuple[str, float]]:
-    """The mean loss of each image over its LAST last appearances: (fid, loss), the highest first.
+def hard_images(logged: Logged, pid_of: Mapping[str, str]) -> tuple[list[HardImage], int]:
+    """Rank images by their loss beside that of the batches that they were in, the hardest first.
 
-    Args:
-        losses, fids: as in the files, [iterations, B].
-        rows: of the iterations that ran, ascending.
+    Losses fall during a training: the loss alone would put those first that were last drawn early.
+    Several copies of an image in a batch count as one, with their mean.
+
+    Returns:
+        The images, and the number of batches that each of them was in at least.
     """
-    seen = defaultdict(list)
-    for row in reversed(rows):
-        for fid, loss in zip(fids[row].tolist(), losses[row].tolist(), strict=True):
+    seen = defaultdict(list)  # (its loss, the batch's mean), the newest first
+    for row in reversed(logged.rows):
+        losses = logged.losses[row].astype(np.float64)
+        copies = defaultdict(list)
+        for fid, loss in zip(logged.fids[row].tolist(), losses.tolist(), strict=True):
+            copies[fid].append(loss)
+        for fid, of_copies in copies.items():
             if len(seen[fid]) < LAST:
-                seen[fid].append(loss)
-    means = [(fid.decode(), sum(last) / len(last)) for fid, last in seen.items()]
-    return sorted(means, key=lambda item: -item[1])
+                seen[fid].append((np.mean(of_copies), losses.mean()))
+    min_batches = min(MIN_BATCHES, max(map(len, seen.values())))
+    images = []
+    for encoded, pairs in seen.items():
+        if len(pairs) < min_batches:
+            continue
+        fid = encoded.decode()
+        loss, of_batches = np.mean(pairs, axis=0).tolist()
+        relative = loss / of_batches if of_batches else 0.0  # all losses of the batches are 0
+        images.append(HardImage(pid_of[fid], fid, loss, relative, len(pairs)))
+    return sorted(images, key=lambda image: -image.relative), min_batches
 
 
 def confused_pids(
@@ -208,8 +225,16 @@ def _spread(values: Sequence[int], count: int) -> np.ndarray:
 
 
 def _print(findings: Findings, metric: str) -> None:
-    print(f"Hard images: mean loss over the last {LAST} appearances, pid, fid")
-    _print_columns(findings.hard)
+    print(
+        f"Hard images: loss beside that of its batches, loss, batches (the last {LAST}), pid, fid"
+    )
+    print(f"(of images in at least {findings.min_batches} batches)")
+    _print_columns(
+        [
+            (f"{image.relative:.2f} times", f"{image.loss:.3f}", str(image.batches), *image[:2])
+            for image in findings.hard
+        ]
+    )
     print(
         "\nPids that get confused: in the second half, how often an image of the one was closest to the other"
     )
@@ -261,7 +286,8 @@ class _Report:
 <h2>Distances</h2>
 <figure class="half">{chart}<figcaption>{caption}</figcaption></figure>
 <h2>Images that stay hard</h2>
-<p>The mean loss over their last {LAST} appearances is the highest.</p>
+<p>Their loss is highest beside the mean loss of the batches that they were in, the last {LAST} that had them: 2 times
+means twice that mean. Images in fewer than {findings.min_batches} batches are left out.</p>
 <ol class="ranked">
 {hard}
 </ol>
@@ -277,7 +303,10 @@ closest to one of the pair was one of the other; of how many times that both wer
     def _hard_image(self, image: HardImage) -> str:
         picture = self._picture(image.pid, image.fid)
         pid = html.escape(image.pid)
-        return f"<li>{picture}<span>loss {image.loss}</span><span>{pid}</span></li>"
+        return (
+            f"<li>{picture}<span>{image.relative:.2f} times</span><span>loss {image.loss:.3f}</span>"
+            f"<span>{pid}</span></li>"
+        )
 
     def _confused_pids(self, pair: ConfusedPids) -> str:
         pictures = "".join(self._picture(pid, self._fid_of[pid]) for pid in (pair.pid, pair.other))

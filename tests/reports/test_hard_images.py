@@ -8,17 +8,59 @@ from PIL import Image
 
 import common
 from experiment import detailed_logs
-from experiment.detailed_logs import DetailedLogs
+from experiment.detailed_logs import DetailedLogs, Logged
 from reports import hard_images
 from runtime.files import write_json
 
 
-def test_hard_images_are_those_of_the_last_appearances(monkeypatch):
+def logged_of(fids, losses, rows):
+    fids = np.array([[fid.encode() for fid in batch] for batch in fids])
+    return Logged(None, np.float32(losses), fids, np.array(rows))
+
+
+PIDS = {fid: fid.upper() for fid in "abcdef"}
+
+
+def test_hard_images_are_those_of_the_last_batches_beside_their_means(monkeypatch):
     monkeypatch.setattr(hard_images, "LAST", 2)
-    fids = np.array([[b"a", b"b"], [b"a", b"c"], [b"", b""], [b"a", b"b"]])
-    losses = np.float32([[9, 1], [1, 5], [7, 7], [2, 0.5]])
-    found = hard_images.hard_images(losses, fids, [0, 1, 3])
-    assert found == [("c", 5), ("a", 1.5), ("b", 0.75)]
+    monkeypatch.setattr(hard_images, "MIN_BATCHES", 1)
+    logged = logged_of(["ab", "ac", "ff", "ab"], [[9, 1], [1, 5], [7, 7], [2, 0.5]], [0, 1, 3])
+    found, min_batches = hard_images.hard_images(logged, PIDS)
+    assert min_batches == 1
+    assert [image[:2] for image in found] == [("C", "c"), ("A", "a"), ("B", "b")]
+    means = [3, (1.25 + 3) / 2, (1.25 + 5) / 2]  # of the batches 1; 3 and 1; 3 and 0
+    losses = [5, 1.5, 0.75]
+    assert [image.loss for image in found] == losses
+    ratios = [loss / mean for loss, mean in zip(losses, means, strict=True)]
+    np.testing.assert_allclose([image.relative for image in found], ratios)
+    assert [image.batches for image in found] == [1, 2, 2]
+
+
+def test_who_was_drawn_early_is_not_hard_for_that():
+    """Losses fall from 1 to 0.1. b was drawn at first only, c is the hard one."""
+    scale = np.linspace(1, 0.1, 8)[:, None]
+    fids = ["abdd"] * 3 + ["acdd"] * 5
+    losses = scale * [1, 1, 1, 1] + np.array([[0] * 4] * 3 + [[0, 0.05, 0, 0]] * 5)
+    found, _ = hard_images.hard_images(logged_of(fids, losses, range(8)), PIDS)
+    assert found[0].fid == "c" and found[0].loss < max(image.loss for image in found)
+
+
+def test_images_of_few_batches_are_left_out_and_copies_in_a_batch_are_one():
+    fids = ["aabc", "aabc", "aabd"]
+    logged = logged_of(fids, [[1, 3, 2, 9]] * 3, range(3))
+    found, min_batches = hard_images.hard_images(logged, PIDS)
+    assert min_batches == 3 == hard_images.MIN_BATCHES
+    assert [(image.fid, image.loss, image.batches) for image in found] == [("a", 2, 3), ("b", 2, 3)]
+    found, min_batches = hard_images.hard_images(logged_of(fids[:2], logged.losses, [0, 1]), PIDS)
+    assert min_batches == 2 and [image.fid for image in found] == ["c", "a", "b"]
+
+
+def test_images_of_batches_without_any_loss_come_last():
+    logged = logged_of(["ab", "cd"], [[0, 0], [0, 1]], [0, 1])
+    found, _ = hard_images.hard_images(logged, PIDS)
+    assert [(image.fid, image.relative) for image in found] == [
+        ("d", 2), ("c", 0), ("a", 0), ("b", 0)
+    ]  # fmt: skip
 
 
 def random_batches(count=6, P=4, K=3):
@@ -93,11 +135,15 @@ def test_the_command_prints_and_writes_a_page_that_needs_nothing_else(
     look(experiment, "--directory", tmp_path / "page")
     printed = capsys.readouterr().out
     assert printed.startswith("3 iterations of 8 images")
-    assert re.search(r"Hard images.*\n +3\.250  0000  " + re.escape(dataset.fids[1]), printed)
+    assert re.search(
+        r"Hard images.*\n.*at least 3 batches.*\n +2\.54 times +3\.250 +3 +0000 +"
+        + re.escape(dataset.fids[1]),
+        printed,
+    )
     assert re.search(r"\n +iter 1 .*\n +iter 2 .*\n +iter 3 ", printed)
     assert "iter 4" not in printed
     page = (tmp_path / "page" / "index.html").read_text()
-    assert page.index("loss 3.250") < page.index("loss 1.000")
+    assert page.index("2.54 times") < page.index("loss 3.250") < page.index("loss 1.000")
     assert page.count('src="data:image/jpeg') == 8 + 2 * 3  # the images, and pairs of three pids
     with Image.open(tmp_path / "page" / "distances.png") as chart:
         assert chart.format == "PNG"

@@ -19,7 +19,8 @@ also writes a table of the queries: AP, INP, number of true matches, ranks of th
     python evaluate.py ... --report report --image_root images --activations exp
 
 also writes a page, report/report.html, that shows the best and the worst queries and what was found
-for them. From Python: `from evaluation import evaluate`.
+for them. With --baseline color_histogram the figures of an evaluation without any learning stand
+beside it, in the report and in a second line on the terminal. From Python: `from evaluation import evaluate`.
 """
 
 import argparse
@@ -186,9 +187,15 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     common.add_flag(
         group,
         "image_root",
-        help="Directory that the file ids of both CSVs are relative to, for --report.",
+        help="Directory that the file ids of both CSVs are relative to, for --report and --baseline.",
     )
     common.add_flag(group, "allow_any_path")
+    group.add_argument(
+        "--baseline",
+        choices=("color_histogram",),
+        help="Also evaluate what needs no learning, color histograms of the images: where they do as well, the test is "
+        "easy, or the training was short. Their metric is euclidean; all else is as for the network.",
+    )
     group.add_argument(
         "--activations",
         type=common.readable_directory,
@@ -197,33 +204,47 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# flag: the one without which it has no effect
-_NEEDS = {
+# flag: the one without which it has no effect, or several, of which one is enough
+_NEEDS: dict[str, str | tuple[str, ...]] = {
     "rerank_k1": "rerank",
     "rerank_k2": "rerank",
     "rerank_lambda": "rerank",
     "query_expansion_alpha": "query_expansion",
-    "image_root": "report",
-    "allow_any_path": "report",
+    "image_root": ("report", "baseline"),
+    "allow_any_path": ("report", "baseline"),
     "activations": "report",
     "roc": "filename",
 }
 
 
 def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.report is not None and args.image_root is None:
-        parser.error(
-            "argument --image_root: needed with --report. Give the directory of the images"
-        )
-    for name, needed in _NEEDS.items():
-        if not getattr(args, needed) and getattr(args, name) != parser.get_default(name):
+    for name in ("report", "baseline"):
+        if getattr(args, name) is not None and args.image_root is None:
             parser.error(
-                f"argument --{name}: has no effect without --{needed}. Add that, or leave this out"
+                f"argument --image_root: needed with --{name}. Give the directory of the images"
+            )
+    for name in _NEEDS:
+        if not _in_effect(args, name) and getattr(args, name) != parser.get_default(name):
+            parser.error(
+                f"argument --{name}: has no effect without --{' or --'.join(_needed(name))}. Add that, or leave this "
+                "out"
             )
     try:
         options_of(args)
     except UserError as error:
         parser.error(f"argument --{error}")
+
+
+def _needed(name: str) -> tuple[str, ...]:
+    """The flags of which a flag needs one; () for a flag that needs none."""
+    needed = _NEEDS.get(name, ())
+    return (needed,) if isinstance(needed, str) else needed
+
+
+def _in_effect(args: argparse.Namespace, name: str) -> bool:
+    """Whether a flag, given or not, has an effect beside the others."""
+    needed = _needed(name)
+    return not needed or any(getattr(args, other) for other in needed)
 
 
 def _check_output(
@@ -313,7 +334,7 @@ def main(args: argparse.Namespace) -> None:
     embeddings = (args.query_embeddings, args.gallery_embeddings)
     pipeline.check_embs(query, gallery, names=embeddings)
     _warn_about_embeddings(log, args, query, gallery)
-    if args.report:
+    if args.report or args.baseline:
         for csv, images in zip(csvs, (query_set, gallery_set), strict=True):
             dataset.check_images(csv, args.image_root, images.fids, args.allow_any_path)
     activations = _load_activations(args.activations)
@@ -328,10 +349,13 @@ def main(args: argparse.Namespace) -> None:
         _write("filename", args.filename, files.write_json, results.as_json())
     if args.per_query is not None:
         _write("per_query", args.per_query, write_table, results.per_query())
+    baselines = _evaluate_baseline(args, query_set, gallery_set, options)
     if args.report:
         from reports import evaluation as report  # only here, for Matplotlib's sake
 
-        report.write(args.report, results, args.image_root, vars(args), activations)
+        flags = {name: value for name, value in vars(args).items() if _in_effect(args, name)}
+        made_by = [embeddings_file.checkpoint_of(path) for path in embeddings]
+        report.write(args.report, results, args.image_root, flags, activations, made_by, baselines)
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
 
 
@@ -341,6 +365,21 @@ def summary(results: Results) -> str:
         f"mAP: {results.mAP:.2%} | top-1: {results.top(1):.2%} top-2: {results.top(2):.2%} | "
         f"top-5: {results.top(5):.2%} | top-10: {results.top(10):.2%} | mINP: {results.mINP:.2%}"
     )
+
+
+def _evaluate_baseline(
+    args: argparse.Namespace, query_set: Dataset, gallery_set: Dataset, options: Options
+) -> dict[str, Results]:
+    """The results of the baseline by its name, printed; {} without one."""
+    if args.baseline is None:
+        return {}
+    from evaluation import baselines  # only here, for Pillow's sake
+
+    results = baselines.evaluate_baseline(
+        args.baseline, query_set, gallery_set, args.image_root, options
+    )
+    print(f"{summary(results)} (baseline: {args.baseline})")
+    return {args.baseline: results}
 
 
 def write_table(path: str, table) -> None:

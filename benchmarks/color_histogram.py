@@ -5,52 +5,17 @@ with.
 
 Colors are counted in six stripes, from head to foot, of the middle half of the image, where the
 person is. The file holds `emb` float32 [N, 384] in the order of the CSV, as embed.py writes it. Its
-euclidean distance is the Hellinger distance of the histograms, times a constant.
+euclidean distance is the Hellinger distance of the histograms, times a constant. `evaluate.py
+--baseline color_histogram` evaluates them in one go.
 """
 
 import argparse
 import os
-from collections.abc import Sequence
-
-import numpy as np
 
 import common
 from data import dataset
-from data.pictures import open_image
+from evaluation.baselines import color_histograms
 from runtime import files
-
-STRIPES = 6
-# Of red, of green and of blue: 64 colors. Of 4, 8 and 16, in RGB and HSV, this did best on
-# data.synthetic.
-BINS = 4
-
-
-def color_histogram(image: np.ndarray) -> np.ndarray:
-    """Roots of the shares of the 64 colors in each stripe: uint8 RGB [H, W, 3] -> float32 [6 * 64].
-
-    Squares add up to 1/6 in each stripe, and so to 1; stripes of images with less than six rows may
-    be empty, all 0.
-    """
-    height, width, _ = image.shape
-    middle = image[:, width // 4 : width - width // 4]
-    red, green, blue = np.moveaxis(middle.astype(np.int64) * BINS // 256, -1, 0)
-    color = (red * BINS + green) * BINS + blue
-    stripe = np.arange(height)[:, None] * STRIPES // height
-    place = stripe * BINS**3 + color
-    counts = np.bincount(place.ravel(), minlength=STRIPES * BINS**3).reshape(STRIPES, -1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.sqrt(shares / STRIPES).astype(np.float32).ravel()
-
-
-def color_histograms(paths: Sequence[str]) -> np.ndarray:
-    """The histogram of each image file: float32 [N, 6 * 64].
-
-    Raises: UserError for a file that is no image.
-    """
-    embs = np.empty((len(paths), STRIPES * BINS**3), np.float32)
-    for row, path in enumerate(paths):
-        embs[row] = color_histogram(np.asarray(open_image(path)))
-    return embs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

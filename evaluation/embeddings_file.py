@@ -136,6 +136,12 @@ def head(path: str | os.PathLike, count: int) -> np.ndarray:
         return file[EMB][:count]
 
 
+def checkpoint_of(path: str | os.PathLike) -> str | None:
+    """The path of the weights that made a file; None where it does not say."""
+    made_by = _made_with(path)[CHECKPOINT]
+    return made_by if isinstance(made_by, str) else None
+
+
 def differences(
     query_path: str | os.PathLike, gallery_path: str | os.PathLike
 ) -> list[tuple[str, object, object]]:

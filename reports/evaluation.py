@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ LISTS = 10  # of the worst queries and of the best, each
 LENGTH = 10  # gallery images in a list
 SAMPLED_QUERIES = 200  # in the distribution of distances, at most
 SAMPLED_WRONG = 1000  # wrong images of each of these, at most
+SAMPLED_MISTAKES = 2000  # queries whose nearest image is wrong, at most
+PAIRS = 10  # of identities that are taken for one another
 _MAX_DISTANCES = 2**22  # in memory at a time: 32 MB
 
 # From N image files to N maps, float [h, w] in 0..1.
@@ -35,6 +38,16 @@ class Ranked(NamedTuple):
     dists: np.ndarray  # float [n]
     ranks: np.ndarray  # int [n], from 1
     true_ranks: np.ndarray  # of all true matches of the query, ascending
+
+
+class Confusion(NamedTuple):
+    """An identity whose queries are taken for another: their nearest image is of that."""
+
+    pid: str
+    other: str
+    queries: int  # so many of them
+    query: int  # one of them, a row of the query set
+    wrong: int  # its nearest image, a row of the gallery
 
 
 class Pictures(NamedTuple):
@@ -60,6 +73,8 @@ def write(
     image_root: str | os.PathLike,
     flags: Mapping[str, object],
     activations: Activations | None = None,
+    checkpoints: Sequence[str | None] = (),
+    baselines: Mapping[str, Results] = MappingProxyType({}),
 ) -> None:
     """Write report.html, cmc.png, distances.png and identities.png into a directory.
 
@@ -67,6 +82,9 @@ def write(
         directory: created if it does not exist.
         flags: what the evaluation was called with, by name.
         activations: where the network looks, for a second picture of each image that is shown.
+        checkpoints: the path of the weights that embedded the queries, and the gallery, None where
+            it is not known.
+        baselines: of the same queries and gallery, by name, to be shown beside the results.
 
     Raises:
         UserError: an image that is shown cannot be read.
@@ -76,23 +94,29 @@ def write(
     aps = np.array([np.nan if ap is None else ap for ap in results.aps])
     worst, best = extremes(aps, results.query.pids, results.gallery.pids)
     lists = {row: ranked(results, row) for row in {*worst, *best}}
-    pictures = _pictures(results, lists, image_root, activations)
+    mistakes = mistaken_queries(results)
+    pairs = confusions(results, mistakes)
+    pictures = _pictures(_shown_fids(results, lists, pairs), image_root, activations)
     articles = {row: _article(results, row, lists[row], pictures) for row in lists}
     true, wrong = sampled_distances(results)
+    names = _names(checkpoints)
     body = page.fill(
         "evaluation.html",
+        of_network=f" of {html.escape(names)}" if names else "",
         count=_count(results),
-        figures=_figures(results),
-        cmc_chart=_cmc_chart(directory, results.cmc),
+        figures=_figures(results, baselines),
+        cmc_chart=_cmc_chart(directory, results.cmc, baselines),
         distances_chart=_distances_chart(directory, true, wrong),
         length=str(LENGTH),
         toggle=_TOGGLE if activations else "",
         worst="\n".join(articles[row] for row in worst),
         best="\n".join(articles[row] for row in best),
+        confusions=_confusions(results, pairs, len(mistakes), pictures),
         identities=_identities(directory, results.query.pids, aps),
-        flags=_flags(flags),
+        flags=_flags(flags, checkpoints),
     )
-    page.write(directory / "report.html", f"Evaluation, mAP {results.mAP:.1%}", f"\n{body}")
+    title = f"Evaluation{f' of {names}' if names else ''}, mAP {results.mAP:.1%}"
+    page.write(directory / "report.html", title, f"\n{body}")
 
 
 # ------------------------------------------------------------------------- what is shown
@@ -144,22 +168,53 @@ def sampled_distances(results: Results) -> tuple[np.ndarray, np.ndarray]:
         Two float vectors.
     """
     Q = len(results.query.pids)
-    G = len(results.gallery.pids)
     rng = np.random.default_rng(0)
     rows = np.unique(np.linspace(0, Q - 1, min(Q, SAMPLED_QUERIES)).astype(int))
-    size = max(1, _MAX_DISTANCES // G)
     true, wrong = [], []
+    for row, dists in _distances(results, rows):
+        matches = _matches(results, row)
+        counted = np.isfinite(dists)
+        others = dists[~matches & counted]
+        if len(others) > SAMPLED_WRONG:
+            others = rng.choice(others, SAMPLED_WRONG, replace=False)
+        true.append(dists[matches & counted])
+        wrong.append(others)
+    return np.concatenate(true), np.concatenate(wrong)
+
+
+def mistaken_queries(results: Results) -> np.ndarray:
+    """Rows of the queries whose nearest image is not a true match, but which have one: int [n]."""
+    first_ranks = [ranks[0] if len(ranks) else 0 for ranks in results.ranks]
+    return np.flatnonzero(np.array(first_ranks) > 1)
+
+
+def confusions(results: Results, mistakes: np.ndarray) -> list[Confusion]:
+    """Which identities are taken for which, the most frequent first.
+
+    What counts is the nearest image of each mistaken query. Of more than SAMPLED_MISTAKES queries so
+    many are looked at, evenly spread.
+
+    Args:
+        mistakes: as from mistaken_queries.
+    """
+    places = np.linspace(0, len(mistakes) - 1, min(len(mistakes), SAMPLED_MISTAKES)).astype(int)
+    found: dict[tuple[str, str], Confusion] = {}
+    for row, dists in _distances(results, mistakes[places]):
+        # Where a true match is as near, the mistake counts.
+        nearest = int(np.where(_matches(results, row), np.inf, dists).argmin())
+        pid = results.query.pids[row]
+        other = results.gallery.pids[nearest]
+        before = found.get((pid, other), Confusion(pid, other, 0, row, nearest))
+        found[pid, other] = before._replace(queries=before.queries + 1)
+    return sorted(found.values(), key=lambda pair: -pair.queries)
+
+
+def _distances(results: Results, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    """Each of the rows with its distances, float [G], of which few are in memory at a time."""
+    size = max(1, _MAX_DISTANCES // len(results.gallery.pids))
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
-        for row, dists in zip(block, results.distances(block), strict=True):
-            matches = _matches(results, row)
-            counted = np.isfinite(dists)
-            others = dists[~matches & counted]
-            if len(others) > SAMPLED_WRONG:
-                others = rng.choice(others, SAMPLED_WRONG, replace=False)
-            true.append(dists[matches & counted])
-            wrong.append(others)
-    return np.concatenate(true), np.concatenate(wrong)
+        yield from zip(block.tolist(), results.distances(block), strict=True)
 
 
 def _matches(results: Results, row: int) -> np.ndarray:
@@ -178,17 +233,22 @@ def camera(fid: str) -> str | None:
 _TOGGLE = '<p><label><input type="checkbox" id="maps"> Show where the network looks (brighter: more)</label></p>'
 
 
-def _pictures(
-    results: Results,
-    lists: Mapping[int, Ranked],
-    image_root: str | os.PathLike,
-    activations: Activations | None,
-) -> dict[str, Pictures]:
-    """The pictures of all images in the lists, by fid."""
+def _shown_fids(
+    results: Results, lists: Mapping[int, Ranked], pairs: Sequence[Confusion]
+) -> list[str]:
+    """The fids of all images in the lists and of the pairs, each once."""
     fids = [results.query.fids[row] for row in lists]
     for head in lists.values():
         fids += [results.gallery.fids[row] for row in head.rows]
-    fids = list(dict.fromkeys(fids))
+    for pair in pairs[:PAIRS]:
+        fids += [results.query.fids[pair.query], results.gallery.fids[pair.wrong]]
+    return list(dict.fromkeys(fids))
+
+
+def _pictures(
+    fids: Sequence[str], image_root: str | os.PathLike, activations: Activations | None
+) -> dict[str, Pictures]:
+    """The pictures of images, by fid."""
     paths = [os.path.join(image_root, fid) for fid in fids]
     small = [page.thumbnail(path) for path in paths]
     overlaid: list[Image.Image | None] = [None] * len(fids)
@@ -249,20 +309,65 @@ def _listed(results: Results, head: Ranked) -> Iterable[Listed]:
 
 
 def _item(image: Listed, pictures: Pictures) -> str:
+    caption = image.caption
+    place = camera(image.fid)
+    if place:
+        caption += f"<span>camera {place}</span>"
+    return f'<li class="{image.kind}" title="{_title(image)}">{_framed(image, pictures)}{caption}</li>\n'
+
+
+def _title(image: Listed) -> str:
+    return html.escape(f"{image.pid}, {image.fid}")
+
+
+def _framed(image: Listed, pictures: Pictures) -> str:
+    """The picture of an image, and under it the one with its activation map."""
     alt = f"{image.words}: {image.pid}, {image.fid}"
     shown = page.picture(pictures.small, alt)
     if pictures.overlaid is not None:
         alt += ", with what the network looks at"
         shown += page.picture(pictures.overlaid, alt, 'class="map"')
-    caption = image.caption
-    place = camera(image.fid)
-    if place:
-        caption += f"<span>camera {place}</span>"
-    title = html.escape(f"{image.pid}, {image.fid}")
-    return (
-        f'<li class="{image.kind}" title="{title}"><span class="picture">{shown}</span>'
-        f"{caption}</li>\n"
-    )
+    return f'<span class="picture">{shown}</span>'
+
+
+def _confusions(
+    results: Results,
+    pairs: Sequence[Confusion],
+    mistakes: int,
+    pictures: Mapping[str, Pictures],
+) -> str:
+    """The PAIRS most frequent pairs, each with the pictures of a query and of what was found."""
+    if not pairs:
+        return "<p>None: the nearest image of every query is a true match.</p>"
+    queries = Counter(results.query.pids)
+    items = ""
+    for pair in pairs[:PAIRS]:
+        frames = ""
+        for kind, words, images, row in (
+            ("query", "Query", results.query, pair.query),
+            ("wrong", "Taken for", results.gallery, pair.wrong),
+        ):
+            image = Listed(kind, words, images.pids[row], images.fids[row], caption="")
+            framed = _framed(image, pictures[image.fid])
+            pid = html.escape(image.pid)
+            frames += (
+                f'<span class="{kind}" title="{_title(image)}">{framed}<span>{pid}</span></span>'
+            )
+        share = f"{pair.queries:,} of {_number(queries[pair.pid], 'query', 'queries')}"
+        items += f'<li><span class="pair">{frames}</span><span>{share}</span></li>\n'
+    looked_at = sum(pair.queries for pair in pairs)
+    count = _number(looked_at, "query is", "queries are")
+    if looked_at < mistakes:
+        count += f" (looked at, of {mistakes:,})"
+    of_pairs = _number(len(pairs), "pair", "pairs")
+    return f"""<p>{count} taken for another identity, in {of_pairs}. The most frequent ones, with a query
+on the left and the image that was nearest to it on the right:</p>
+<ol class="ranked pairs">
+{items}</ol>"""
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 # ------------------------------------------------------------------------- figures, charts, tables
@@ -276,23 +381,49 @@ def _count(results: Results) -> str:
     return count
 
 
-def _figures(results: Results) -> str:
-    figures = {"mAP": results.mAP, "mINP": results.mINP}
-    for k in (1, 2, 5, 10):
-        figures[f"top-{k}"] = results.top(k)
-    return "".join(
-        f"<div><dt>{name}</dt><dd>{value:.1%}</dd></div>" for name, value in figures.items()
-    )
+def _names(checkpoints: Sequence[str | None]) -> str:
+    """Experiment and checkpoint, from the paths of one or two: "exp, checkpoint-600"."""
+    known = [Path(path) for path in dict.fromkeys(checkpoints) if path]
+    return " and ".join(f"{path.parent.name}, {path.name}" for path in known)
+
+
+def _figures(results: Results, baselines: Mapping[str, Results]) -> str:
+    compared = {name: _values(other) for name, other in baselines.items()}
+    items = ""
+    for name, value in _values(results).items():
+        others = "".join(
+            f'<dd class="baseline">{html.escape(baseline)} {values[name]:.1%}</dd>'
+            for baseline, values in compared.items()
+        )
+        items += f"<div><dt>{name}</dt><dd>{value:.1%}</dd>{others}</div>"
+    return items
+
+
+def _values(results: Results) -> dict[str, float]:
+    tops = {f"top-{k}": results.top(k) for k in (1, 2, 5, 10)}
+    return {"mAP": results.mAP, "mINP": results.mINP, **tops}
 
 
 def _figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
-def _cmc_chart(directory: Path, cmc: np.ndarray) -> str:
+def _cmc_chart(directory: Path, cmc: np.ndarray, baselines: Mapping[str, Results]) -> str:
     figure, plot = page.axes("Rank", "Queries with a true match by then")
     ranks = np.arange(1, min(len(cmc), 50) + 1)
-    plot.plot(ranks, cmc[: len(ranks)], color=page.COLORS["true"], marker=".", markersize=4)
+    plot.plot(
+        ranks,
+        cmc[: len(ranks)],
+        color=page.COLORS["true"],
+        marker=".",
+        markersize=4,
+        label="network",
+    )
+    for name, other in baselines.items():
+        shares = other.cmc[: len(ranks)]
+        plot.plot(ranks, shares, color=page.COLORS["muted"], linestyle="--", label=name)
+    if baselines:
+        page.legend(plot)
     plot.set_ylim(0, 1.02)
     plot.set_xlim(left=0)
     plot.yaxis.set_major_formatter(_percent)
@@ -356,11 +487,13 @@ def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> 
 {rows}</tbody></table></div></div>"""
 
 
-def _flags(flags: Mapping[str, object]) -> str:
-    """Rows of a table: the flags that were given or have a default."""
+def _flags(flags: Mapping[str, object], checkpoints: Sequence[str | None]) -> str:
+    """Rows of a table: the flags that were given or have a default, and the checkpoints."""
+    known = ", ".join(path for path in dict.fromkeys(checkpoints) if path)
+    values = {**flags, "checkpoint": known or None}
     return "\n".join(
         f'<tr><th>{html.escape(name)}</th><td class="text">{html.escape(str(value))}</td></tr>'
-        for name, value in flags.items()
+        for name, value in values.items()
         if value is not None and value is not False
     )
 

@@ -19,6 +19,7 @@ from data.pictures import open_image
 from runtime import files
 
 THUMBNAIL = 128  # pixels, the longer side
+AREA = 81**2  # pixels of a picture on a page, of any shape: twelve squares stand side by side
 
 # Names of the colors in page.html, and what they are in PNG files.
 COLORS = {
@@ -55,11 +56,12 @@ def thumbnail(path: str | os.PathLike) -> Image.Image:
 
 
 def picture(image: Image.Image, alt: str, attributes: str = "") -> str:
-    """An <img> with the image in it, as JPEG."""
+    """An <img> with the image in it, as JPEG, shown at its own shape and about as large as others."""
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)
     source = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    width, height = image.size
+    scale = min(THUMBNAIL / max(image.size), (AREA / (image.width * image.height)) ** 0.5)
+    width, height = (max(1, int(side * scale)) for side in image.size)
     return f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" height="{height}" {attributes}>'
 
 

@@ -174,3 +174,10 @@ def test_differences_are_those_of_what_both_files_tell(tmp_path):
         with embeddings_file.create(paths[1], 50, 7, types, checkpoint) as file:
             file.add(EMBS)
         assert embeddings_file.differences(*paths) == wanted
+
+
+@pytest.mark.parametrize("checkpoint", ["/exp/checkpoint-5", None])
+def test_the_checkpoint_of_a_file_is_told_where_it_is_known(checkpoint, tmp_path):
+    with embeddings_file.create(tmp_path / "a.h5", 0, 1, checkpoint=checkpoint):
+        pass
+    assert embeddings_file.checkpoint_of(tmp_path / "a.h5") == checkpoint

@@ -285,6 +285,37 @@ def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
             fid for _, fid in rows["gallery"] if ignored not in fid
         }
     assert f"<dd>{results(flags)['mINP']:.1%}</dd>" in page
+    # Constants of what was not done are not shown.
+    for constants, flag in (("rerank_", "rerank"), ("query_expansion_alpha", "query_expansion")):
+        assert (f"<th>{constants}" in page) == (flag in more)
+
+
+@pytest.mark.parametrize("report", ["report", None])
+def test_a_baseline_has_its_figures_beside_the_network_and_not_in_the_file(
+    report, dataset, tmp_path, capsys
+):
+    rows = list(zip(dataset.pids, dataset.fids, strict=True))
+    embs = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
+    write_set(tmp_path, "set", rows, embs)
+    with h5py.File(tmp_path / "set.h5", "a") as file:
+        file.attrs["checkpoint"] = "/experiments/exp/checkpoint-60"
+    flags = {"excluder": "diagonal", "metric": "cityblock", "filename": tmp_path / "results.json"}
+    flags |= {f"{part}_dataset": tmp_path / "set.csv" for part in ("query", "gallery")}
+    flags |= {f"{part}_embeddings": tmp_path / "set.h5" for part in ("query", "gallery")}
+    run(flags)
+    alone = capsys.readouterr().out
+    before = results(flags)
+    flags |= {"baseline": "color_histogram", "image_root": dataset.root}
+    run(flags | {"report": report and tmp_path / report})
+    network, baseline = capsys.readouterr().out.splitlines(keepends=True)
+    assert network == alone and results(flags) == before
+    figures = re.match(r"(mAP: .*) \(baseline: color_histogram\)\n", baseline)[1]
+    mean_ap = float(re.match(r"mAP: ([\d.]+)%", figures)[1])
+    assert mean_ap > 70  # the pids of the data set differ in color
+    if report:
+        page = (tmp_path / report / "report.html").read_text()
+        assert f"color_histogram {mean_ap:.1f}%" in page
+        assert "<h1>Evaluation of exp, checkpoint-60</h1>" in page
 
 
 # ------------------------------------------------------------------------- the process
@@ -383,6 +414,15 @@ BAD = {
     "rerank_lambda alone": (
         replaced(rerank_lambda=0.5),
         "--rerank_lambda: has no effect without --rerank",
+    ),
+    "baseline without images": (
+        replaced(baseline="color_histogram"),
+        "--image_root: needed with --baseline",
+    ),
+    "baseline unknown": (replaced(baseline="luck"), "--baseline: .*'luck'.*color_histogram"),
+    "image_root alone": (
+        replaced(image_root="."),
+        "--image_root: has no effect without --report or --baseline",
     ),
     "roc without a file": (
         replaced(roc="", filename=None),

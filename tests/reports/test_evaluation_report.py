@@ -21,13 +21,13 @@ def images(pids, fids):
     )
 
 
-def results_of(query, gallery, distances, aps=(), cmc=(1.0,)):
+def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=()):
     """Results of two Datasets; distances: from rows of queries to [n, G]."""
     known = [ap for ap in aps if ap is not None]
     return Results(
         query=query,
         gallery=gallery,
-        ranks=[],
+        ranks=[np.array(r, np.int64) for r in ranks],
         aps=list(aps),
         inps=[],
         mAP=float(np.mean(known)) if known else 0.0,
@@ -103,7 +103,7 @@ class Case:
         ]
         cmc = np.mean([[r[0] <= k for k in range(1, 31)] for r in self.ranks if r], axis=0)
         self.results = results_of(
-            self.query, self.gallery, lambda rows: self.dists[rows], self.aps, cmc
+            self.query, self.gallery, lambda rows: self.dists[rows], self.aps, cmc, self.ranks
         )
 
     def order(self, row):
@@ -119,8 +119,8 @@ class Case:
             if self.gallery.pids[i] == self.query.pids[row]
         ]
 
-    def write(self, directory, flags=None, activations=None):
-        report.write(directory, self.results, self.root, flags or {}, activations)
+    def write(self, directory, flags=None, activations=None, **more):
+        report.write(directory, self.results, self.root, flags or {}, activations, **more)
         return Page((directory / "report.html").read_text(encoding="utf-8"))
 
 
@@ -229,6 +229,7 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     worst = min((ap, row) for row, ap in enumerate(case.aps) if ap is not None)[1]
     items = page.all("li")
     start = next(i for i, item in enumerate(items) if item.get("class") == "query")
+    assert "Of each identity" in page.text and "person" not in page.text
     assert items[start]["title"] == f"{case.query.pids[worst]}, {case.query.fids[worst]}"
     for rank, item in enumerate(items[start + 1 : start + 1 + report.LENGTH]):
         index = case.order(worst)[rank]
@@ -266,6 +267,83 @@ def test_the_page_asks_for_no_other_file_and_can_be_heard(written):
     assert [tag for tag, _ in page.tags if tag in ("h1", "main", "nav")] == ["main", "h1", "nav"]
     assert page.all("html", lang="en")
     assert "<i>" not in text and 'q"<' not in text
+
+
+def test_confusions_are_those_of_a_loop(case):
+    expected = Counter()
+    for row in range(12):
+        order = case.order(row)
+        if case.ranks[row] and case.ranks[row][0] > 1:
+            expected[case.query.pids[row], case.gallery.pids[order[0]]] += 1
+    mistakes = report.mistaken_queries(case.results)
+    assert len(mistakes) == sum(expected.values()) > 3 and 5 not in mistakes
+    pairs = report.confusions(case.results, mistakes)
+    assert {(pair.pid, pair.other): pair.queries for pair in pairs} == expected
+    assert [pair.queries for pair in pairs] == sorted(expected.values(), reverse=True)
+    for pair in pairs:
+        assert case.query.pids[pair.query] == pair.pid
+        assert case.dists[pair.query, pair.wrong] == case.dists[pair.query].min()
+
+
+def test_of_many_mistakes_a_sample_is_looked_at(monkeypatch):
+    monkeypatch.setattr(report, "SAMPLED_MISTAKES", 3)
+    query = images(pids=["a"] * 9, fids=[""] * 9)
+    gallery = images(pids=["b", "a"], fids=["", ""])
+    results = results_of(
+        query, gallery, lambda rows: np.zeros((len(rows), 2)), ranks=[[2]] * 8 + [[]]
+    )
+    mistakes = report.mistaken_queries(results)
+    assert mistakes.tolist() == list(range(8))
+    assert report.confusions(results, mistakes) == [("a", "b", 3, 0, 0)]
+    assert report.confusions(results, mistakes[:0]) == []
+
+
+def test_the_page_shows_pairs_with_a_picture_of_each(case, written):
+    page = written[1]
+    pairs = report.confusions(case.results, report.mistaken_queries(case.results))
+    count = sum(pair.queries for pair in pairs)
+    assert f"{count} queries are taken for another identity, in {len(pairs)} pairs" in page.text
+    assert len(page.all("span", **{"class": "pair"})) == min(len(pairs), report.PAIRS)
+    first = pairs[0]
+    assert f"{first.queries} of 3 queries" in page.text
+    assert page.all("span", **{"class": "query"})[0]["title"] == (
+        f"{first.pid}, {case.query.fids[first.query]}"
+    )
+    assert page.all("span", **{"class": "wrong"})[0]["title"] == (
+        f"{first.other}, {case.gallery.fids[first.wrong]}"
+    )
+
+
+def test_without_mistakes_the_page_says_so(case, tmp_path):
+    query = images(pids=["a"], fids=case.query.fids[:1])
+    gallery = images(pids=["a"], fids=case.gallery.fids[:1])
+    results = results_of(query, gallery, lambda rows: np.zeros((1, 1)), [1.0], ranks=[[1]])
+    report.write(tmp_path, results, case.root, {})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "None: the nearest image of every query is a true match." in text
+
+
+def test_experiment_and_checkpoint_have_their_names(case, tmp_path):
+    one, other = "/a/b/<exp>/checkpoint-60", "/a/b/other/checkpoint-9"
+    for name, paths, heading in (
+        ("both", [one, one], "Evaluation of <exp>, checkpoint-60"),
+        ("two", [one, other], "Evaluation of <exp>, checkpoint-60 and other, checkpoint-9"),
+        ("half", [None, other], "Evaluation of other, checkpoint-9"),
+        ("none", [None, None], "Evaluation"),
+    ):
+        page = case.write(tmp_path / name, checkpoints=paths)
+        assert f"{heading}\n12 queries" in page.text
+        assert f"{heading}, mAP" in page.text  # the title
+        for path in (one, other):
+            assert (path in page.text) == (path in paths)
+
+
+def test_a_baseline_stands_beside_each_figure(case, tmp_path):
+    baseline = results_of(case.query, case.gallery, None, [0.123], np.linspace(0.01, 1, 30))
+    page = case.write(tmp_path, baselines={"color_histogram": baseline})
+    assert f"mAP{case.results.mAP:.1%}color_histogram 12.3%" in page.text
+    assert f"top-10{case.results.top(10):.1%}color_histogram {baseline.top(10):.1%}" in page.text
+    assert "color_histogram" not in case.write(tmp_path / "without").text
 
 
 def test_charts_are_there_as_png(written):
@@ -317,9 +395,11 @@ def test_of_thousands_of_queries_only_the_lists_have_pictures(case, tmp_path):
         lambda rows: base + rng.random((len(rows), 1)),
         aps=rng.random(Q).tolist(),
         cmc=np.linspace(0.1, 1, G),
+        ranks=[[2]] * Q,
     )
     report.write(tmp_path, results, case.root, {})
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.all("article")) == 2 * report.LISTS
-    assert len(page.all("img")) <= 2 * report.LISTS * (report.LENGTH + 2)
+    shown = 2 * report.LISTS * (report.LENGTH + 2) + 2 * report.PAIRS
+    assert len(page.all("img")) <= shown
     assert (tmp_path / "report.html").stat().st_size < 1e6

@@ -30,6 +30,26 @@ def test_pictures_are_small_jpegs_with_their_words(tmp_path, mode):
     assert 'width="43" height="128" class="x"' in tag
 
 
+@pytest.mark.parametrize(
+    "size, shown",
+    [
+        ((400, 400), (81, 81)),
+        ((64, 128), (57, 114)),
+        ((128, 96), (93, 70)),
+        ((20, 20), (81, 81)),
+        ((1000, 10), (128, 1)),
+        ((1, 500), (1, 128)),
+    ],
+)
+def test_pictures_have_the_images_shape_and_about_one_area(tmp_path, size, shown):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    tag = page.picture(page.thumbnail(tmp_path / "a.png"), "")
+    width, height = map(int, re.search(r'width="(\d+)" height="(\d+)"', tag).groups())
+    assert (width, height) == shown
+    style = (common.HERE / "reports" / "page.html").read_text()
+    assert not re.search(r"img \{[^}]*(width|height)", style)  # which would set another shape
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     with pytest.raises(common.UserError, match="a.png cannot be read as an image"):

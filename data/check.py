@@ -1,11 +1,13 @@
-"""Look through a data set before training on it: is every image there and readable, and what is in
-the set?
+"""Look through data sets before training on them: is every image there and readable, what is in the
+sets, and do training and test keep apart?
 
     python -m data.check train.csv --image_root images
+    python -m data.check train.csv query.csv gallery.csv --image_root images
 
-Prints a summary, and all images and rows that are not as they should be. Ends with exit code 1 if
-there are any: images that are missing or cannot be decoded, one image under two pids, rows that
-stand there twice.
+The first CSV is the training set, the others are for tests. Prints a summary of each, and all
+images, rows and pids that are not as they should be. The exit code is that of the worst kind of
+problem (--help lists them), 0 if there are none. One file under two names (./a.jpg and a.jpg) is
+one image; copies are found by their content.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,12 +23,28 @@ import numpy as np
 
 import common
 from data import dataset
+from data import pids as pid_checks
 from data.dataset import Dataset
 from runtime import terminal
 from runtime.tensorflow import import_tensorflow
 
 # Pids that are no persons in Market-1501.
 NON_IDENTITIES = {"-1": "junk", "0000": "distractors", "0": "distractors"}
+
+
+# The kinds of problems, the worst first, with the exit code of each.
+EXIT_CODES = {
+    "images that are missing": 10,
+    "images that cannot be decoded": 11,
+    "headers, which a CSV should not have": 12,
+    "images with more than one pid": 13,
+    "copies of an image under another pid": 14,
+    "images in both training and test": 15,
+    "pids in both training and test": 16,
+    "pids that look alike": 17,
+    "pids that read like a missing value": 18,
+    "rows that stand there more than once": 19,
+}
 
 
 class Image(NamedTuple):
@@ -39,8 +58,17 @@ class Image(NamedTuple):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m data.check"
+    codes = "; ".join(f"{code} {kind}" for kind, code in EXIT_CODES.items())
+    parser.epilog = (
+        "Exit codes: 0 no problems; 1 an error; 2 wrong flags; else the first of these kinds of problems that was "
+        f"found, while all are listed: {codes}."
+    )
     parser.add_argument(
-        "dataset", type=common.readable_file, metavar="CSV", help="Lines of pid,fid without header."
+        "datasets",
+        nargs="+",
+        type=common.readable_file,
+        metavar="CSV",
+        help="Lines of pid,fid without header. The first is the training set, the others are for tests.",
     )
     common.add_flag(parser, "image_root", required=True)
     common.add_flag(parser, "allow_any_path")
@@ -56,20 +84,56 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    images = dataset.load(args.dataset)
-    dataset.check_paths(args.dataset, args.image_root, images.fids, args.allow_any_path)
+    headers = []
+    sets = []
+    for path in args.datasets:
+        images = dataset.load(path)
+        dataset.check_paths(path, args.image_root, images.fids, args.allow_any_path)
+        fids = [os.path.normpath(fid) for fid in images.fids]
+        images = Dataset(images.pids, fids, path)
+        if has_header(images, args.image_root):
+            headers.append(f"{path}, line 1: {images.pids[0]},{images.fids[0]}")
+            images = images.select(np.arange(1, len(images)))
+        sets.append(images)
     import_tensorflow()
-    found = examine_all(images, args.image_root, args.loading_threads)
-    print(f"{args.dataset}:", *summary(images, found, args.batch_k), sep="\n  ")
-    listed = [
-        "\n    ".join([f"{title}: {len(items)}", *items])
-        for title, items in problems(images, found).items()
-        if items
-    ]
-    if listed:
-        print("Problems:", *listed, sep="\n  ")
-        sys.exit(1)
-    print("No problems.")
+    found = examine_all(joined(sets), args.image_root, args.loading_threads)
+    for images in sets:
+        of_set = {fid: found[fid] for fid in images.fids if fid in found}
+        print(f"{images.path}:", *summary(images, of_set, args.batch_k), sep="\n  ")
+    for line in pid_checks.few_images(sets[0].pids, args.batch_k):
+        print(f"For a training on {sets[0].path}: {line}")
+    listed = problems(sets, found) | {"headers, which a CSV should not have": headers}
+    kinds = [kind for kind in EXIT_CODES if listed[kind]]
+    if not kinds:
+        print("No problems.")
+        return
+    print("Problems:")
+    for kind in kinds:
+        print(f"  {kind}: {len(listed[kind])}", *listed[kind], sep="\n    ")
+    sys.exit(EXIT_CODES[kinds[0]])
+
+
+def has_header(images: Dataset, image_root: str) -> bool:
+    """Whether the first row names columns: it names no file, and no other row has its pid or a file
+    name without suffix, as it has.
+    """
+    pid, fid = images.pids[0], images.fids[0]
+    if (
+        len(images) == 1
+        or os.path.splitext(fid)[1]
+        or os.path.isfile(os.path.join(image_root, fid))
+    ):
+        return False
+    return pid not in images.pids[1:] and all(
+        os.path.splitext(other)[1] for other in images.fids[1:]
+    )
+
+
+def joined(sets: Sequence[Dataset]) -> Dataset:
+    """The rows of all sets."""
+    pids = np.concatenate([images.pids for images in sets])
+    fids = np.concatenate([images.fids for images in sets])
+    return Dataset(pids, fids)
 
 
 # ------------------------------------------------------------------------- files
@@ -149,11 +213,16 @@ def _sizes(found: dict[str, Image]) -> list[str]:
     ]
 
 
-def problems(images: Dataset, found: dict[str, Image]) -> dict[str, list[str]]:
-    """What is not as it should be: a title for each kind, and what it is true of."""
-    rows = list(zip(images.pids, images.fids, strict=True))
+def problems(sets: Sequence[Dataset], found: dict[str, Image]) -> dict[str, list[str]]:
+    """What is not as it should be: for each of EXIT_CODES that is no header, what it is true of.
+
+    Args:
+        sets: the training set, and those for tests.
+        found: what was found of the files that are there, by fid.
+    """
+    everything = joined(sets)
     pids_of = defaultdict(set)
-    for pid, fid in rows:
+    for pid, fid in zip(everything.pids, everything.fids, strict=True):
         pids_of[fid].add(pid)
     across_pids = [
         fids for fids in _copies(found) if len(set().union(*(pids_of[fid] for fid in fids))) > 1
@@ -163,12 +232,46 @@ def problems(images: Dataset, found: dict[str, Image]) -> dict[str, list[str]]:
         "images that cannot be decoded": [
             f"{fid} ({image.error})" for fid, image in found.items() if image.error
         ],
-        "rows that stand there more than once": [
-            ",".join(row) for row, count in Counter(rows).items() if count > 1
-        ],
         "images with more than one pid": [fid for fid, pids in pids_of.items() if len(pids) > 1],
         "copies of an image under another pid": [" = ".join(fids) for fids in across_pids],
+        "images in both training and test": _shared_images(sets, found),
+        "pids in both training and test": _shared_pids(sets),
+        "pids that look alike": pid_checks.look_alikes(everything.pids),
+        "pids that read like a missing value": pid_checks.read_like_missing(everything.pids),
+        "rows that stand there more than once": [
+            ",".join(row) for images in sets for row in _repeated_rows(images)
+        ],
     }
+
+
+def _shared_pids(sets: Sequence[Dataset]) -> list[str]:
+    """The pids of the training set that others have, with the names of these."""
+    shared = []
+    tests = [(images.path, set(images.pids)) for images in sets[1:]]
+    for pid in dict.fromkeys(sets[0].pids):
+        paths = [path for path, pids in tests if pid in pids]
+        if paths:
+            shared.append(f"{pid} ({', '.join(paths)})")
+    return shared
+
+
+def _shared_images(sets: Sequence[Dataset], found: dict[str, Image]) -> list[str]:
+    """The images of the training set that others have, by name or by content."""
+    train_fids = set(sets[0].fids)
+    by_digest = {found[fid].digest: fid for fid in sets[0].fids if fid in found}
+    shared = []
+    for images in sets[1:]:
+        for fid in dict.fromkeys(images.fids):
+            if fid in train_fids:
+                shared.append(f"{fid} ({images.path})")
+            elif fid in found and found[fid].digest in by_digest:
+                shared.append(f"{by_digest[found[fid].digest]} = {fid} ({images.path})")
+    return shared
+
+
+def _repeated_rows(images: Dataset) -> list[tuple[str, str]]:
+    rows = Counter(zip(images.pids, images.fids, strict=True))
+    return [row for row, count in rows.items() if count > 1]
 
 
 def _copies(found: dict[str, Image]) -> list[list[str]]:

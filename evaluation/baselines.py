@@ -13,7 +13,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.pictures import open_image
 from evaluation.pipeline import Embedded, Options, Results, evaluate
-from runtime import terminal
+from runtime import cores, terminal
 
 STRIPES = 6
 # Of red, of green and of blue: 64 colors. Of 4, 8 and 16, in RGB and HSV, this did best on
@@ -48,7 +48,7 @@ def color_histograms(paths: Sequence[str]) -> np.ndarray:
         return color_histogram(np.asarray(open_image(path)))
 
     embs = np.empty((len(paths), STRIPES * BINS**3), np.float32)
-    pool = ThreadPoolExecutor()
+    pool = ThreadPoolExecutor(cores.count())
     try:
         with terminal.bar(len(paths), "img", delay=1) as bar:
             for row, emb in enumerate(pool.map(histogram, paths)):

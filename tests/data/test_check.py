@@ -21,10 +21,18 @@ def images(tmp_path):
 
 def run(root, rows, capsys, *flags):
     """Exit code and output of the command for a CSV of these rows."""
-    (root / "set.csv").write_text("".join(f"{row}\n" for row in rows))
+    return run_all(root, {"set.csv": rows}, capsys, *flags)
+
+
+def run_all(root, sets, capsys, *flags):
+    """Exit code and output of the command for several CSVs, the rows of each by its name."""
+    paths = []
+    for name, rows in sets.items():
+        paths.append(str(root / name))
+        (root / name).write_text("".join(f"{row}\n" for row in rows))
     code = 0
     try:
-        check.main(check.parse_args([str(root / "set.csv"), f"--image_root={root}", *flags]))
+        check.main(check.parse_args([*paths, f"--image_root={root}", *flags]))
     except SystemExit as end:
         code = end.code
     return code, capsys.readouterr().out
@@ -66,7 +74,7 @@ def test_every_problem_is_found_with_its_names(images, capsys):
     os.link(images / "b1.png", images / "copy.png")
     rows = ["3,empty.jpg", "3,text.jpg", "3,cut.png", "3,gone.png", "1,copy.png", "1,a1.png"]
     code, out = run(images, GOOD + rows, capsys)
-    assert code == 1
+    assert code == 10
     assert "images that are missing: 1\n    gone.png\n" in out
     assert re.search(
         r"images that cannot be decoded: 3\n    empty.jpg \(.*\n    text.jpg \(.*\n    cut.png \(",
@@ -82,3 +90,101 @@ def test_copies_of_one_pid_are_counted_and_no_problem(images, capsys):
     os.link(images / "b1.png", images / "copy.png")
     code, out = run(images, [*GOOD[:4], "2,copy.png"], capsys)
     assert code == 0 and "images that are copies of another: 1\n" in out
+
+
+TITLES = {code: kind for kind, code in check.EXIT_CODES.items()}
+ROWS = {
+    10: ["1,gone.png"],
+    11: ["1,text.jpg"],
+    13: ["2,a2.png"],
+    14: ["2,copy.png"],  # of a2.png
+    17: ["01,c1.png"],
+    18: ["NaN,c1.png"],
+    19: ["1,./a1.png"],
+}
+
+
+@pytest.mark.parametrize("code", ROWS)
+def test_each_kind_of_problem_has_its_exit_code(code, images, capsys):
+    (images / "text.jpg").write_text("hello")
+    os.link(images / "a2.png", images / "copy.png")
+    Image.new("RGB", (3, 3)).save(images / "c1.png")
+    found, out = run(images, GOOD[:4] + ROWS[code], capsys)
+    assert found == code
+    assert out.count(": 1\n    ") == 1 and f"  {TITLES[code]}: 1\n    " in out
+    # The worst of two decides, and both are told.
+    found, out = run(images, GOOD[:4] + ROWS[code] + ROWS[10], capsys)
+    assert found == 10 and TITLES[10] in out and TITLES[code] in out
+
+
+def test_help_documents_the_exit_codes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        check.parse_args(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for kind, code in check.EXIT_CODES.items():
+        assert f" {code} {kind}" in words
+    codes = list(check.EXIT_CODES.values())
+    assert codes == sorted(set(codes)) and min(codes) > 2
+
+
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        (["pid,fid", *GOOD[:4]], True),
+        (["identity,file name", *GOOD[:4]], True),
+        (["1,gone", *GOOD[:4]], False),  # an image of pid 1 without suffix
+        (["3,gone.png", *GOOD[:4]], False),
+        (["3,plain", *GOOD[:4]], False),  # which is there
+        (["pid,fid", "3,plain"], False),  # no file has a suffix: it is one that is missing
+        (["pid,fid"], False),
+    ],
+)
+def test_a_header_is_told_as_one(rows, told, images, capsys):
+    Image.new("RGB", (3, 3)).save(images / "plain", "PNG")
+    code, out = run(images, rows, capsys)
+    assert (f"headers, which a CSV should not have: 1\n    {images}/set.csv, line 1" in out) == told
+    if told:
+        assert code == 12 and "missing: 1" not in out and "4 rows, 2 pids" in out
+
+
+def test_training_and_test_are_kept_apart(images, capsys):
+    os.link(images / "a2.png", images / "copy.png")
+    Image.new("RGB", (3, 3)).save(images / "c1.png")
+    Image.new("RGB", (3, 4)).save(images / "c2.png")
+    sets = {"train.csv": ["1,a1.png", "1,a2.png"], "q.csv": ["3,c1.png"], "g.csv": ["3,c2.png"]}
+    code, out = run_all(images, sets, capsys)
+    assert code == 0 and out.endswith("No problems.\n")
+    assert out.count("1 rows, 1 pids") == 2 and out.count("2 rows, 1 pids") == 1
+
+    # Query and gallery may share pids and images.
+    code, _ = run_all(images, sets | {"g.csv": ["3,c1.png", "3,c2.png"]}, capsys)
+    assert code == 0
+
+    # The pids of both, by name; the images of both, by normalized name and by content.
+    more = {"q.csv": ["1,c1.png", "1,./a1.png"], "g.csv": ["1,copy.png", "4,c2.png"]}
+    code, out = run_all(images, sets | more, capsys)
+    assert code == 15
+    assert f"pids in both training and test: 1\n    1 ({images}/q.csv, {images}/g.csv)\n" in out
+    assert (
+        f"images in both training and test: 2\n    a1.png ({images}/q.csv)\n"
+        f"    a2.png = copy.png ({images}/g.csv)\n"
+    ) in out
+
+    code, out = run_all(images, sets | {"q.csv": ["1,c1.png"]}, capsys)
+    assert code == 16 and "images in both" not in out
+
+    # What an image is told as does not depend on the CSV that its other pid is in.
+    code, out = run_all(images, sets | {"q.csv": ["3,copy.png"], "g.csv": ["01,a2.png"]}, capsys)
+    assert code == 13
+    assert "copies of an image under another pid: 1\n    a2.png = copy.png" in out
+    assert "pids that look alike: 1\n    '1' = '01'" in out
+
+
+def test_each_csv_is_told_for_itself_and_few_images_of_the_first(images, capsys):
+    sets = {"train.csv": GOOD[:4], "q.csv": ["5,gone.png", "5,gone.png"]}
+    code, out = run_all(images, sets, capsys, "--batch_k=2")
+    assert code == 10 and "have fewer than" not in out
+    assert "missing: 1\n    gone.png\n" in out
+    assert "rows that stand there more than once: 1\n    5,gone.png\n" in out
+    _, out = run_all(images, sets, capsys, "--batch_k=3")
+    assert f"For a training on {images}/train.csv: 2 of the 2 pids (100%)" in out

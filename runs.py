@@ -10,6 +10,11 @@ batch-p@(K-1) of that iteration; of its evaluations, the JSON files of evaluate.
 the one with the highest mAP and, where that is another, the newest; then the flags that are not the
 same in all. A dash stands for what is not there.
 
+Like is compared with like: only evaluations of one kind count, the plainest one that all experiments
+have, or where there is none, the plainest one of each. The column `kind` says it: plain, or what was
+done besides (10 views, rerank, ...); a dash where the file is of an older version and does not tell.
+The column `data` is there where evaluations of several data sets or excluders were found.
+
 The state is finished; running; interrupted, by Ctrl-C or a scheduler's signal; or stopped, where the
 training was killed or ended with an error. With --finished the exit code is 1 unless all experiments
 of the table are finished.
@@ -35,12 +40,33 @@ _NOT_COMPARED = {"experiment_root", "resume"}
 _NONE = "-"
 
 
+# Flags of evaluate.py that change the figures of the same embeddings.
+_POST_PROCESSING = ("multi_query", "query_expansion", "rerank", "use_market_ap")
+
+
+class Kind(NamedTuple):
+    """What must be the same in evaluations that are compared."""
+
+    data: str  # query set, gallery and excluder
+    extras: tuple[str, ...] | None  # what was done besides; None where the file does not tell
+
+    @property
+    def words(self) -> str:
+        return _NONE if self.extras is None else ", ".join(self.extras) or "plain"
+
+    @property
+    def plainness(self) -> tuple[int, str]:
+        """For sorting: first the plain ones, then those of which it is not known."""
+        return (1 if self.extras is None else 2 * len(self.extras)), str(self)
+
+
 class Evaluation(NamedTuple):
     """What evaluate.py wrote to a file."""
 
     path: Path
     mean_ap: float
     top_1: float
+    kind: Kind
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -94,13 +120,17 @@ def table(roots: Sequence[Path]) -> "pd.DataFrame":
 
     flags = [args_json.read(root) for root in roots]
     differing = differing_flags(flags)
+    found = [list(evaluations(root)) for root in roots]
+    several = len({evaluation.kind.data for of_run in found for evaluation in of_run}) > 1
     rows = []
-    for root, args in zip(roots, flags, strict=True):
-        row = {"experiment": str(root)} | _progress(root, args) | _evaluations(root)
+    for root, args, alike in zip(roots, flags, compare_alike(found), strict=True):
+        row = {"experiment": str(root)} | _progress(root, args) | _evaluations(alike)
         for name in differing:
             row[name] = _NONE if args.get(name) is None else _text(args[name])
         rows.append(row)
     runs = pd.DataFrame(rows, dtype="str")
+    if not several:
+        del runs["data"]
     return runs.loc[:, (runs != _NONE).any()]
 
 
@@ -120,9 +150,52 @@ def evaluations(root: Path) -> Iterator[Evaluation]:
     for path in sorted(root.glob("*.json"), key=lambda path: (path.stat().st_mtime, path)):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]))
+            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result))
         except (ValueError, TypeError, LookupError):  # another JSON file
             continue
+
+
+def kind_of(result: dict) -> Kind:
+    """The kind of an evaluation, from `made` of its JSON file, which older files lack."""
+    made = _part(result, "made")
+    flags = _part(made, "flags")
+    if not flags:
+        return Kind(_NONE, None)
+    sets = [_part(made, name) for name in ("query", "gallery")]
+    views = max(len(_views(part)) for part in sets)
+    extras = [f"{views} views"] if views > 1 else []
+    for name in _POST_PROCESSING:
+        value = flags.get(name)
+        if value:
+            extras.append(name if value is True else f"{name} {value}")
+    names = ["/".join(Path(str(part.get("dataset", "?"))).parts[-2:]) for part in sets]
+    return Kind(f"{' in '.join(names)}, {flags.get('excluder', '?')}", tuple(extras))
+
+
+def _part(values: dict, name: str) -> dict:
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _views(part: dict) -> list:
+    """Names of the views of each image; [] where a file does not tell."""
+    names = part.get("views")
+    return names if isinstance(names, list) else []
+
+
+def compare_alike(found: Sequence[Sequence[Evaluation]]) -> list[list[Evaluation]]:
+    """Of the evaluations of each experiment, those of one kind; the same for all, if possible."""
+    kinds = [{evaluation.kind for evaluation in of_run} for of_run in found if of_run]
+    common = set.intersection(*kinds) if kinds else set()
+    comparable = []
+    for of_run in found:
+        if not of_run:
+            comparable.append([])
+            continue
+        candidates = common or {evaluation.kind for evaluation in of_run}
+        kind = min(candidates, key=lambda kind: kind.plainness)
+        comparable.append([evaluation for evaluation in of_run if evaluation.kind == kind])
+    return comparable
 
 
 def _progress(root: Path, args: dict) -> dict[str, str]:
@@ -137,16 +210,18 @@ def _progress(root: Path, args: dict) -> dict[str, str]:
     }
 
 
-def _evaluations(root: Path) -> dict[str, str]:
-    found = list(evaluations(root))
+def _evaluations(found: Sequence[Evaluation]) -> dict[str, str]:
+    """The cells for the evaluations of an experiment, which are of one kind, the newest last."""
     if not found:
-        return dict.fromkeys(("best mAP", "top-1", "file", "newest mAP"), _NONE)
+        return dict.fromkeys(("best mAP", "top-1", "file", "kind", "data", "newest mAP"), _NONE)
     best = max(found, key=lambda evaluation: evaluation.mean_ap)
     newest = found[-1]
     return {
         "best mAP": f"{best.mean_ap:.1%}",
         "top-1": f"{best.top_1:.1%}",
         "file": best.path.name,
+        "kind": best.kind.words,
+        "data": best.kind.data,
         "newest mAP": _NONE if newest is best else f"{newest.mean_ap:.1%}",
     }
 

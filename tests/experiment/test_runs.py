@@ -115,7 +115,115 @@ def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
         "empty_cmc": '{"mAP": 1, "CMC": []}',
     }.items():
         (root / f"{name}.json").write_text(text)
-    assert list(runs.evaluations(root)) == [(root / "right.json", 0.5, 0.5)]  # path, mAP, top-1
+    (found,) = runs.evaluations(root)
+    assert found[:3] == (root / "right.json", 0.5, 0.5)  # path, mAP, top-1
+    assert found.kind == ("-", None)
+
+
+# ------------------------------------------------------------------------- like with like
+
+
+def made(views=1, data="market", **flags):
+    """How evaluate.py says that an evaluation was made."""
+    none = {"multi_query": None, "query_expansion": None, "rerank": False, "use_market_ap": False}
+    part = {"views": ["original_center", "b", "c"][:views], "checkpoint": "exp/checkpoint-5"}
+    return {
+        "date": "2026-01-02",
+        "flags": {"excluder": "market1501", "rerank_k1": 20} | none | flags,
+        "query": part | {"dataset": f"/data/{data}/query.csv"},
+        "gallery": part | {"dataset": f"/data/{data}/gallery.csv", "views": None},
+    }
+
+
+def add(root, name, mean_ap, made):
+    """An evaluation that is newer than all others of the experiment."""
+    age = 2000 + len(list(root.glob("*.json")))
+    (root / name).write_text(json.dumps({"mAP": mean_ap, "CMC": [mean_ap], "made": made}))
+    os.utime(root / name, (age, age))
+
+
+def cells(tmp_path):
+    """The columns on evaluations, of each experiment."""
+    table = runs.table(runs.experiments(tmp_path))
+    return table.drop(columns=["experiment", "iteration", "state"]).to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "plain"),
+        ({"views": 3}, "3 views"),
+        ({"rerank": True, "views": 2}, "2 views, rerank"),
+        ({"multi_query": "mean", "query_expansion": 5}, "multi_query mean, query_expansion 5"),
+        ({"use_market_ap": True}, "use_market_ap"),
+    ],
+)
+def test_the_kind_of_an_evaluation(values, words):
+    kind = runs.kind_of({"made": made(**values)})
+    assert kind.words == words
+    assert kind.data == "market/query.csv in market/gallery.csv, market1501"
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {}, {"flags": None}, {"flags": {}}, "x"])
+def test_old_and_strange_files_do_not_tell_their_kind(value):
+    assert runs.kind_of({"made": value}).words == "-"
+    assert runs.kind_of({}).words == "-"
+
+
+def test_a_file_that_tells_a_part_of_it():
+    part = {"flags": {"rerank": True}, "query": {"views": 5, "dataset": None}, "gallery": []}
+    assert runs.kind_of({"made": part}).words == "rerank"
+
+
+def test_a_re_ranked_result_is_not_the_best_beside_a_plain_one(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    add(a, "ten.json", 0.7, made(views=3, rerank=True))
+    add(a, "plain.json", 0.5, made())
+    add(a, "later.json", 0.4, made())
+    add(a, "rerank.json", 0.6, made(rerank=True))
+    add(b, "plain.json", 0.55, made())
+    plain = {"kind": "plain", "newest mAP": "-"}
+    row_of_a = plain | {"best mAP": "50.0%", "top-1": "50.0%", "file": "plain.json"}
+    row_of_b = plain | {"best mAP": "55.0%", "top-1": "55.0%", "file": "plain.json"}
+    assert cells(tmp_path) == [row_of_a | {"newest mAP": "40.0%"}, row_of_b]
+
+    # What all have counts, if it is not plain, too.
+    (b / "plain.json").unlink()
+    add(b, "rerank.json", 0.65, made(rerank=True))
+    assert [(row["best mAP"], row["kind"]) for row in cells(tmp_path)] == [
+        ("60.0%", "rerank"),
+        ("65.0%", "rerank"),
+    ]
+
+    # Where nothing is common, the kinds are shown.
+    (b / "rerank.json").unlink()
+    add(b, "wide.json", 0.65, made(query_expansion=2))
+    write(tmp_path / "c")
+    assert [(row["best mAP"], row["kind"]) for row in cells(tmp_path)] == [
+        ("50.0%", "plain"),
+        ("65.0%", "query_expansion 2"),
+        ("-", "-"),
+    ]
+
+
+def test_files_that_do_not_tell_count_where_no_plain_one_is(tmp_path):
+    a = write(tmp_path / "a", evaluations=[("old.json", 0.9, 0.9), ("older.json", 0.3, 0.3)])
+    assert [(row["best mAP"], row["file"]) for row in cells(tmp_path)] == [("90.0%", "old.json")]
+    assert "kind" not in cells(tmp_path)[0] and "data" not in cells(tmp_path)[0]
+    add(a, "rerank.json", 0.95, made(rerank=True))
+    assert cells(tmp_path)[0]["file"] == "old.json"
+    add(a, "plain.json", 0.5, made())
+    assert cells(tmp_path)[0]["file"] == "plain.json"
+
+
+def test_other_data_are_another_kind_and_shown(tmp_path):
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+    for root, data, mean_ap in ((a, "duke", 0.9), (a, "market", 0.5), (b, "market", 0.4)):
+        add(root, f"{data}.json", mean_ap, made(data=data))
+    found = cells(tmp_path)
+    assert [row["best mAP"] for row in found] == ["50.0%", "40.0%"]
+    data = "market/query.csv in market/gallery.csv, market1501"
+    assert {row["data"] for row in found} == {data}
 
 
 def test_the_last_line_counts_where_a_log_goes_on_after_another(tmp_path):

@@ -30,6 +30,7 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
         active_count, stop: int32 scalars; stop is whether any worker has been told to.
         losses, emb_lengths: float32 [B].
         emb: float32 [B, D], the embeddings that the loss was taken of.
+      TensorBoard shows every scalar but furthest and stop, under its name or the original's tag.
     """
     optimizer = state.optimizer
     replica_step = _make_replica_step(state, settings)

@@ -12,6 +12,9 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 import loss
 from training import pictures
 
+# Numbers of the step that the loop needs, and that nobody looks at.
+_NOT_SHOWN = ("furthest", "stop")
+
 
 def write_hparams(iteration: int, flags: Mapping) -> None:
     """Write the flags, for TensorBoard's page that compares runs. Call it at the first iteration.
@@ -30,18 +33,19 @@ def write_hparams(iteration: int, flags: Mapping) -> None:
 
 
 def scalars(result: Mapping, batch_k: int) -> dict[str, float]:
-    """The original's scalars, and those of companions, by their tags.
+    """Every number that the step returned, by its tag in TensorBoard.
+
+    The tag is the number's name, except where the original has another tag.
 
     Args:
         result: what the step returned, see training/step.py.
     """
-    found = {
-        "loss": result["loss"],
-        "batch_top1": result["top1"],
-        f"batch_prec_at_{batch_k - 1}": result["precision"],
-        "active_count": result["active_count"],
+    tags = {"top1": "batch_top1", "precision": f"batch_prec_at_{batch_k - 1}"}
+    return {
+        tags.get(name, name): value
+        for name, value in result.items()
+        if np.ndim(value) == 0 and name not in _NOT_SHOWN
     }
-    return found | {tag: result[tag] for tag in ("id_loss", "center_loss") if tag in result}
 
 
 def write_scalars(iteration: int, values: Mapping[str, float]) -> None:

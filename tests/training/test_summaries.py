@@ -119,3 +119,25 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_events(checkpoint, batch
         "hardest_triplets",
     }
     assert events(tmp_path / "killed") == events(tmp_path / "whole")
+
+
+def test_every_number_of_the_step_is_shown_but_those_of_the_loop():
+    result = {
+        "loss": np.float32(0.5),
+        "center_loss": np.float32(2),
+        "losses": np.zeros(4, np.float32),
+        "top1": np.float32(0.25),
+        "precision": np.float32(0.75),
+        "active_count": np.int32(3),
+        "mine": np.float32(7),
+        "furthest": np.float32(9),
+        "stop": np.int32(0),
+    }
+    assert summaries.scalars(result, batch_k=4) == {
+        "loss": 0.5,
+        "center_loss": 2,
+        "batch_top1": 0.25,
+        "batch_prec_at_3": 0.75,
+        "active_count": 3,
+        "mine": 7,
+    }

@@ -31,7 +31,7 @@ for set in query gallery; do
         --checkpoint checkpoint-0 --filename "${set}_untrained.h5"
     python -m benchmarks.color_histogram --dataset "$data/$set.csv" --image_root "$data" --filename "demo/${set}_histogram.h5"
 done
-echo "Colour histogram:"
+echo "Color histogram:"
 evaluate histogram demo/query_histogram.h5 demo/gallery_histogram.h5
 echo "Untrained network:"
 evaluate untrained "$experiment/query_untrained.h5" "$experiment/gallery_untrained.h5"
@@ -43,7 +43,7 @@ python - <<'END'
 import json
 
 print("\n                       mAP    top-1")
-for name, title in (("histogram", "colour histogram"), ("untrained", "untrained network"), ("trained", "trained network")):
+for name, title in (("histogram", "color histogram"), ("untrained", "untrained network"), ("trained", "trained network")):
     with open(f"demo/{name}.json") as file:
         result = json.load(file)
     print(f"  {title:18} {result['mAP']:7.1%}  {result['CMC'][0]:7.1%}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole main job on data it makes itself: train, embed, evaluate. Takes a few minutes on two CPU cores.
-# Everything is written to demo/; a demo that was interrupted goes on where it was.
+# Make a data set, then train, embed and evaluate on it. This takes a few minutes on two CPU cores.
+# Everything is written to demo/. Call the demo again to continue where it stopped.
 set -euo pipefail
 trap 'exit 130' INT TERM # a training that is interrupted saves and ends well; the demo should not go on to evaluate it
 cd "$(dirname "$0")"
@@ -19,7 +19,8 @@ else
         --learning_rate 1e-3 --train_iterations 600 --decay_start_iteration 300 --checkpoint_frequency 200 --seed 1
 fi
 
-evaluate() { # name of the result, query and gallery embeddings, more flags
+# Takes the name of the result, the query and the gallery embeddings, and further flags.
+evaluate() {
     python evaluate.py --excluder market1501 --metric euclidean \
         --query_dataset "$data/query.csv" --query_embeddings "$2" \
         --gallery_dataset "$data/gallery.csv" --gallery_embeddings "$3" --filename "demo/$1.json" "${@:4}"
@@ -49,5 +50,5 @@ for name, title in (("histogram", "color histogram"), ("untrained", "untrained n
     print(f"  {title:18} {result['mAP']:7.1%}  {result['CMC'][0]:7.1%}")
 END
 echo
-echo "The curves of the training: tensorboard --logdir $experiment"
-echo "What was found for the worst and the best queries, to open in a browser: demo/report/report.html"
+echo "To see the curves of the training: tensorboard --logdir $experiment"
+echo "To see what was found for the worst and the best queries, open in a browser: demo/report/report.html"

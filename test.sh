@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and runs the tests; arguments go to pytest.
+# Set up and run the tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
 . .ci/setup.sh test export

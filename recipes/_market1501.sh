@@ -1,10 +1,12 @@
 # shellcheck shell=bash
-# What the recipes for Market-1501 share; sourced by them.
+# What the recipes for Market-1501 share. They source this file.
 trap 'exit 130' INT TERM # an interrupted training saves and ends well; it should not be evaluated then
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 
-begin() { # names of the recipe's arguments, first MARKET and last OUT; the arguments. Makes OUT/csvs
+# Check the arguments and make OUT/csvs. Takes the names of the recipe's arguments (the first is MARKET, the last OUT),
+# then the arguments.
+begin() {
     local names
     read -ra names <<<"$1"
     shift
@@ -16,7 +18,8 @@ begin() { # names of the recipe's arguments, first MARKET and last OUT; the argu
     python -m data.market1501 --image_root "$market" --directory "$out/csvs"
 }
 
-train() { # flags of the recipe. Goes on with a training that was begun
+# Train with the flags of the recipe, or resume a training that was interrupted.
+train() {
     if [ -e "$out/experiment/args.json" ]; then
         python "$code/train.py" --experiment_root "$out/experiment" --resume
     else
@@ -27,7 +30,8 @@ train() { # flags of the recipe. Goes on with a training that was begun
     python "$code/runs.py" "$out/experiment" --finished >&2 || exit 130
 }
 
-evaluate_ten_crop() { # as the paper does
+# Evaluate with ten crops, as the paper does.
+evaluate_ten_crop() {
     "$code/recipes/evaluate_ten_crop.sh" "$out/experiment" "$out/csvs/query.csv" "$out/csvs/gallery.csv" market1501 \
         "$out/ten_crop.json" --use_market_ap
 }

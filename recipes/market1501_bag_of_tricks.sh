@@ -4,15 +4,16 @@
 #
 #     recipes/market1501_bag_of_tricks.sh MARKET CHECKPOINT OUT
 #
-# MARKET: the folder Market-1501-v15.09.15. CHECKPOINT: TF-slim's ImageNet weights, resnet_v1_50.ckpt. OUT gets csvs/,
-# experiment/, cosine.json and reranked.json; called again, the recipe goes on where it was stopped.
+# MARKET is the folder Market-1501-v15.09.15. CHECKPOINT has TF-slim's ImageNet weights, resnet_v1_50.ckpt. The recipe
+# writes csvs/, experiment/, cosine.json and reranked.json into OUT. Call it again to continue where it stopped.
 #
-# Iterations: the original counts 120 epochs, each of about all 12,936 training images in batches of 16 pids × 4
-# images, 12,936 / 64 = 202 iterations. So 120 × 202 = 24,240, warm-up over 10 × 202 = 2,020, steps at
-# 40 × 202 = 8,080 and 70 × 202 = 14,140. That is 1.55 million images; the log tells images/s and the time left.
+# The paper trains for 120 epochs. An epoch is about all 12,936 training images in batches of 16 pids × 4 images, or
+# 12,936 / 64 = 202 iterations. This gives 120 × 202 = 24,240 iterations, a warm-up over 10 × 202 = 2,020, and steps at
+# 40 × 202 = 8,080 and 70 × 202 = 14,140. In total these are 1.55 million images; the terminal shows images/s and the time left.
 #
-# That paper has mAP 85.9, rank-1 94.5, and re-ranked 94.2, 95.4 (not measured here). Left out: its weight decay of
-# 5e-4, which there is a part of the gradient that Adam scales; --optimizer adamw does another thing.
+# The paper reports mAP 85.9 and rank-1 94.5, and with re-ranking 94.2 and 95.4 (not measured here). The recipe leaves out
+# the paper's weight decay of 5e-4: the paper adds it to the gradient, which Adam then scales. --optimizer adamw does not
+# do the same.
 set -euo pipefail
 . "$(dirname "$0")/_market1501.sh"
 begin "MARKET CHECKPOINT OUT" "$@"

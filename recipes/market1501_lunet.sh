@@ -3,11 +3,11 @@
 #
 #     recipes/market1501_lunet.sh MARKET OUT
 #
-# MARKET: the folder Market-1501-v15.09.15. OUT gets csvs/, experiment/ and ten_crop.json; called again, the recipe goes
-# on where it was stopped. It trains on 25,000 batches of 32 pids × 4 images, 3.2 million images; the log tells images/s
-# and the time left.
+# MARKET is the folder Market-1501-v15.09.15. The recipe writes csvs/, experiment/ and ten_crop.json into OUT. Call it
+# again to continue where it stopped. It trains on 25,000 batches of 32 pids × 4 images, 3.2 million images; the terminal
+# shows images/s and the time left.
 #
-# The paper has mAP 60.71, rank-1 81.38 (not measured here).
+# The paper reports mAP 60.71 and rank-1 81.38 (not measured here).
 set -euo pipefail
 . "$(dirname "$0")/_market1501.sh"
 begin "MARKET OUT" "$@"

@@ -3,11 +3,11 @@
 #
 #     recipes/market1501_trinet.sh MARKET CHECKPOINT OUT
 #
-# MARKET: the folder Market-1501-v15.09.15. CHECKPOINT: TF-slim's ImageNet weights, resnet_v1_50.ckpt. OUT gets csvs/,
-# experiment/ and ten_crop.json; called again, the recipe goes on where it was stopped.
-# It trains on 25,000 batches of 18 pids × 4 images, 1.8 million images; the log tells images/s and the time left.
+# MARKET is the folder Market-1501-v15.09.15. CHECKPOINT has TF-slim's ImageNet weights, resnet_v1_50.ckpt. The recipe
+# writes csvs/, experiment/ and ten_crop.json into OUT. Call it again to continue where it stopped.
+# It trains on 25,000 batches of 18 pids × 4 images, 1.8 million images; the terminal shows images/s and the time left.
 #
-# The paper has mAP 69.14, rank-1 84.92 (not measured here); the code that came with it had no --adam_beta1_decay.
+# The paper reports mAP 69.14 and rank-1 84.92 (not measured here). The code that came with it had no --adam_beta1_decay.
 set -euo pipefail
 . "$(dirname "$0")/_market1501.sh"
 begin "MARKET CHECKPOINT OUT" "$@"

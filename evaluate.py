@@ -108,13 +108,13 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--roc",
         action="store_true",
-        help="Write TPR_at_FPR to the JSON file, too: the share of all true pairs that is accepted where this share of "
-        "the wrong ones is. Takes two to three times as long.",
+        help="Also write TPR_at_FPR to the JSON file: the share of true pairs that is accepted when a given share "
+        "of the wrong pairs is. This takes two to three times as long.",
     )
     common.add_flag(
         group,
         "batch_size",
-        help="Queries compared at a time, at most. Fewer take less memory. Does not change any result.",
+        help="Largest number of queries compared at a time. Fewer take less memory. It does not change any result.",
     )
     group.add_argument(
         "--use_market_ap",
@@ -129,7 +129,8 @@ def _add_post_processing(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--multi_query",
         choices=tuple(pooling.QUERY_POOLS),
-        help="Pool the queries of one pid and camera, number by number, into one query. Its name is that of the first.",
+        help="Pool the queries of one pid and camera, number by number, into one query. It gets the "
+        "name of the first of them.",
     )
     group.add_argument(
         "--query_expansion",
@@ -137,15 +138,15 @@ def _add_post_processing(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=5,
         metavar="K",
-        help="Average query expansion: each embedding, of queries and gallery, becomes the mean of its K nearest in "
-        "both, itself counted, weighted by cosine ** --query_expansion_alpha. K is 5 when not given.",
+        help="Average query expansion: each embedding of queries and gallery becomes the mean of its K nearest in "
+        "both, itself counted, weighted by cosine ** --query_expansion_alpha. Without a number, K is 5.",
     )
     group.add_argument(
         "--query_expansion_alpha",
         type=common.number(float, lambda x: 0 <= x < float("inf"), "a finite number of at least 0"),
         default=Options.query_expansion_alpha,
         metavar="X",
-        help="Exponent of the weights. 0 weights the K nearest alike.",
+        help="Exponent of the weights. With 0, the K nearest have the same weight.",
     )
     group.add_argument(
         "--rerank",
@@ -157,21 +158,21 @@ def _add_post_processing(parser: argparse.ArgumentParser) -> None:
         type=common.positive_int,
         default=Options.rerank_k1,
         metavar="K",
-        help="Neighbors that should be mutual.",
+        help="Number of nearest neighbors within which two images must find each other.",
     )
     group.add_argument(
         "--rerank_k2",
         type=common.positive_int,
         default=Options.rerank_k2,
         metavar="K",
-        help="Number of nearest images, itself counted, over which an image's neighborhood is averaged.",
+        help="Number of nearest images, the image itself counted, over which its neighborhood is averaged.",
     )
     group.add_argument(
         "--rerank_lambda",
         type=common.number(float, lambda x: 0 <= x <= 1, "a number in 0..1"),
         default=Options.rerank_lambda,
         metavar="X",
-        help="Weight of the distance itself. The rest is the weight of the neighborhoods.",
+        help="Weight of the distance itself, in 0..1. The neighborhoods have the rest of the weight.",
     )
 
 

@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_experiment_flags(parser)
     group = parser.add_argument_group("export")
     group.add_argument(
-        "--directory", required=True, metavar="DIR", help="Where to write; new or empty."
+        "--directory", required=True, metavar="DIR", help="Directory to write to, new or empty."
     )
     group.add_argument(
         "--formats",
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--crop_augment",
         choices=("center", "avgpool"),
-        help="As of embed.py: resize to the pre_crop size of the training, then embed the crop of the net_input size "
+        help="As in embed.py: resize to the pre_crop size of the training, then embed the crop of the net_input size "
         "at the center, or the whole image (avgpool). Without this flag, resize to the net_input size.",
     )
     return parser.parse_args(argv)

@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         type=common.writeable_file,
         metavar="HDF5",
-        help="Where to write the embeddings.",
+        help="File to write the embeddings to.",
     )
     args = parser.parse_args(argv)
     if os.path.exists(args.filename) and os.path.samefile(args.filename, args.dataset):

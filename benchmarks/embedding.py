@@ -33,16 +33,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.prog = "python -m benchmarks.embedding"
     parser.add_argument("--model_name", type=common.plugin_name("nets"), default="resnet_v1_50")
     parser.add_argument("--head_name", type=common.plugin_name("heads"), default="fc1024")
-    common.add_flag(parser, "batch_size", help="Crops that go through the network at a time.")
+    common.add_flag(
+        parser, "batch_size", help="Number of crops that go through the network at a time."
+    )
     parser.add_argument(
-        "--batches", type=common.positive_int, default=3, metavar="N", help="Of each measurement."
+        "--batches",
+        type=common.positive_int,
+        default=3,
+        metavar="N",
+        help="Number of batches in each measurement.",
     )
     parser.add_argument(
         "--rounds",
         type=common.positive_int,
         default=5,
         metavar="N",
-        help="Measurements of each way.",
+        help="Number of measurements of each of the two ways. The median counts.",
     )
     return parser.parse_args(argv)
 

@@ -40,12 +40,21 @@ LARGE = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--large", action="store_true", help="Large sets, too, without baseline.")
     parser.add_argument(
-        "--rounds", type=common.positive_int, default=3, metavar="N", help="Median of so many."
+        "--large", action="store_true", help="Also measure large sets, without a baseline."
+    )
+    parser.add_argument(
+        "--rounds",
+        type=common.positive_int,
+        default=3,
+        metavar="N",
+        help="Number of measurements. The median counts.",
     )
     common.add_flag(
-        parser, "metric", default="euclidean", help="For evaluate.py on the large sets."
+        parser,
+        "metric",
+        default="euclidean",
+        help="Distance that evaluate.py uses on the large sets.",
     )
     # The original's way runs as a process of its own:
     parser.add_argument("--original", metavar="DIR", help=argparse.SUPPRESS)

@@ -28,16 +28,20 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     common.add_flag(parser, "loading_threads")
     parser.add_argument(
-        "--batches", type=common.positive_int, default=300, metavar="N", help="Of one measurement."
+        "--batches",
+        type=common.positive_int,
+        default=300,
+        metavar="N",
+        help="Number of batches in each measurement.",
     )
     parser.add_argument(
         "--rounds",
         type=common.positive_int,
         default=5,
         metavar="N",
-        help="Measurements of each way.",
+        help="Number of measurements of each of the two ways. The median counts.",
     )
-    parser.add_argument("--mixed", action="store_true", help="Images of many sizes.")
+    parser.add_argument("--mixed", action="store_true", help="Load images of many sizes.")
     return parser.parse_args(argv)
 
 

@@ -28,13 +28,25 @@ NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images"}
 def parse_args(argv=None):
     parser = common.make_parser(__doc__)
     parser.add_argument(
-        "--kills", type=common.positive_int, default=50, metavar="N", help="How many at least."
+        "--kills",
+        type=common.positive_int,
+        default=50,
+        metavar="N",
+        help="Number of times that the training is killed, at least.",
     )
     parser.add_argument(
-        "--iterations", type=common.positive_int, default=300, metavar="N", help="Of the training."
+        "--iterations",
+        type=common.positive_int,
+        default=300,
+        metavar="N",
+        help="Number of iterations of the training.",
     )
     parser.add_argument(
-        "--seed", type=common.non_negative_int, default=0, metavar="N", help="Of the moments."
+        "--seed",
+        type=common.non_negative_int,
+        default=0,
+        metavar="N",
+        help="Seed of the moments at which the training is killed.",
     )
     return parser.parse_args(argv)
 

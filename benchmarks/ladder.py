@@ -63,31 +63,65 @@ RUNGS = {
 
 def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--data", required=True, type=common.readable_directory, metavar="FOLDER")
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=common.readable_directory,
+        metavar="DIR",
+        help="Directory that holds train.csv, query.csv and gallery.csv.",
+    )
     common.add_flag(
         parser,
         "image_root",
-        help="Directory that the file ids are relative to. FOLDER when not given.",
+        help="Directory that the file ids are relative to. Without this flag, it is --data.",
     )
     parser.add_argument(
-        "--excluder", required=True, type=common.plugin_name("excluders"), metavar="NAME"
+        "--excluder",
+        required=True,
+        type=common.plugin_name("excluders"),
+        metavar="NAME",
+        help="Which gallery images are ignored for a query, as in evaluate.py.",
     )
     parser.add_argument(
-        "--net_input_height", type=common.positive_int, default=64, metavar="PIXELS"
-    )
-    parser.add_argument("--net_input_width", type=common.positive_int, default=32, metavar="PIXELS")
-    parser.add_argument(
-        "--iterations", type=common.positive_int, default=400, metavar="N", help="Of each training."
-    )
-    parser.add_argument("--seeds", type=common.positive_int, default=3, metavar="N")
-    parser.add_argument(
-        "--rungs", nargs="+", choices=RUNGS, metavar="NAME", help=f"Of: {', '.join(RUNGS)}."
+        "--net_input_height",
+        type=common.positive_int,
+        default=64,
+        metavar="PIXELS",
+        help="Height of the network's input.",
     )
     parser.add_argument(
-        "--with", dest="also", default="", metavar="FLAGS", help="Further flags of all trainings."
+        "--net_input_width",
+        type=common.positive_int,
+        default=32,
+        metavar="PIXELS",
+        help="Width of the network's input.",
     )
     parser.add_argument(
-        "--directory", default="ladder", metavar="DIR", help="Where results are kept."
+        "--iterations",
+        type=common.positive_int,
+        default=400,
+        metavar="N",
+        help="Number of iterations of each training.",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=common.positive_int,
+        default=3,
+        metavar="N",
+        help="Number of trainings of each rung, with different seeds.",
+    )
+    parser.add_argument(
+        "--rungs",
+        nargs="+",
+        choices=RUNGS,
+        metavar="NAME",
+        help=f"The rungs to climb. Without this flag, all: {', '.join(RUNGS)}.",
+    )
+    parser.add_argument(
+        "--with", dest="also", default="", metavar="FLAGS", help="Further flags for all trainings."
+    )
+    parser.add_argument(
+        "--directory", default="ladder", metavar="DIR", help="Directory that keeps the results."
     )
     return parser.parse_args(argv)
 

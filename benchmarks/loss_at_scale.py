@@ -25,21 +25,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=common.positive_int,
         default=8192,
         metavar="B",
-        help="Embeddings in the batch, 4 of each pid.",
+        help="Number of embeddings in the batch, 4 of each pid.",
     )
     parser.add_argument(
         "--dim",
         type=common.positive_int,
         default=512,
         metavar="D",
-        help="Numbers in an embedding.",
+        help="Dimension of the embeddings.",
     )
     parser.add_argument(
         "--rounds",
         type=common.positive_int,
         default=3,
         metavar="N",
-        help="Measurements to take; the median counts.",
+        help="Number of measurements. The median counts.",
     )
     return parser.parse_args(argv)
 

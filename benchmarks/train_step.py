@@ -55,7 +55,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=common.positive_int,
         default=5,
         metavar="N",
-        help="Measurements of each way.",
+        help="Number of measurements of each way. The median counts.",
     )
     return parser.parse_args(argv)
 

@@ -49,14 +49,14 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=common.positive_int,
         default=5,
         metavar="N",
-        help="Measurements of loop and pipeline.",
+        help="Number of measurements of the loop and of the pipeline. The median counts.",
     )
     parser.add_argument(
         "--saves",
         type=common.positive_int,
         default=3,
         metavar="N",
-        help="Checkpoints of the ResNet-50 that are measured.",
+        help="Number of checkpoints of the ResNet-50 that are measured.",
     )
     return parser.parse_args(argv)
 

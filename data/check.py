@@ -68,7 +68,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=common.readable_file,
         metavar="CSV",
-        help="Lines of pid,fid without header. The first is the training set, the others are for tests.",
+        help="Data sets: lines of pid,fid without a header. The first is the training set, the "
+        "others are test sets.",
     )
     common.add_flag(parser, "image_root", required=True)
     common.add_flag(parser, "allow_any_path")
@@ -77,7 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=common.positive_int,
         default=4,
         metavar="K",
-        help="That of the training. Pids with fewer images are counted, since they repeat images within a batch.",
+        help="Number of images of each pid in a batch of the training. Pids with fewer images are counted, "
+        "because a batch repeats their images.",
     )
     common.add_flag(parser, "loading_threads")
     return parser.parse_args(argv)

@@ -66,13 +66,14 @@ def parse_args(doc: str, argv: list[str] | None = None) -> argparse.Namespace:
         parser,
         "image_root",
         required=True,
-        help="Folder of the data set. The file ids in the CSVs are relative to it, as --image_root of train.py wants.",
+        help="Folder of the data set. The file ids in the CSVs are relative to it, so give it to "
+        "train.py as --image_root.",
     )
     parser.add_argument(
         "--directory",
         required=True,
         metavar="DIR",
-        help="Where to write the CSVs, in place of those of the same names. Made when it does not exist.",
+        help="Directory to write the CSVs to. It is created if it does not exist; CSVs of the same names are replaced.",
     )
     return parser.parse_args(argv)
 

@@ -457,28 +457,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m data.synthetic"
     parser.add_argument(
-        "directory", metavar="DIR", help="Where to put images and CSVs: a new or empty directory."
+        "directory", metavar="DIR", help="A new or empty directory for the images and CSVs."
     )
     parser.add_argument(
         "--seed",
         type=common.non_negative_int,
         default=0,
         metavar="N",
-        help="Another seed draws other persons.",
+        help="Seed of the persons and images. Another seed draws other persons.",
     )
     parser.add_argument(
         "--train_pids",
         type=common.positive_int,
         default=200,
         metavar="N",
-        help="Persons to train with.",
+        help="Number of persons in the training set.",
     )
     parser.add_argument(
         "--test_pids",
         type=common.positive_int,
         default=120,
         metavar="N",
-        help="Persons to test with.",
+        help="Number of persons in the query and gallery sets.",
     )
     several = common.number(
         int, lambda n: 2 <= n <= 99, "an integer from 2 (one for query, one for gallery) to 99"
@@ -488,7 +488,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=several,
         default=4,
         metavar="N",
-        help="Images of a person by each of the 3 to 5 cameras that see it.",
+        help="Number of images of a person from each of the 3 to 5 cameras that see the person.",
     )
     args = parser.parse_args(argv)
     if args.train_pids + args.test_pids > 9999:

@@ -66,22 +66,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     parser.prog = "python -m reports.hard_images"
     parser.add_argument(
-        "experiment_root", type=common.readable_directory, metavar="DIR", help="An experiment."
+        "experiment_root",
+        type=common.readable_directory,
+        metavar="DIR",
+        help="Directory of an experiment that was trained with --detailed_logs.",
     )
     parser.add_argument(
         "--directory",
         type=common.writeable_directory,
         metavar="DIR",
-        help="Also write index.html, with the images, and distances.png there. Created if need be.",
+        help="Also write a page with the images, index.html, and a chart, distances.png, to this "
+        "directory. It is created if it does not exist.",
     )
     parser.add_argument(
         "--train_set",
         type=common.readable_file,
         metavar="CSV",
-        help="The training set, where it is now. Where args.json says when not given.",
+        help="CSV of the training set. Without this flag, it is read from where args.json says.",
     )
     common.add_flag(
-        parser, "image_root", help="Directory that its file ids are relative to, likewise."
+        parser,
+        "image_root",
+        help="Directory that the file ids of the CSV are relative to. Without this flag, that of args.json.",
     )
     return parser.parse_args(argv)
 

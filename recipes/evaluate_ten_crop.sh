@@ -4,9 +4,9 @@
 #     recipes/evaluate_ten_crop.sh EXPERIMENT QUERY.csv GALLERY.csv EXCLUDER RESULT.json [flags of evaluate.py]
 #
 # EXCLUDER is an --excluder of evaluate.py: market1501, duke, ... The experiment must have been trained with
-# --crop_augment, like the paper's. This takes ten times as long as embedding each image once. On Market-1501, the paper's
-# TriNet reaches mAP 69.14 with this protocol, 65.48 with images resized to the input size, and 66.29 with the center
-# crop (not measured here).
+# --crop_augment, like the paper's. This takes ten times as long as embedding each image once. On Market-1501, the
+# paper's TriNet reaches mAP 69.14 with this protocol, 65.48 with images resized to the input size, and 66.29 with the
+# center crop (not measured here).
 set -euo pipefail
 trap 'exit 130' INT TERM
 if [ $# -lt 5 ]; then

@@ -9,11 +9,12 @@
 #
 # The paper trains for 120 epochs. An epoch is about all 12,936 training images in batches of 16 pids × 4 images, or
 # 12,936 / 64 = 202 iterations. This gives 120 × 202 = 24,240 iterations, a warm-up over 10 × 202 = 2,020, and steps at
-# 40 × 202 = 8,080 and 70 × 202 = 14,140. In total these are 1.55 million images; the terminal shows images/s and the time left.
+# 40 × 202 = 8,080 and 70 × 202 = 14,140. In total these are 1.55 million images; the terminal shows images/s and the
+# time left.
 #
-# The paper reports mAP 85.9 and rank-1 94.5, and with re-ranking 94.2 and 95.4 (not measured here). The recipe leaves out
-# the paper's weight decay of 5e-4: the paper adds it to the gradient, which Adam then scales. --optimizer adamw does not
-# do the same.
+# The paper reports mAP 85.9 and rank-1 94.5, and with re-ranking 94.2 and 95.4 (not measured here). The recipe leaves
+# out the paper's weight decay of 5e-4: the paper adds it to the gradient, which Adam then scales. --optimizer adamw
+# does not do the same.
 set -euo pipefail
 . "$(dirname "$0")/_market1501.sh"
 begin "MARKET CHECKPOINT OUT" "$@"

@@ -4,8 +4,8 @@
 #     recipes/market1501_lunet.sh MARKET OUT
 #
 # MARKET is the folder Market-1501-v15.09.15. The recipe writes csvs/, experiment/ and ten_crop.json into OUT. Call it
-# again to continue where it stopped. It trains on 25,000 batches of 32 pids × 4 images, 3.2 million images; the terminal
-# shows images/s and the time left.
+# again to continue where it stopped. It trains on 25,000 batches of 32 pids × 4 images, 3.2 million images; the
+# terminal shows images/s and the time left.
 #
 # The paper reports mAP 60.71 and rank-1 81.38 (not measured here).
 set -euo pipefail

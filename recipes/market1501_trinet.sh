@@ -7,7 +7,8 @@
 # writes csvs/, experiment/ and ten_crop.json into OUT. Call it again to continue where it stopped.
 # It trains on 25,000 batches of 18 pids × 4 images, 1.8 million images; the terminal shows images/s and the time left.
 #
-# The paper reports mAP 69.14 and rank-1 84.92 (not measured here). The code that came with it had no --adam_beta1_decay.
+# The paper reports mAP 69.14 and rank-1 84.92 (not measured here). The code that came with it had no
+# --adam_beta1_decay.
 set -euo pipefail
 . "$(dirname "$0")/_market1501.sh"
 begin "MARKET CHECKPOINT OUT" "$@"

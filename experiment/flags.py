@@ -551,7 +551,7 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     defaults = ", ".join(f"--{field.name} {field.default}" for field in architecture)
     group = parser.add_argument_group(
         "model",
-        "The experiment's args.json tells these. For a checkpoint that came without it, give at "
+        "The experiment's args.json has these. For a checkpoint that came without it, give at "
         f"least one of them; the defaults of the others are {defaults}.",
     )
     for field in architecture:

@@ -32,7 +32,8 @@ def parse_args(argv=None):
         type=common.positive_int,
         default=50,
         metavar="N",
-        help="Number of times that the training is killed, at least.",
+        help="Number of kills to aim for. It sets the mean number of iterations between two kills; there may be "
+        "fewer kills or more.",
     )
     parser.add_argument(
         "--iterations",

@@ -38,7 +38,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--iterations",
         type=common.positive_int,
-        default=300,
+        default=800,
         metavar="N",
         help="Number of iterations of the training.",
     )
@@ -168,8 +168,10 @@ def main(args) -> None:
         flags = [*make_dataset(folder), f"--train_iterations={args.iterations}"]
         if start(f"--experiment_root={folder / 'whole'}", *flags).wait():
             raise SystemExit("the training that was left alone failed")
+        # Half of it: a kill comes some iterations after it is due.
+        pace = args.iterations / args.kills / 2
         began = time.monotonic()
-        killed = train_and_kill(folder / "killed", flags, args.iterations / args.kills, args.seed)
+        killed = train_and_kill(folder / "killed", flags, pace, args.seed)
         found = differences(folder / "whole", folder / "killed")
         minutes = (time.monotonic() - began) / 60
     print(f"{killed} kills in {args.iterations} iterations, {minutes:.1f} minutes: ", end="")

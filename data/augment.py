@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data.view_names import FIVE_CROPS, view_names
+
 # The third stream of random numbers, after the two of data/pk_sampler.py, and those within it that
 # came later: what is drawn for one kind of augmentation does not depend on which others are on.
 _AUGMENTATIONS = 2
@@ -289,8 +291,6 @@ def finish(batch: dict[str, tf.Tensor], augmentation: Augmentation) -> tf.Tensor
 
 # ------------------------------------------------------------------------- what is embedded
 
-FIVE_CROPS = ("center", "top_left", "top_right", "bottom_left", "bottom_right")
-
 
 class Views(NamedTuple):
     """Which views of an image are embedded for it, A of them.
@@ -308,9 +308,7 @@ class Views(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Names of the A views in their order: the original's `augmentation_types`."""
-        sides = ("original", "original_flip") if self.flip else ("original",)
-        crops = FIVE_CROPS if self.crop == "five" else (self.crop or "resize",)
-        return [f"{side}_{crop}" for side in sides for crop in crops]
+        return view_names(self.flip, self.crop)
 
     def take(self, images: tf.Tensor) -> tf.Tensor:
         """The views of images, in the order of `names`.

@@ -7,7 +7,6 @@ one reader serves all, and an error can name what does not fit.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,9 @@ import keras
 import tensorflow as tf
 
 from common import UserError, first_few, reason
+from network.checkpoint_paths import find as find
+from network.checkpoint_paths import iterations
+from network.checkpoint_paths import newest as newest
 from runtime import files
 from runtime.terminal import log
 
@@ -172,7 +174,7 @@ def _write(prefix: str, variables: Mapping) -> None:
 def _write_state(root: Path) -> None:
     """Write the file `checkpoint`, in TensorFlow's text format."""
     # Relative paths: experiments get moved.
-    names = [f"checkpoint-{iteration}" for iteration in _iterations(root)]
+    names = [f"checkpoint-{iteration}" for iteration in iterations(root)]
     lines = [f'model_checkpoint_path: "{names[-1]}"']
     lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
     with files.complete_file(root / "checkpoint") as partial:
@@ -180,66 +182,15 @@ def _write_state(root: Path) -> None:
     files.sync(root)
 
 
-def newest(experiment_root: str | os.PathLike) -> Path:
-    """The complete checkpoint of the highest iteration, as a path without suffix.
-
-    The state file is not asked: the original wrote absolute paths into it, which are wrong once a
-    directory has moved.
-
-    Raises:
-        UserError: there is none.
-    """
-    iterations = _iterations(Path(experiment_root))
-    if not iterations:
-        raise UserError(
-            f"there is no checkpoint in {experiment_root}. Give the --experiment_root of a training."
-        )
-    return Path(experiment_root) / f"checkpoint-{iterations[-1]}"
-
-
-def find(experiment_root: str | os.PathLike, name: str | None = None) -> Path:
-    """A checkpoint of an experiment, as a path without suffix.
-
-    Args:
-        name: such as checkpoint-1000; the newest if None.
-
-    Raises:
-        UserError: there is no such checkpoint; the message lists those that there are.
-    """
-    if name is None:
-        return newest(experiment_root)
-    root = Path(experiment_root)
-    if Path(name).parent.resolve() in (root.resolve(), Path().resolve()):
-        name = Path(name).name.removesuffix(".index")  # as the shell completes it
-    others = {file.stem for file in root.glob("*.index")}
-    ours = [f"checkpoint-{iteration}" for iteration in _iterations(root)]
-    available = ours + sorted(others.difference(ours))
-    if name not in available:
-        raise UserError(
-            f"there is no checkpoint {name!r} in {experiment_root}. Available: {', '.join(available) or 'none'}."
-        )
-    return root / name
-
-
 def keep_newest(experiment_root: str | os.PathLike, count: int) -> None:
     """Delete all but the `count` newest checkpoints; 0 keeps all."""
     root = Path(experiment_root)
     if not count:
         return
-    for iteration in _iterations(root)[:-count]:
+    for iteration in iterations(root)[:-count]:
         for file in _files(root / f"checkpoint-{iteration}"):
             file.unlink()
     _write_state(root)
-
-
-def _iterations(root: Path) -> list[int]:
-    """Those of the complete checkpoints, rising."""
-    iterations = []
-    for file in root.glob("checkpoint-*.index"):
-        match = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)\.index", file.name)
-        if match:
-            iterations.append(int(match[1]))
-    return sorted(iterations)
 
 
 def _index(path: Path) -> Path:
@@ -308,7 +259,7 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Pa
     root = Path(experiment_root)
     path = newest(root)
     broken: dict[Path, Unreadable] = {}
-    for iteration in reversed(_iterations(root)):
+    for iteration in reversed(iterations(root)):
         path = root / f"checkpoint-{iteration}"
         try:
             restore(path, variables)

@@ -19,26 +19,26 @@ else
         --learning_rate 1e-3 --train_iterations 600 --decay_start_iteration 300 --checkpoint_frequency 200 --seed 1
 fi
 
-# Takes the name of the result, the query and the gallery embeddings, and further flags.
+# Takes the name of the result, and further flags.
 evaluate() {
-    python evaluate.py --excluder market1501 --metric euclidean \
-        --query_dataset "$data/query.csv" --query_embeddings "$2" \
-        --gallery_dataset "$data/gallery.csv" --gallery_embeddings "$3" --filename "demo/$1.json" "${@:4}"
+    python evaluate.py --excluder market1501 --experiment_root "$experiment" --filename "demo/$1.json" \
+        --query_dataset "$data/query.csv" --gallery_dataset "$data/gallery.csv" "${@:2}"
 }
 
+python embed.py --experiment_root "$experiment" --dataset "$data/query.csv" "$data/gallery.csv" \
+    --crop_augment center --overwrite
 for set in query gallery; do
-    python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center
-    python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center \
+    python embed.py --experiment_root "$experiment" --dataset "$data/$set.csv" --crop_augment center --overwrite \
         --checkpoint checkpoint-0 --filename "${set}_untrained.h5"
     python -m benchmarks.color_histogram --dataset "$data/$set.csv" --image_root "$data" --filename "demo/${set}_histogram.h5"
 done
 echo "Color histogram:"
-evaluate histogram demo/query_histogram.h5 demo/gallery_histogram.h5
+evaluate histogram --query_embeddings demo/query_histogram.h5 --gallery_embeddings demo/gallery_histogram.h5
 echo "Untrained network:"
-evaluate untrained "$experiment/query_untrained.h5" "$experiment/gallery_untrained.h5"
+evaluate untrained --query_embeddings "$experiment/query_untrained.h5" \
+    --gallery_embeddings "$experiment/gallery_untrained.h5"
 echo "Trained network:"
-evaluate trained "$experiment/query_embeddings.h5" "$experiment/gallery_embeddings.h5" \
-    --report demo/report --image_root "$data" --activations "$experiment"
+evaluate trained --report demo/report --activations "$experiment"
 
 python - <<'END'
 import json

@@ -1,14 +1,15 @@
 """Embed a data set with a trained experiment and write the embeddings to an HDF5 file.
 
-    python embed.py --experiment_root exp --dataset query.csv
+    python embed.py --experiment_root exp --dataset query.csv gallery.csv
     python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five \
         --aggregator mean
     python embed.py --experiment_root exp --dataset query.csv --projector  # then: tensorboard
     --logdir exp
 
-The file holds `emb` float32 [N, D] in the order of the CSV and `augmentation_types`, byte strings
-[A]; with several variants of each image also `emb_aug` float32 [A, N, D]. Several devices or
-workers share the images (--strategy); the chief writes the file.
+A file holds `emb` float32 [N, D] in the order of the CSV, the `fids` of its rows, and
+`augmentation_types`, byte strings [A]; with several variants of each image also `emb_aug` float32
+[A, N, D]. A file that has other embeddings is only replaced with --overwrite. Several devices or
+workers share the images (--strategy); the chief writes the files.
 
 From Python, for files or arrays (network/embedder.py tells the rest):
 
@@ -20,14 +21,17 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
 from data import dataset
+from data.view_names import view_names
 from evaluation import embeddings_file, pooling
+from evaluation.embeddings_file import Origin
 from experiment import args_json, flags
 from experiment.flags import Architecture
+from network import checkpoint_paths
 from reports import projector
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
@@ -52,7 +56,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     flags.add_experiment_flags(parser)
     group = parser.add_argument_group("data")
-    common.add_flag(group, "dataset")
+    common.add_flag(
+        group,
+        "dataset",
+        nargs="+",
+        help="The images to embed: CSVs of lines pid,fid without a header. Several take less time together.",
+    )
     common.add_flag(
         group,
         "image_root",
@@ -62,8 +71,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--filename",
         metavar="HDF5",
-        help="File to write, relative to the experiment_root. Without this flag, "
+        help="File to write, relative to the experiment_root, for one dataset. Without this flag, "
         "<name of the dataset>_embeddings.h5.",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Also replace a file with embeddings of other images, by another checkpoint or of other views.",
     )
     group.add_argument(
         "--projector",
@@ -105,27 +119,63 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         pooling.check_aggregator(args.aggregator, args.flip_augment, args.crop_augment)
     except UserError as error:
         parser.error(str(error))
+    _check_names(parser, args)
     return args
 
 
+def _check_names(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with an error where several data sets would get one file."""
+    if args.filename and len(args.dataset) > 1:
+        parser.error(
+            f"argument --filename: is the file of one dataset. Received: {args.filename} for {len(args.dataset)} of "
+            "them. Leave it out, for <name of the dataset>_embeddings.h5 each, or embed them one by one"
+        )
+    csv_of: dict[str, str] = {}
+    for csv in args.dataset:
+        first = csv_of.setdefault(embeddings_file.default_name(csv), csv)
+        if first is not csv:
+            parser.error(
+                f"argument --dataset: {first} and {csv} have one name, so their embeddings would get one file. Embed "
+                "them one by one, each with a --filename"
+            )
+
+
+class Job(NamedTuple):
+    """A data set to embed."""
+
+    images: dataset.Dataset
+    image_root: str
+    filename: str  # of the embeddings
+    origin: Origin  # of the embeddings
+
+
 def write(
-    filename: str | os.PathLike, embedder: "Embedder", paths: Sequence[str], quiet: bool = True
+    filename: str | os.PathLike,
+    embedder: "Embedder",
+    paths: Sequence[str],
+    origin: Origin | None = None,
+    fids: Sequence[str] | None = None,
+    quiet: bool = True,
 ) -> None:
     """Embed image files into an HDF5 file; evaluation/embeddings_file.py tells what it holds.
 
     Rows are written as they come, so memory does not grow with their number.
 
     Args:
+        origin, fids: what the file says of the embeddings beyond checkpoint and views.
         quiet: no live line on the terminal.
     """
     N = len(paths)
+    origin = (origin or Origin())._replace(
+        checkpoint=str(embedder.checkpoint), augmentation_types=tuple(embedder.variant_names)
+    )
     with (
         embeddings_file.create(
             filename,
             count=N,
             dim=embedder.flags.embedding_dim,
-            augmentation_types=embedder.variant_names,
-            checkpoint=embedder.checkpoint,
+            origin=origin,
+            fids=fids,
         ) as file,
         terminal.bar(N, "img", show=not quiet) as bar,
     ):
@@ -141,8 +191,8 @@ def main(args: argparse.Namespace) -> None:
     if args.quiet or not cluster.is_chief:
         log.setLevel("ERROR")
     architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
-    images, image_root = _load_dataset(args, architecture)
-    filename = _check_filename(args)
+    checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
+    jobs = [_check_job(args, csv, architecture, checkpoint) for csv in args.dataset]
     if args.projector:
         projector.read_config(args.experiment_root)
 
@@ -153,7 +203,7 @@ def main(args: argparse.Namespace) -> None:
     with explain_lost_workers(cluster), strategy.scope():
         embedder = Embedder(
             args.experiment_root,
-            args.checkpoint,
+            checkpoint.name,
             flip_augment=args.flip_augment,
             crop_augment=args.crop_augment,
             aggregator=args.aggregator,
@@ -161,37 +211,67 @@ def main(args: argparse.Namespace) -> None:
             loading_threads=args.loading_threads,
             **flags.architecture_flags(architecture),  # all, so that no warning comes twice
         )
-        paths = images.paths(image_root)
-        if cluster.is_chief:
-            R = strategy.num_replicas_in_sync
-            on = f", on {R} devices" if R > 1 else ""
-            log.info(
-                f"Embedding {len(paths)} images of {args.dataset} with {embedder.checkpoint}{on}."
-            )
-            write(filename, embedder, paths, args.quiet)
-            log.info(
-                f"Wrote the embeddings, {len(paths)} of {architecture.embedding_dim} numbers, to {filename}."
-            )
-            if args.projector:
-                _write_projector(args.experiment_root, filename, images, paths)
-        else:
-            for _ in embedder.batches(paths):
-                pass
+        R = strategy.num_replicas_in_sync
+        on = f", on {R} devices" if R > 1 else ""
+        for job in jobs:
+            if cluster.is_chief:
+                log.info(
+                    f"Embedding {len(job.images)} images of {job.images.path} with {embedder.checkpoint}{on}."
+                )
+                _embed(job, embedder, args)
+            else:
+                for _ in embedder.batches(job.images.paths(job.image_root)):
+                    pass
         devices.barrier(strategy, cluster)  # until then nobody leaves
 
 
+def _embed(job: Job, embedder: "Embedder", args: argparse.Namespace) -> None:
+    paths = job.images.paths(job.image_root)
+    write(job.filename, embedder, paths, job.origin, job.images.fids, args.quiet)
+    log.info(
+        f"Wrote the embeddings, {len(paths)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."
+    )
+    if args.projector:
+        _write_projector(args.experiment_root, job.filename, job.images, paths)
+
+
+def _check_job(args: argparse.Namespace, csv: str, trained: Architecture, checkpoint: Path) -> Job:
+    """A data set whose images are there, and its file, which may be written.
+
+    Raises:
+        UserError: it is otherwise.
+    """
+    images, image_root = _load_dataset(args, csv, trained)
+    origin = Origin(
+        checkpoint=os.path.abspath(checkpoint),
+        augmentation_types=tuple(view_names(args.flip_augment, args.crop_augment)),
+        aggregator=args.aggregator,
+        image_root=os.path.abspath(image_root),
+    )
+    filename = _check_filename(args, csv)
+    if os.path.exists(filename):
+        lost = embeddings_file.what_would_be_lost(filename, images, origin)
+        if lost and not args.overwrite:
+            raise UserError(
+                f"{filename} has something else, which would be lost: {'; '.join(lost)}. Give another --filename, or "
+                "--overwrite to replace it."
+            )
+        log.info(f"Replacing {filename}: {'; '.join(lost) or 'the same images, embedded alike'}.")
+    return Job(images, image_root, filename, origin)
+
+
 def _load_dataset(
-    args: argparse.Namespace, trained: Architecture
-) -> tuple[dataset.Dataset, str | os.PathLike]:
+    args: argparse.Namespace, csv: str, trained: Architecture
+) -> tuple[dataset.Dataset, str]:
     """The images to embed, which are there, and the directory of their files."""
     image_root = args.image_root or getattr(trained, "image_root", None)
     if image_root is None:
         raise UserError(
             f"{args.experiment_root} has no args.json that names an image_root. Give --image_root."
         )
-    images = dataset.load(args.dataset)
+    images = dataset.load(csv)
     try:
-        dataset.check_images(args.dataset, image_root, images.fids, args.allow_any_path)
+        dataset.check_images(csv, image_root, images.fids, args.allow_any_path)
     except UserError as error:
         if args.image_root:
             raise
@@ -201,9 +281,9 @@ def _load_dataset(
     return images, image_root
 
 
-def _check_filename(args: argparse.Namespace) -> str:
+def _check_filename(args: argparse.Namespace, csv: str) -> str:
     """The file to write. Raises: UserError if it cannot be, or would replace another kind."""
-    default_name = f"{Path(args.dataset).stem}_embeddings.h5"
+    default_name = embeddings_file.default_name(csv)
     filename = os.path.join(args.experiment_root, args.filename or default_name)
     try:
         common.writeable_file(filename)
@@ -228,7 +308,7 @@ def _write_projector(
     projector.write(
         experiment_root,
         name,
-        embeddings_file.head(filename, most),
+        embeddings_file.head(filename, images, most),
         pids=images.pids[:most],
         fids=images.fids[:most],
         paths=paths[:most],

@@ -1,5 +1,11 @@
 r"""Score embeddings: mAP, CMC and more of a query set against a gallery set.
 
+    python evaluate.py --excluder market1501 --experiment_root exp --filename results.json \
+        --query_dataset query.csv --gallery_dataset test.csv
+
+takes the metric of the training from exp/args.json, and the embeddings from where embed.py puts
+them, exp/query_embeddings.h5 and exp/test_embeddings.h5. For embeddings from elsewhere:
+
     python evaluate.py --excluder market1501 --metric euclidean --filename results.json \
         --query_dataset query.csv --query_embeddings query_embeddings.h5 \
         --gallery_dataset test.csv --gallery_embeddings test_embeddings.h5
@@ -28,6 +34,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 # NumPy reads this when it is imported. The threads of evaluation/ keep the cores busy: more of
@@ -36,12 +43,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import common
 from common import UserError
-from data import dataset
+from data import dataset, fids
 from data.dataset import Dataset
-from evaluation import embeddings_file, pipeline, pooling
+from evaluation import embeddings_file, pipeline, plausibility, pooling
+from evaluation.embeddings_file import Origin
 from evaluation.pipeline import Embedded, Options, Results
+from experiment import args_json
 from runtime import files, terminal
 from runtime.tensorflow import import_tensorflow
+from runtime.version import version
 
 # ------------------------------------------------------------------------- flags
 
@@ -53,6 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_post_processing(parser)
     _add_report(parser)
     args = parser.parse_args(argv)
+    _take_from_experiment(parser, args)
     _check_combinations(parser, args)
     _check_output(parser, args, "filename", is_result)
     _check_output(parser, args, "per_query", is_per_query)
@@ -70,6 +81,13 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         + ", ".join(common.plugin_names("excluders"))
         + ".",
     )
+    common.add_flag(
+        group,
+        "experiment_root",
+        required=False,
+        help="The experiment that embedded both sets: it tells the metric of its training, the files of embeddings, "
+        "and for --report and --baseline the image_root, where these flags are not given.",
+    )
     for part in ("query", "gallery"):
         group.add_argument(
             f"--{part}_dataset",
@@ -80,13 +98,15 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         )
         group.add_argument(
             f"--{part}_embeddings",
-            required=True,
             type=common.readable_file,
             metavar="HDF5",
-            help=f"Embeddings of the {part} set, as embed.py writes them.",
+            help=f"Embeddings of the {part} set, as embed.py writes them. Without this flag, "
+            f"<name of the {part}_dataset>_embeddings.h5 in the experiment_root.",
         )
     common.add_flag(
-        group, "metric", required=True, help="Distance between embeddings: the one of the training."
+        group,
+        "metric",
+        help="Distance between embeddings: that of the training, which is taken without this flag.",
     )
 
 
@@ -97,7 +117,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
         type=common.writeable_file,
         metavar="JSON",
         help="Write mAP, mINP, CMC (one per rank), precision_at_recall (interpolated), and aps and inps (one per "
-        "query, null without a true match) to this file.",
+        "query, null without a true match) to this file, and how they were made: date, version, flags, checkpoints.",
     )
     group.add_argument(
         "--per_query",
@@ -218,6 +238,56 @@ _NEEDS: dict[str, str | tuple[str, ...]] = {
 }
 
 
+def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Let --experiment_root tell what is not given, and end with an error where nothing does."""
+    root = args.experiment_root
+    if root is None:
+        names = ("query_embeddings", "gallery_embeddings", "metric")
+        lacking = [f"--{name}" for name in names if getattr(args, name) is None]
+        if lacking:
+            parser.error(
+                f"the following arguments are required: {', '.join(lacking)}. Give them, or the --experiment_root "
+                "that tells them"
+            )
+        return
+    for part in ("query", "gallery"):
+        if getattr(args, f"{part}_embeddings") is None:
+            csv = getattr(args, f"{part}_dataset")
+            path = os.path.join(root, embeddings_file.default_name(csv))
+            if not os.path.isfile(path):
+                parser.error(
+                    f"argument --{part}_embeddings: {path} does not exist. Call: python embed.py --experiment_root "
+                    f"{root} --dataset {csv}; or give the file"
+                )
+            setattr(args, f"{part}_embeddings", path)
+    if args.metric is None:
+        args.metric = metric_of_training(root)
+    if (args.report or args.baseline) and args.image_root is None:
+        args.image_root = _image_root_of_training(parser, root)
+
+
+def metric_of_training(experiment_root: str) -> str:
+    """The metric that an experiment was trained for. Some losses have one of their own, cosine.
+
+    Raises:
+        UserError: as args_json.load does.
+    """
+    settings, _ = args_json.load(experiment_root)
+    return "cosine" if settings.loss in common.EMBEDDING_LOSSES else settings.metric
+
+
+def _image_root_of_training(parser: argparse.ArgumentParser, experiment_root: str) -> str | None:
+    settings, _ = args_json.load(experiment_root)
+    if settings.image_root is None:
+        return None
+    try:
+        return common.readable_directory(settings.image_root)
+    except argparse.ArgumentTypeError as error:
+        parser.error(
+            f"argument --image_root: that of {experiment_root}/args.json {error}. Give another"
+        )
+
+
 def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("report", "baseline"):
         if getattr(args, name) is not None and args.image_root is None:
@@ -330,10 +400,12 @@ def main(args: argparse.Namespace) -> None:
     gallery_set = dataset.load(args.gallery_dataset)
     csvs = (args.query_dataset, args.gallery_dataset)
     pipeline.check_datasets(query_set, gallery_set, options, names=csvs)
-    query = _embedded(args.query_embeddings, args.query_dataset, query_set)
-    gallery = _embedded(args.gallery_embeddings, args.gallery_dataset, gallery_set)
+    query, gallery = _embedded(args, query_set, gallery_set)
     embeddings = (args.query_embeddings, args.gallery_embeddings)
     pipeline.check_embs(query, gallery, names=embeddings)
+    origins = tuple(embeddings_file.origin(path) for path in embeddings)
+    query, gallery = _with_files(query, gallery, options, origins)
+    _warn_about_metric(log, args, origins[0])
     _warn_about_embeddings(log, args, query, gallery)
     if args.report or args.baseline:
         for csv, images in zip(csvs, (query_set, gallery_set), strict=True):
@@ -346,18 +418,69 @@ def main(args: argparse.Namespace) -> None:
         _log_pooling(log, len(query_set.fids), len(results.query.fids))
     _warn_about_unmatched(log, results)
     print(summary(results))
+    made = made_of(args, query, gallery)
     if args.filename is not None:
-        _write("filename", args.filename, files.write_json, results.as_json())
+        content = results.as_json() | {"made": made}
+        _write("filename", args.filename, files.write_json, content)
     if args.per_query is not None:
         _write("per_query", args.per_query, write_table, results.per_query())
     baselines = _evaluate_baseline(args, query_set, gallery_set, options)
     if args.report:
         from reports import evaluation as report  # only here, for Matplotlib's sake
 
-        flags = {name: value for name, value in vars(args).items() if _in_effect(args, name)}
-        made_by = [embeddings_file.checkpoint_of(path) for path in embeddings]
-        report.write(args.report, results, args.image_root, flags, activations, made_by, baselines)
+        checkpoints = [origin.checkpoint for origin in origins]
+        rows = made_rows(args, made)
+        report.write(
+            args.report, results, args.image_root, rows, activations, checkpoints, baselines
+        )
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
+
+
+def made_of(args: argparse.Namespace, query: Embedded, gallery: Embedded) -> dict[str, object]:
+    """How results came about: `made` of the JSON file.
+
+    Returns:
+        date (ISO 8601, with the zone), version of the project, all flags, and for query and gallery
+        their files, number of images, and what the embeddings' file says of how they were made:
+        null where it does not.
+    """
+    made: dict[str, object] = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "version": version(),
+        "flags": {name: _plain(value) for name, value in vars(args).items()},
+    }
+    for part, images in (("query", query), ("gallery", gallery)):
+        path = getattr(args, f"{part}_embeddings")
+        origin = embeddings_file.origin(path)
+        made[part] = {
+            "dataset": os.path.abspath(getattr(args, f"{part}_dataset")),
+            "images": len(images.embs),
+            "embeddings": os.path.abspath(path),
+            "dimension": images.embs.shape[1],
+            "checkpoint": origin.checkpoint,
+            "views": origin.augmentation_types,
+            "aggregator": origin.aggregator,
+            "image_root": origin.image_root,
+        }
+    return made
+
+
+def made_rows(args: argparse.Namespace, made: dict[str, object]) -> dict[str, object]:
+    """The same as one table: `date`, `query checkpoint` and so on, then the flags in effect."""
+    rows: dict[str, object] = {}
+    for name, value in made.items():
+        if not isinstance(value, dict):
+            rows[name] = value
+        elif name != "flags":
+            for what, of_part in value.items():
+                words = ", ".join(of_part) if isinstance(of_part, tuple) else of_part
+                rows[f"{name} {what}"] = words
+    return rows | {name: value for name, value in vars(args).items() if _in_effect(args, name)}
+
+
+def _plain(value: object) -> object:
+    """A flag's value as JSON has it."""
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 def summary(results: Results) -> str:
@@ -389,8 +512,33 @@ def write_table(path: str, table) -> None:
         table.to_csv(partial, index=False, lineterminator="\n")
 
 
-def _embedded(path: str, csv: str, images: Dataset) -> Embedded:
-    return Embedded(images, embeddings_file.load(path, csv, len(images.fids)))
+def _embedded(
+    args: argparse.Namespace, query_set: Dataset, gallery_set: Dataset
+) -> tuple[Embedded, Embedded]:
+    query = Embedded(query_set, embeddings_file.load(args.query_embeddings, query_set))
+    same_files = (
+        _same_file(args.query_dataset, args.gallery_dataset),
+        _same_file(args.query_embeddings, args.gallery_embeddings),
+    )
+    if all(same_files):
+        return query, query
+    return query, Embedded(gallery_set, embeddings_file.load(args.gallery_embeddings, gallery_set))
+
+
+def _with_files(
+    query: Embedded, gallery: Embedded, options: Options, origins: tuple[Origin, ...]
+) -> tuple[Embedded, Embedded]:
+    """Query and gallery with their files, links resolved, if these matter and are known."""
+    by_file = pipeline.excludes_by_file(options.excluder)
+    if not (by_file or options.query_expansion or options.rerank):
+        return query, gallery
+    found = []
+    for images, origin in zip((query, gallery), origins, strict=True):
+        root = origin.image_root
+        if root is None or not os.path.isdir(root):
+            return query, gallery
+        found.append(images._replace(files=fids.real_paths(images.dataset.fids, root)))
+    return found[0], found[1]
 
 
 def _load_activations(experiment_root: str | None):
@@ -402,21 +550,41 @@ def _load_activations(experiment_root: str | None):
     return Activations(experiment_root)
 
 
+def _warn_about_metric(log: logging.Logger, args: argparse.Namespace, origin: Origin) -> None:
+    """Warn where the metric is not that of the training, as far as that can be known."""
+    root = args.experiment_root or (origin.checkpoint and os.path.dirname(origin.checkpoint))
+    if root is None or not os.path.isfile(os.path.join(root, "args.json")):
+        return
+    trained = metric_of_training(root)
+    if args.metric != trained:
+        log.warning(
+            f"--metric {args.metric} is not that of the training, {trained}, as {os.path.join(root, 'args.json')} says."
+        )
+
+
 def _warn_about_embeddings(
     log: logging.Logger, args: argparse.Namespace, query: Embedded, gallery: Embedded
 ) -> None:
-    """Warn where the two files were made in different ways or where all embeddings are equal."""
+    """Warn where the two files were made in different ways, or the figures may mean nothing."""
     paths = (args.query_embeddings, args.gallery_embeddings)
-    for name, of_query, of_gallery in embeddings_file.differences(*paths):
+    origins = [embeddings_file.origin(path) for path in paths]
+    for name, of_query, of_gallery in embeddings_file.differences(*origins):
         log.warning(
             f"The {name} of {paths[0]} is {of_query}, that of {paths[1]} {of_gallery}. Embed both alike, unless this "
             "is meant."
         )
-    for path, (_, embs) in zip(paths, (query, gallery), strict=True):
+    one_point = False
+    for path, images in dict(zip(paths, (query, gallery), strict=True)).items():
+        embs = images.embs
         if len(embs) > 1 and (embs[:100] == embs[0]).all() and (embs[-100:] == embs[0]).all():
+            one_point = True
             log.warning(
                 f"All embeddings of {path} seem to be one point: ranks mean nothing. See docs/troubleshooting.md."
             )
+    if pipeline.excludes_by_file(args.excluder):
+        plausibility.warn_about_queries_apart(query, gallery, args.excluder)
+    if not one_point:
+        plausibility.warn_about_copies(query, gallery, args.excluder)
 
 
 def _log_pooling(log: logging.Logger, before: int, after: int) -> None:

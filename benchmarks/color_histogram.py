@@ -14,8 +14,8 @@ import os
 
 import common
 from data import dataset
+from evaluation import embeddings_file
 from evaluation.baselines import color_histograms
-from runtime import files
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,17 +40,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    import h5py
-
     images = dataset.load(args.dataset)
     dataset.check_images(args.dataset, args.image_root, images.fids, args.allow_any_path)
     embs = color_histograms(images.paths(args.image_root))
-    with (
-        files.complete_file(args.filename) as partial,
-        h5py.File(partial, "w", locking=False) as file,
-    ):
-        file["emb"] = embs
     count, size = embs.shape
+    origin = embeddings_file.Origin(image_root=args.image_root)
+    with embeddings_file.create(args.filename, count, size, origin, images.fids) as file:
+        file.add(embs)
     print(f"Wrote the color histograms, {count} of {size} numbers, to {args.filename}.")
 
 

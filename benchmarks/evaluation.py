@@ -75,12 +75,14 @@ def make_sets(folder: Path, Q: int, G: int, D: int) -> list[str]:
         pids = rng.integers(0, persons, count)
         cameras = rng.integers(1, 7, count)
         junk = (rng.random(count) < 0.07) & (part == "gallery")
+        fids = []
         with open(folder / f"{part}.csv", "w") as file:
             for number, (pid, camera) in enumerate(
                 zip(np.where(junk, -1, pids), cameras, strict=True)
             ):
-                file.write(f"{pid},{part}/{pid}_c{camera}s1_{number:07d}_00.jpg\n")
-        with embeddings_file.create(folder / f"{part}.h5", count, D) as file:
+                fids.append(f"{part}/{pid}_c{camera}s1_{number:07d}_00.jpg")
+                file.write(f"{pid},{fids[-1]}\n")
+        with embeddings_file.create(folder / f"{part}.h5", count, D, fids=fids) as file:
             for start in range(0, count, 4096):
                 rows = pids[start : start + 4096]
                 file.add(centers[rows] + 2 * rng.standard_normal((len(rows), D), np.float32))
@@ -97,8 +99,8 @@ def original(folder: Path) -> None:
 
     query = dataset.load(folder / "query.csv")
     gallery = dataset.load(folder / "gallery.csv")
-    query_embs = embeddings_file.head(folder / "query.h5", len(query.fids))
-    gallery_embs = embeddings_file.head(folder / "gallery.h5", len(gallery.fids))
+    query_embs = embeddings_file.head(folder / "query.h5", query, len(query.fids))
+    gallery_embs = embeddings_file.head(folder / "gallery.h5", gallery, len(gallery.fids))
     query_pids = query.pids.astype(str)
     gallery_pids = gallery.pids.astype(str)
     excluder = market1501.Excluder(gallery.fids)

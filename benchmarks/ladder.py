@@ -153,7 +153,7 @@ def climb(args: argparse.Namespace, rung: str, seed: int, root: Path) -> dict:
             raise SystemExit(130)  # it was interrupted, which ends a training well
         (root / "flags").write_text(flags)
     for part in ("query", "gallery"):
-        flags = f"--experiment_root {root} --dataset {args.data}/{part}.csv --quiet {embedding}"
+        flags = f"--experiment_root {root} --dataset {args.data}/{part}.csv --quiet --overwrite {embedding}"
         embed.main(embed.parse_args(flags.split()))
     flags = [f"--{part}_dataset {args.data}/{part}.csv" for part in ("query", "gallery")]
     flags += [f"--{part}_embeddings {root}/{part}_embeddings.h5" for part in ("query", "gallery")]

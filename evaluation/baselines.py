@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from data import fids
 from data.dataset import Dataset
 from data.pictures import open_image
 from evaluation.pipeline import Embedded, Options, Results, evaluate
@@ -81,7 +82,7 @@ def evaluate_baseline(
     embs = embs[[place[path] for path in paths]]
     Q = len(query)
     return evaluate(
-        Embedded(query, embs[:Q]),
-        Embedded(gallery, embs[Q:]),
+        Embedded(query, embs[:Q], fids.real_paths(query.fids, image_root)),
+        Embedded(gallery, embs[Q:], fids.real_paths(gallery.fids, image_root)),
         dataclasses.replace(options, metric="euclidean", recalls=(), fprs=()),
     )

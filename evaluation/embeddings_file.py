@@ -3,7 +3,9 @@
     emb                 float32 [N, D], a row for each image of the CSV, in its order
     emb_aug             float32 [A, N, D], of every variant, where there are several
     augmentation_types  byte strings [A], the names of the variants
-    attribute checkpoint: the path of the weights that made them
+    fids                UTF-8 strings [N], of the CSV, in its order
+    attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
+        variants became one, and the directory of the images
 
 Only `emb` is needed to evaluate, as floats of any precision.
 """
@@ -11,18 +13,48 @@ Only `emb` is needed to evaluate, as floats of any precision.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from common import UserError
+from data import fids as file_names
+from data.dataset import Dataset
 from evaluation import distances
 from runtime import files
+from runtime.terminal import log
 
 EMB = "emb"
 EMB_AUG = "emb_aug"
 AUGMENTATION_TYPES = "augmentation_types"
+FIDS = "fids"
 CHECKPOINT = "checkpoint"
+AGGREGATOR = "aggregator"
+IMAGE_ROOT = "image_root"
+
+
+class Origin(NamedTuple):
+    """How embeddings were made. None is what a file does not say.
+
+    Attributes:
+        checkpoint: the path of the weights.
+        augmentation_types: names of the A variants of each image.
+        aggregator: how the embeddings of the variants became one, where there are several.
+        image_root: the directory that the fids are relative to.
+    """
+
+    checkpoint: str | None = None
+    augmentation_types: tuple[str, ...] | None = None
+    aggregator: str | None = None
+    image_root: str | None = None
+
+
+def default_name(dataset: str | os.PathLike) -> str:
+    """The name of the file of a CSV's embeddings, in the experiment's directory."""
+    return f"{Path(dataset).stem}_embeddings.h5"
+
 
 # ------------------------------------------------------------------------- writing
 
@@ -55,8 +87,8 @@ def create(
     path: str | os.PathLike,
     count: int,
     dim: int,
-    augmentation_types: Sequence[str] = (),
-    checkpoint: str | os.PathLike | None = None,
+    origin: Origin | None = None,
+    fids: Sequence[str] | None = None,
 ) -> Iterator[Writer]:
     """Write a file of embeddings; it appears under its name only when it is complete.
 
@@ -68,20 +100,25 @@ def create(
 
     Args:
         count, dim: N and D.
-        augmentation_types: names of the A variants of each image; left out of the file if empty.
-        checkpoint: of the network that embeds; left out of the file if None.
+        origin: how they are made; what is None is left out of the file. Paths become absolute.
+        fids: of the N images, for the check that `load` makes; left out of the file if None.
 
     Raises:
         UserError: another process is writing the same file.
         ValueError: there were not `count` rows.
     """
+    origin = origin or Origin()
     # complete_file has a lock already, which the one of HDF5 would meet.
     with files.complete_file(path) as partial, h5py.File(partial, "w", locking=False) as file:
-        if checkpoint is not None:
-            file.attrs[CHECKPOINT] = os.path.abspath(checkpoint)
-        if augmentation_types:
-            file[AUGMENTATION_TYPES] = np.array(augmentation_types, dtype="S")
-        writer = Writer(file, (count, dim), augmentation_types)
+        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT):
+            value = getattr(origin, name)
+            if value is not None:
+                file.attrs[name] = value if name == AGGREGATOR else os.path.abspath(value)
+        if origin.augmentation_types:
+            file[AUGMENTATION_TYPES] = np.array(origin.augmentation_types, dtype="S")
+        if fids is not None:
+            file.create_dataset(FIDS, data=list(fids), dtype=h5py.string_dtype())
+        writer = Writer(file, (count, dim), origin.augmentation_types or ())
         yield writer
         if writer.count != count:
             raise ValueError(f"{path} should get {count} embeddings. Received: {writer.count}")
@@ -95,80 +132,185 @@ def is_hdf5(path: str | os.PathLike) -> bool:
     return h5py.is_hdf5(path)
 
 
-def load(path: str | os.PathLike, dataset: str | os.PathLike, count: int) -> np.ndarray:
+def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
     """The embeddings of a data set, checked.
 
     Float32 that lies in one piece, as `create` writes it, is mapped into memory and takes none of
-    its own. What is chunked, compressed or of another type is read, as float32, and takes count·D·4
+    its own. What is chunked, compressed or of another type is read, as float32, and takes N·D·4
     bytes.
 
     Args:
-        dataset: the CSV that the rows belong to, for the messages.
-        count: the images of the CSV.
+        images: the data set that the N rows belong to. Where the file does not say its fids, a
+            warning tells that only the number of images was compared.
 
     Returns:
-        float32 [count, D], D >= 1, all finite; not to be written to.
+        float32 [N, D], D >= 1, all finite; not to be written to.
 
     Raises:
-        UserError: the file is anything else.
+        UserError: the file is anything else, or has embeddings of other images or in another order.
     """
     try:
         with h5py.File(path) as file:
-            embs = _read(path, _find_emb(path, file, dataset, count))
+            emb = _find_emb(path, file, images)
+            fids = _read_fids(file)
+            embs = _read(path, emb)
     except (OSError, RuntimeError, ValueError) as error:
         # h5py raises any of them for a damaged file.
         raise UserError(
             f"{path} cannot be read as HDF5 ({error}). Make it anew with embed.py."
         ) from None
+    if fids is None:
+        log.warning(
+            f"{path} does not say which images it has embeddings of, as files of older versions: only their number "
+            f"was compared with {images.path}. Mind that the CSV has the order of before, or embed again."
+        )
+    else:
+        _check_rows(path, fids, images)
     finite = [np.isfinite(embs[rows]).all(axis=1) for rows in distances.row_slices(embs, 2**20)]
     broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):
         raise UserError(
-            f"{len(broken)} of the {count} embeddings in {path} are NaN or infinite in float32, the first in row "
+            f"{len(broken)} of the {len(embs)} embeddings in {path} are NaN or infinite in float32, the first in row "
             f"{broken[0]} (counted from 0). Embed with a checkpoint from before the training went wrong."
         )
     return embs
 
 
-def head(path: str | os.PathLike, count: int) -> np.ndarray:
-    """The first embeddings of a file, unchecked, `count` at most: [n, D]."""
+def head(path: str | os.PathLike, images: Dataset, count: int) -> np.ndarray:
+    """The embeddings of the first images, `count` at most: [n, D].
+
+    Raises:
+        UserError: the file has embeddings of other images, or in another order.
+    """
     with h5py.File(path) as file:
-        return file[EMB][:count]
+        emb = _find_emb(path, file, images)
+        fids = _read_fids(file)
+        if fids is not None:
+            _check_rows(path, fids, images)
+        return emb[:count]
 
 
-def checkpoint_of(path: str | os.PathLike) -> str | None:
-    """The path of the weights that made a file; None where it does not say."""
-    made_by = _made_with(path)[CHECKPOINT]
-    return made_by if isinstance(made_by, str) else None
+def origin(path: str | os.PathLike) -> Origin:
+    """How the embeddings of a file were made."""
+    with h5py.File(path) as file:
+        types = file.get(AUGMENTATION_TYPES)
+        names = None
+        if isinstance(types, h5py.Dataset):
+            names = tuple(_text(name) for name in np.ravel(types[()]))
+        return Origin(
+            checkpoint=_attribute(file, CHECKPOINT),
+            augmentation_types=names,
+            aggregator=_attribute(file, AGGREGATOR),
+            image_root=_attribute(file, IMAGE_ROOT),
+        )
 
 
-def differences(
-    query_path: str | os.PathLike, gallery_path: str | os.PathLike
-) -> list[tuple[str, object, object]]:
-    """(name, query's value, gallery's value) of every attribute in which two files differ.
+def differences(one: Origin, other: Origin) -> list[tuple[str, str, str]]:
+    """(name, value of one, value of the other) of whatever changes embeddings and is not the same.
 
     What a file does not say is no difference.
     """
-    query = _made_with(query_path)
-    gallery = _made_with(gallery_path)
-    return [
-        (name, value, gallery[name])
-        for name, value in query.items()
-        if None not in (value, gallery[name]) and value != gallery[name]
-    ]
+    found = []
+    for name in (CHECKPOINT, AUGMENTATION_TYPES, AGGREGATOR):
+        values = getattr(one, name), getattr(other, name)
+        if None not in values and values[0] != values[1]:
+            found.append((name, _words(values[0]), _words(values[1])))
+    return found
 
 
-def _made_with(path: str | os.PathLike) -> dict[str, object]:
-    with h5py.File(path) as file:
-        types = file.get(AUGMENTATION_TYPES)
-        types = np.ravel(types[()]).tolist() if isinstance(types, h5py.Dataset) else None
-        return {CHECKPOINT: file.attrs.get(CHECKPOINT), AUGMENTATION_TYPES: types}
+def what_would_be_lost(path: str | os.PathLike, images: Dataset, made: Origin) -> list[str]:
+    """How the embeddings of a file differ from those that are to replace them: a phrase for each.
+
+    Args:
+        images, made: of those to come.
+
+    Returns:
+        Phrases such as "of checkpoint /exp/checkpoint-5, not /exp/checkpoint-9"; none if the file
+        has embeddings of the same images, made alike.
+    """
+    try:
+        with h5py.File(path) as file:
+            emb = file.get(EMB)
+            if not isinstance(emb, h5py.Dataset) or emb.ndim != 2:
+                return [f"no embeddings but {', '.join(file) or 'nothing'}"]
+            fids = _read_fids(file)
+            count = len(emb)
+        before = _beside(path, origin(path), made)
+    except (OSError, RuntimeError, ValueError):
+        return []  # damaged: there is nothing to lose
+    lost = []
+    if count != len(images):
+        lost.append(f"{count} images, not {len(images)}")
+    elif fids is not None:
+        row = _first_difference(fids, images.fids)
+        if row is not None:
+            lost.append(f"other images (in row {row + 1} {fids[row]}, not {images.fids[row]})")
+    for name, value, new in differences(before, made):
+        lost.append(f"{name} {value}, not {new}")
+    return lost
 
 
-def _find_emb(
-    path: str | os.PathLike, file: h5py.File, dataset: str | os.PathLike, count: int
-) -> h5py.Dataset:
-    """The data set `emb` of the file. Raises: UserError unless it holds `count` embeddings."""
+def _beside(path: str | os.PathLike, before: Origin, made: Origin) -> Origin:
+    """Embeddings that lie beside the checkpoints have moved with them: its name alone counts then."""
+    if before.checkpoint is None or made.checkpoint is None:
+        return before
+    folder = os.path.dirname(made.checkpoint)
+    if os.path.dirname(os.path.abspath(path)) != folder:
+        return before
+    return before._replace(checkpoint=os.path.join(folder, os.path.basename(before.checkpoint)))
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _attribute(file: h5py.File, name: str) -> str | None:
+    value = file.attrs.get(name)
+    return None if value is None else _text(value)
+
+
+def _read_fids(file: h5py.File) -> list[str] | None:
+    fids = file.get(FIDS)
+    if not isinstance(fids, h5py.Dataset) or fids.ndim != 1:
+        return None
+    return [_text(fid) for fid in fids[()]]
+
+
+def _first_difference(fids: Sequence[str], others: Sequence[str]) -> int | None:
+    """The first row in which two lists of one length name different files."""
+    rows = [row for row, pair in enumerate(zip(fids, others, strict=True)) if pair[0] != pair[1]]
+    # Only what differs as text is normalized: nothing, nearly always.
+    ours = file_names.normalized([fids[row] for row in rows])
+    theirs = file_names.normalized([others[row] for row in rows])
+    for row, our, their in zip(rows, ours, theirs, strict=True):
+        if our != their:
+            return row
+    return None
+
+
+def _check_rows(path: str | os.PathLike, fids: Sequence[str], images: Dataset) -> None:
+    """Raises: UserError unless the rows are those of the CSV."""
+    if len(fids) != len(images):
+        raise UserError(
+            f"{path} is damaged: it has {len(images)} embeddings and {len(fids)} fids. Make it anew with embed.py."
+        )
+    row = _first_difference(fids, images.fids)
+    if row is None:
+        return
+    same = sorted(file_names.normalized(fids)) == sorted(file_names.normalized(images.fids))
+    raise UserError(
+        f"{path} has its embeddings {'in another order than' if same else 'of other images than'} {images.path}: the "
+        f"first row that differs is {row + 1}, {fids[row]!r} there and {images.fids[row]!r} in the CSV. Give the CSV "
+        "that was embedded, or embed this one."
+    )
+
+
+def _find_emb(path: str | os.PathLike, file: h5py.File, images: Dataset) -> h5py.Dataset:
+    """The data set `emb` of the file. Raises: UserError unless it has a row for each image."""
     emb = file.get(EMB)
     if not isinstance(emb, h5py.Dataset):
         raise UserError(
@@ -179,10 +321,10 @@ def _find_emb(
             f"`{EMB}` in {path} should be floats [images, dimension]. Received: {emb.dtype} "
             f"{list(emb.shape or ())}. Make it with embed.py."
         )
-    if len(emb) != count:
+    if len(emb) != len(images):
         raise UserError(
-            f"{path} should have one embedding for every image of {dataset}. Received: {len(emb)} embeddings, "
-            f"{count} images. Give the data set that was embedded, or embed this one."
+            f"{path} should have one embedding for every image of {images.path}. Received: {len(emb)} embeddings, "
+            f"{len(images)} images. Give the data set that was embedded, or embed this one."
         )
     return emb
 

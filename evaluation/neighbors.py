@@ -93,21 +93,21 @@ def _limit(row: np.ndarray, k: int) -> float:
 
 
 def queries_in_gallery(
-    query_fids: Sequence[str],
+    query_files: Sequence[str],
     query_embs: np.ndarray,
-    gallery_fids: Sequence[str],
+    gallery_files: Sequence[str],
     gallery_embs: np.ndarray,
 ) -> np.ndarray:
     """For each gallery image the number of the query that it is, -1 where it is none: int [G].
 
-    They are the same if both fid and embedding are: files of two folders can have one name.
+    They are the same if both file and embedding are: files of two folders can have one name.
 
     Args:
-        query_fids, gallery_fids: [Q], [G].
+        query_files, gallery_files: [Q], [G], equal where the file is (pipeline.file_names_of).
         query_embs, gallery_embs: [Q, D], [G, D].
     """
-    number = {fid: query for query, fid in enumerate(query_fids)}
-    same = np.array([number.get(fid, -1) for fid in gallery_fids])
+    number = {file: query for query, file in enumerate(query_files)}
+    same = np.array([number.get(file, -1) for file in gallery_files])
     for image in np.flatnonzero(same >= 0):
         if not np.array_equal(query_embs[same[image]], gallery_embs[image]):
             same[image] = -1

@@ -8,6 +8,7 @@ import numpy as np
 
 import common
 from common import UserError
+from data import fids
 from data.dataset import Dataset
 from evaluation import distances, figures, pooling, ranking
 
@@ -26,6 +27,13 @@ class Embedded(NamedTuple):
 
     dataset: Dataset
     embs: np.ndarray  # float32 [N, D], finite; may be a memory map
+    # [N], which files they are (data.fids.real_paths); None where only their fids are known
+    files: Sequence[str] | None = None
+
+    def select(self, rows: Sequence[int], embs: np.ndarray) -> "Embedded":
+        """Some of the images, with other embeddings."""
+        files = None if self.files is None else [self.files[row] for row in rows]
+        return Embedded(self.dataset.select(rows), embs, files)
 
 
 @dataclass(frozen=True)
@@ -182,20 +190,21 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     check_embs(query, gallery)
     _check_finite("query set", query.embs)
     _check_finite("gallery", gallery.embs)
-    excluder = _load_excluder(options.excluder, gallery.dataset.fids)
+    excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
     if options.multi_query:
         query = _pool(query, excluder, options.multi_query)
+    names = names_for(options.excluder, query)
     query, gallery, bounds = _compare(query, gallery, options)
 
     def ignore(block: slice) -> np.ndarray:
-        return excluder(query.dataset.fids[block])
+        return excluder(names[block])
 
     def dists_of(rows: Sequence[int] | np.ndarray) -> np.ndarray:
         if options.rerank:
             dists = np.concatenate([bounds(slice(row, row + 1))[0] for row in rows])
         else:
             dists = distances.cdist(query.embs[rows], gallery.embs, options.metric)
-        dists[excluder([query.dataset.fids[row] for row in rows])] = np.inf
+        dists[excluder([names[row] for row in rows])] = np.inf
         return dists
 
     comparison = ranking.Comparison(bounds, query.dataset.pids, gallery.dataset.pids, ignore)
@@ -268,7 +277,7 @@ def check_embs(query: Embedded, gallery: Embedded, names: tuple[str, str] = _NAM
     Raises:
         UserError: there is not one for each image, or the dimensions differ.
     """
-    for name, (dataset, embs) in zip(names, (query, gallery), strict=True):
+    for name, (dataset, embs, _) in zip(names, (query, gallery), strict=True):
         if embs.ndim != 2 or len(embs) != len(dataset.fids):
             raise UserError(
                 f"{name} should have embeddings [{len(dataset.fids)}, dimension], one for every image. Received: "
@@ -294,12 +303,29 @@ def _load_excluder(name: str, fids: Sequence[str]) -> Excluder:
     return common.load_plugin("excluders", name).Excluder(fids)
 
 
+def excludes_by_file(name: str) -> bool:
+    """Whether an excluder compares files, instead of reading their names."""
+    return getattr(common.load_plugin("excluders", name), "BY_FILE", False)
+
+
+def names_for(excluder: str, images: Embedded) -> Sequence[str]:
+    """What an excluder is given of the images: their fids, or their files."""
+    if images.files is not None and excludes_by_file(excluder):
+        return images.files
+    return images.dataset.fids
+
+
+def file_names_of(images: Embedded) -> Sequence[str]:
+    """Names that are equal where the file is, as far as that is known."""
+    return fids.normalized(images.dataset.fids) if images.files is None else images.files
+
+
 def _pool(query: Embedded, excluder, how: str) -> Embedded:
     """One query for all of the same pid and camera. Its name is that of the first."""
     keys = excluder.keys(query.dataset.fids)
     keys = list(zip(query.dataset.pids, keys, strict=True))
     firsts, embs = pooling.pool_queries(query.embs, keys, how)
-    return Embedded(query.dataset.select(firsts), embs)
+    return query.select(firsts, embs)
 
 
 def _compare(
@@ -311,7 +337,7 @@ def _compare(
         from evaluation import neighbors
 
         same = neighbors.queries_in_gallery(
-            query.dataset.fids, query.embs, gallery.dataset.fids, gallery.embs
+            file_names_of(query), query.embs, file_names_of(gallery), gallery.embs
         )
     if options.query_expansion:
         embs, gallery_rows = neighbors.distinct(query.embs, gallery.embs, same)

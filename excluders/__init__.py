@@ -4,5 +4,8 @@ Contract: `Excluder(gallery_fids: Sequence[str])(query_fids: Sequence[str]) -> b
 where this gallery image is ignored for this query: it counts neither as a match nor as a mistake.
 Both calls raise common.UserError for a fid that they cannot parse.
 
+A module with `BY_FILE = True` compares files, not what is in their names: where their folder is
+known, it is given real paths, without links, in place of fids.
+
 An excluder that reads cameras also has `keys(fids) -> [(pid, camera), ...]`, for --multi_query.
 """

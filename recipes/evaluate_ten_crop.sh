@@ -16,10 +16,10 @@ fi
 experiment=$1 query=$2 gallery=$3 excluder=$4 result=$5
 code=$(cd "$(dirname "$0")/.." && pwd)
 
-for part in query gallery; do
+for part in query gallery; do # --overwrite: those of an earlier call
     python "$code/embed.py" --experiment_root "$experiment" --dataset "${!part}" --filename "${part}_ten_crop.h5" \
-        --crop_augment five --flip_augment --aggregator mean
+        --crop_augment five --flip_augment --aggregator mean --overwrite
 done
-python "$code/evaluate.py" --excluder "$excluder" --metric euclidean --filename "$result" \
+python "$code/evaluate.py" --excluder "$excluder" --experiment_root "$experiment" --filename "$result" \
     --query_dataset "$query" --query_embeddings "$experiment/query_ten_crop.h5" \
     --gallery_dataset "$gallery" --gallery_embeddings "$experiment/gallery_ten_crop.h5" "${@:6}"

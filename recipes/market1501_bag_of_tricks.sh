@@ -28,14 +28,14 @@ train --initial_checkpoint "$2" \
     --learning_rate 3.5e-4 --warmup_iterations 2020 \
     --lr_schedule multistep --lr_milestones 8080,14140 --lr_decay_factor 0.1 --train_iterations 24240
 
-for set in query gallery; do
-    python "$code/embed.py" --experiment_root "$out/experiment" --dataset "$out/csvs/$set.csv"
-done
+# --overwrite: those of an earlier call
+python "$code/embed.py" --experiment_root "$out/experiment" --overwrite \
+    --dataset "$out/csvs/query.csv" "$out/csvs/gallery.csv"
 
-evaluate() { # file for the results, more flags
+evaluate() { # file for the results, more flags. bnneck trains by Euclidean distances what is compared by cosine
     python "$code/evaluate.py" --excluder market1501 --metric cosine --filename "$1" \
-        --query_dataset "$out/csvs/query.csv" --query_embeddings "$out/experiment/query_embeddings.h5" \
-        --gallery_dataset "$out/csvs/gallery.csv" --gallery_embeddings "$out/experiment/gallery_embeddings.h5" "${@:2}"
+        --experiment_root "$out/experiment" \
+        --query_dataset "$out/csvs/query.csv" --gallery_dataset "$out/csvs/gallery.csv" "${@:2}"
 }
 evaluate "$out/cosine.json"
 evaluate "$out/reranked.json" --rerank

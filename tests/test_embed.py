@@ -17,6 +17,8 @@ import common
 import embed
 import network.embedder
 from data.augment import Views
+from evaluation import embeddings_file
+from evaluation.embeddings_file import Origin
 from experiment import args_json
 from reports import projector
 from runtime import files
@@ -54,7 +56,13 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(
 ):
     run(trained, dataset, f"--filename={tmp_path / 'out.h5'}", f"--batch_size={batch_size}")
     file = read(tmp_path / "out.h5")
-    assert file.keys() == {"emb", "augmentation_types"}
+    assert file.keys() == {"emb", "augmentation_types", "fids"}
+    assert [fid.decode() for fid in file["fids"]] == list(dataset.fids)
+    assert embeddings_file.origin(tmp_path / "out.h5") == Origin(
+        checkpoint=str(trained / "checkpoint-3"),
+        augmentation_types=("original_resize",),
+        image_root=str(dataset.root),
+    )
     assert file["emb"].dtype == np.float32
     assert file["augmentation_types"].tolist() == [b"original_resize"]
     close(file["emb"], expected(False, None)[0])
@@ -63,6 +71,54 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(
 def test_the_default_name_is_that_of_the_dataset(trained, expected, dataset):
     run(trained, dataset, "--crop_augment=center")
     close(read(trained / "all_embeddings.h5")["emb"], expected(False, "center")[0])
+
+
+def test_several_data_sets_are_embedded_in_one_start(trained, expected, dataset, tmp_path):
+    lines = dataset.csv.read_text().splitlines(keepends=True)
+    (tmp_path / "query.csv").write_text("".join(lines[3:7]))
+    (tmp_path / "gallery.csv").write_text("".join(lines[::-1]))
+    run(trained, dataset, "--dataset", str(tmp_path / "query.csv"), str(tmp_path / "gallery.csv"))
+    embs = expected(False, None)[0]
+    close(read(trained / "query_embeddings.h5")["emb"], embs[3:7])
+    close(read(trained / "gallery_embeddings.h5")["emb"], embs[::-1])
+
+
+def test_other_embeddings_are_only_replaced_when_asked(trained, expected, dataset, tmp_path, capfd):
+    filename = f"--filename={tmp_path / 'out.h5'}"
+    lines = dataset.csv.read_text().splitlines(keepends=True)
+    (tmp_path / "market").mkdir()
+    other = tmp_path / "market" / dataset.csv.name  # another data set of the same file name
+    other.write_text("".join(lines[::-1]))
+
+    def embed_again(*more):
+        argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", filename, *more]
+        embed.main(embed.parse_args(argv))
+        return capfd.readouterr().err
+
+    assert "Replacing" not in embed_again("--crop_augment=center")
+    same = embed_again("--crop_augment=center")
+    assert f"Replacing {tmp_path / 'out.h5'}: the same images, embedded alike." in same
+    before = (tmp_path / "out.h5").read_bytes()
+    for flags, lost in (
+        (
+            [f"--dataset={other}"],
+            f"other images .in row 1 {dataset.fids[0]}, not {dataset.fids[-1]}",
+        ),
+        (["--checkpoint=checkpoint-0"], "checkpoint .*/checkpoint-3, not .*/checkpoint-0"),
+        (
+            ["--flip_augment", "--aggregator=mean"],
+            "original_center, not original_center, original_f",
+        ),
+    ):
+        flags = ["--crop_augment=center", *flags]
+        with pytest.raises(common.UserError, match=f"out.h5 has .*lost: .*{lost}.*--overwrite"):
+            embed_again(*flags)
+        assert (tmp_path / "out.h5").read_bytes() == before
+    assert re.search(
+        "Replacing .*out.h5: checkpoint .*/checkpoint-3, not .*/checkpoint-0.",
+        embed_again("--crop_augment=center", "--checkpoint=checkpoint-0", "--overwrite"),
+    )
+    close(read(tmp_path / "out.h5")["emb"], expected(False, "center", "checkpoint-0")[0])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +204,7 @@ def test_a_net_that_takes_only_the_size_of_its_training_is_told_with_avgpool(
     with pytest.raises(
         common.UserError, match="does not fit.*With --crop_augment avgpool images are 96×64"
     ):
-        run(root, dataset, "--crop_augment=avgpool")
+        run(root, dataset, "--crop_augment=avgpool", f"--filename={tmp_path / 'out.h5'}")
 
 
 def test_embedder_is_found_here_and_importing_the_command_imports_no_tensorflow():
@@ -182,6 +238,11 @@ BAD_FLAGS = {
         "--aggregator.*'median'.*normalized_mean",
     ),
     "unknown crop": (["--crop_augment=six"], "--crop_augment.*'six'.*center.*avgpool.*five"),
+    "one filename for two": (
+        ["--dataset", "CSV", "CSV", "--filename=x.h5"],
+        "--filename: is the file of one dataset. Received: x.h5 for 2 of them",
+    ),
+    "two of one name": (["--dataset", "CSV", "CSV"], "--dataset: .*have one name.*one by one"),
     "batch_size": (["--batch_size=0"], "--batch_size.*at least 1. Received: 0"),
 }
 
@@ -217,6 +278,10 @@ def test_bad_input_is_told_and_nothing_is_written(trained, dataset, tmp_path):
             f"--dataset={broken}",
             f"--image_root={tmp_path}",
             f"--filename={tmp_path}/old.h5",
+            "--overwrite",
+        ],
+        "old.h5 has something else.*no embeddings but emb.*--overwrite": [
+            f"--filename={tmp_path}/old.h5"
         ],
         "checkpoint-7.*Available: checkpoint-0, checkpoint-3": ["--checkpoint=checkpoint-7"],
         "args.json does not exist": [f"--experiment_root={tmp_path}"],

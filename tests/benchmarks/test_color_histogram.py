@@ -23,7 +23,7 @@ def run(tmp_path, dataset, *flags):
     ]
     module.main(module.parse_args(argv))
     with h5py.File(filename) as file:
-        assert list(file) == ["emb"]
+        assert file["fids"].asstr()[()].tolist() == list(dataset.fids)
         return file["emb"][()]
 
 

@@ -3,9 +3,16 @@ import numpy as np
 import pytest
 
 from common import UserError
+from data.dataset import Dataset
 from evaluation import embeddings_file
+from evaluation.embeddings_file import Origin
 
 EMBS = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
+
+
+def images(count, path="emb.csv"):
+    fids = [f"{row}.jpg" for row in range(count)]
+    return Dataset(["1"] * count, fids, path)
 
 
 def write(path, embs=EMBS, **options):
@@ -24,8 +31,8 @@ def test_rows_are_written_as_they_come_and_read_back(tmp_path):
         assert not path.exists()
     with h5py.File(path) as file:
         assert list(file) == ["emb"] and not file.attrs
-    np.testing.assert_array_equal(embeddings_file.load(path, "emb.csv", 50), EMBS)
-    np.testing.assert_array_equal(embeddings_file.head(path, 3), EMBS[:3])
+    np.testing.assert_array_equal(embeddings_file.load(path, images(50)), EMBS)
+    np.testing.assert_array_equal(embeddings_file.head(path, images(50), 3), EMBS[:3])
     assert embeddings_file.is_hdf5(path)
 
 
@@ -33,7 +40,8 @@ def test_variants_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["original_resize", "original_flip_resize"]
     variants = np.stack([EMBS, EMBS + 2])
-    with embeddings_file.create("emb.h5", 50, 7, names, checkpoint="exp/checkpoint-5") as file:
+    origin = Origin("exp/checkpoint-5", names, "mean", "images")
+    with embeddings_file.create("emb.h5", 50, 7, origin, images(50).fids) as file:
         file.add(variants[:, :30].mean(axis=0), variants[:, :30])
         file.add(variants[:, 30:].mean(axis=0), variants[:, 30:])
     with h5py.File("emb.h5") as file:
@@ -41,11 +49,19 @@ def test_variants_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
         np.testing.assert_array_equal(file["emb"][()], variants.mean(axis=0))
         np.testing.assert_array_equal(file["emb_aug"][()], variants)
         assert file["augmentation_types"][()].astype(str).tolist() == names
+        assert file["fids"].asstr()[()].tolist() == images(50).fids.tolist()
         assert file.attrs["checkpoint"] == str(tmp_path / "exp/checkpoint-5")
+    assert embeddings_file.origin("emb.h5") == Origin(
+        checkpoint=str(tmp_path / "exp/checkpoint-5"),
+        augmentation_types=tuple(names),
+        aggregator="mean",
+        image_root=str(tmp_path / "images"),
+    )
 
 
 def test_the_embeddings_of_one_variant_are_not_there_twice(tmp_path):
-    with embeddings_file.create(tmp_path / "emb.h5", 50, 7, ["original_center"]) as file:
+    origin = Origin(augmentation_types=("original_center",))
+    with embeddings_file.create(tmp_path / "emb.h5", 50, 7, origin) as file:
         file.add(EMBS, EMBS[None])
     with h5py.File(tmp_path / "emb.h5") as file:
         assert set(file) == {"emb", "augmentation_types"}
@@ -76,7 +92,7 @@ def test_a_file_that_lacks_rows_does_not_appear(tmp_path):
 )
 def test_other_precisions_and_layouts_are_read_as_float32(options, tmp_path):
     write(tmp_path / "emb.h5", **options)
-    got = embeddings_file.load(tmp_path / "emb.h5", "emb.csv", 50)
+    got = embeddings_file.load(tmp_path / "emb.h5", images(50))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, EMBS, rtol=1e-3)
 
@@ -85,7 +101,7 @@ def test_what_lies_in_one_piece_is_mapped_and_not_read(tmp_path):
     with h5py.File(tmp_path / "emb.h5", "w", userblock_size=512) as file:
         file["augmentation_types"] = np.array(["original_resize"], dtype="S")
         file["emb"] = EMBS
-    got = embeddings_file.load(tmp_path / "emb.h5", "emb.csv", 50)
+    got = embeddings_file.load(tmp_path / "emb.h5", images(50))
     assert got.dtype == np.float32
     assert not got.flags.owndata and not got.flags.writeable
     np.testing.assert_array_equal(got, EMBS)
@@ -94,7 +110,7 @@ def test_what_lies_in_one_piece_is_mapped_and_not_read(tmp_path):
 def test_embeddings_that_were_never_written_are_zeros(tmp_path):
     with h5py.File(tmp_path / "emb.h5", "w") as file:
         file.create_dataset("emb", (4, 3), np.float32)
-    got = embeddings_file.load(tmp_path / "emb.h5", "emb.csv", 4)
+    got = embeddings_file.load(tmp_path / "emb.h5", images(4))
     np.testing.assert_array_equal(got, np.zeros((4, 3)))
 
 
@@ -157,27 +173,125 @@ def test_what_is_wrong_with_a_file_is_told(name, tmp_path):
     write(path)
     change(path)
     with pytest.raises(UserError, match=words) as error:
-        embeddings_file.load(path, "emb.csv", 50)
+        embeddings_file.load(path, images(50))
     assert "\n" not in str(error.value)
 
 
-def test_differences_are_those_of_what_both_files_tell(tmp_path):
-    paths = [tmp_path / "query.h5", tmp_path / "gallery.h5"]
-    with embeddings_file.create(paths[0], 50, 7, ["a"], checkpoint="/exp/1") as file:
-        file.add(EMBS)
-    for types, checkpoint, wanted in (
-        (["a"], "/exp/1", []),
-        (["a"], "/exp/2", [("checkpoint", "/exp/1", "/exp/2")]),
-        (["b"], "/exp/1", [("augmentation_types", [b"a"], [b"b"])]),
-        ((), None, []),
+def test_differences_are_those_of_what_both_files_tell():
+    one = Origin("/exp/1", ("a",), "mean")
+    for other, wanted in (
+        (one, []),
+        (Origin(), []),
+        (Origin("/exp/2", image_root="/x"), [("checkpoint", "/exp/1", "/exp/2")]),
+        (Origin(augmentation_types=("b", "c")), [("augmentation_types", "a", "b, c")]),
+        (Origin(aggregator="normalized_mean"), [("aggregator", "mean", "normalized_mean")]),
     ):
-        with embeddings_file.create(paths[1], 50, 7, types, checkpoint) as file:
-            file.add(EMBS)
-        assert embeddings_file.differences(*paths) == wanted
+        assert embeddings_file.differences(one, other) == wanted
 
 
-@pytest.mark.parametrize("checkpoint", ["/exp/checkpoint-5", None])
-def test_the_checkpoint_of_a_file_is_told_where_it_is_known(checkpoint, tmp_path):
-    with embeddings_file.create(tmp_path / "a.h5", 0, 1, checkpoint=checkpoint):
-        pass
-    assert embeddings_file.checkpoint_of(tmp_path / "a.h5") == checkpoint
+# ------------------------------------------------------------------------- rows and fids
+
+
+def with_fids(path, fids, **origin):
+    count = len(fids)
+    with embeddings_file.create(path, count, 7, Origin(**origin), fids) as file:
+        file.add(EMBS[:count])
+    return path
+
+
+def test_fids_of_any_text_are_compared_with_the_csv(tmp_path):
+    fids = ["a b.jpg", "ä/ö,ü.png", '"q".jpg', "日本/1.jpg", "a" * 300]
+    path = with_fids(tmp_path / "emb.h5", fids)
+    got = embeddings_file.load(path, Dataset(["1"] * 5, fids, "emb.csv"))
+    np.testing.assert_array_equal(got, EMBS[:5])
+
+
+def test_one_file_under_another_name_is_the_same_row(tmp_path):
+    path = with_fids(tmp_path / "emb.h5", ["x.jpg", "a//y.jpg", "a/../z.jpg"])
+    embeddings_file.load(path, Dataset(["1"] * 3, ["./x.jpg", "a/y.jpg", "z.jpg"], "emb.csv"))
+
+
+# name: the fids of the CSV, words of the message
+OTHER_ROWS = {
+    "sorted anew": ("c b a", "another order than emb.csv: .* is 1, 'a' there and 'c' in the CSV"),
+    "one line moved": (
+        "a c b",
+        "another order than emb.csv: .* is 2, 'b' there and 'c' in the CSV",
+    ),
+    "another image": ("a b d", "other images than emb.csv: .* is 3, 'c' there and 'd' in the CSV"),
+    "one twice": ("a b b", "other images than emb.csv: .* is 3, 'c' there and 'b' in the CSV"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ROWS)
+def test_other_rows_are_refused_with_the_first_that_differs(name, tmp_path):
+    fids, words = OTHER_ROWS[name]
+    path = with_fids(tmp_path / "emb.h5", ["a", "b", "c"])
+    csv = Dataset(["1"] * 3, fids.split(), "emb.csv")
+    for read in (
+        lambda: embeddings_file.load(path, csv),
+        lambda: embeddings_file.head(path, csv, 1),
+    ):
+        with pytest.raises(UserError, match=f"emb.h5 .*{words}.*or embed this one") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_of_before_says_no_fids_and_goes_on_with_one_line(tmp_path, caplog):
+    write(tmp_path / "emb.h5")
+    embeddings_file.load(tmp_path / "emb.h5", images(50))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "emb.h5 does not say which images" in record.message
+    assert "emb.csv" in record.message and "\n" not in record.message
+
+
+def test_fids_of_another_number_than_embeddings_are_damage(tmp_path):
+    path = with_fids(tmp_path / "emb.h5", ["a", "b", "c"])
+    with h5py.File(path, "a") as file:
+        del file["fids"]
+        file["fids"] = ["a", "b"]
+    with pytest.raises(UserError, match="damaged: it has 3 embeddings and 2 fids"):
+        embeddings_file.load(path, Dataset(["1"] * 3, ["a", "b", "c"], "emb.csv"))
+
+
+def test_what_a_new_file_would_replace(tmp_path):
+    made = Origin("/exp/1", ("a", "b"), "mean", "/images")
+    path = with_fids(tmp_path / "emb.h5", ["a", "b", "c"], **made._asdict())
+
+    def lost(fids="a b c", origin=made):
+        fids = fids.split()
+        return embeddings_file.what_would_be_lost(path, Dataset(fids, fids, "x.csv"), origin)
+
+    assert lost() == lost("./a b c") == lost(origin=made._replace(image_root="/moved")) == []
+    assert lost("a b") == ["3 images, not 2"]
+    assert lost("a c b") == ["other images (in row 2 b, not c)"]
+    assert lost(origin=Origin("/exp/2", ("a",), "mean")) == [
+        "checkpoint /exp/1, not /exp/2",
+        "augmentation_types a, b, not a",
+    ]
+    with h5py.File(path, "w") as file:
+        file["layers"] = [1]
+    assert lost() == ["no embeddings but layers"]
+    path.write_bytes(b"")
+    assert lost() == []
+
+
+def test_embeddings_that_moved_with_their_experiment_are_of_the_same_checkpoint(tmp_path):
+    path = with_fids(tmp_path / "emb.h5", ["a"], checkpoint="/old/exp/checkpoint-5")
+    csv = Dataset(["1"], ["a"], "x.csv")
+    for name, count in (("checkpoint-5", 0), ("checkpoint-6", 1)):
+        made = Origin(str(tmp_path / name))
+        assert len(embeddings_file.what_would_be_lost(path, csv, made)) == count
+    made = Origin("/elsewhere/checkpoint-5")
+    assert len(embeddings_file.what_would_be_lost(path, csv, made)) == 1
+
+
+def test_a_million_fids_are_written_and_compared(tmp_path):
+    fids = [f"box/{row:07d}_c1s1_000001_00.jpg" for row in range(10**6)]
+    embs = np.ones((10**6, 1), np.float32)
+    with embeddings_file.create(tmp_path / "emb.h5", *embs.shape, fids=fids) as file:
+        file.add(embs)
+    fids[-1] = "x.jpg"
+    with pytest.raises(UserError, match="first row that differs is 1000000, .* and 'x.jpg'"):
+        embeddings_file.load(tmp_path / "emb.h5", Dataset(fids, fids, "emb.csv"))

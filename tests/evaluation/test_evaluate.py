@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime
 
 import h5py
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 
 import common
 import evaluate
-from evaluation import Options
+from evaluation import Options, embeddings_file
+from evaluation.embeddings_file import Origin
 from runtime import files
+from runtime.version import version
 
 
 def run(flags):
@@ -33,8 +36,9 @@ def argv(flags):
 
 def write_set(folder, part, rows, embs):
     (folder / f"{part}.csv").write_text("".join(f"{pid},{fid}\n" for pid, fid in rows))
-    with h5py.File(folder / f"{part}.h5", "w") as file:
-        file["emb"] = embs
+    fids = [fid for _, fid in rows]
+    with embeddings_file.create(folder / f"{part}.h5", *np.shape(embs), fids=fids) as file:
+        file.add(embs)
 
 
 QUERY = [
@@ -83,6 +87,11 @@ def results(flags):
     return json.loads(flags["filename"].read_text())
 
 
+def figures_of(flags):
+    """The results without how they were made."""
+    return {name: value for name, value in results(flags).items() if name != "made"}
+
+
 def test_the_summary_and_the_file(small, capsys):
     # Ranks of the matches: 1 (the same camera and junk are closer, and ignored); 1 and 5; 2.
     run(small)
@@ -93,7 +102,8 @@ def test_the_summary_and_the_file(small, capsys):
     )
     assert err == ""
     got = results(small)
-    assert got.keys() == {"mAP", "mINP", "CMC", "aps", "inps", "precision_at_recall"}
+    figures = {"mAP", "mINP", "CMC", "aps", "inps", "precision_at_recall"}
+    assert got.keys() == figures | {"made"}
     assert got["aps"] == pytest.approx([1, 0.7, 0.5])
     assert got["mAP"] == pytest.approx(2.2 / 3)
     assert got["inps"] == pytest.approx([1, 2 / 5, 1 / 2])
@@ -242,6 +252,201 @@ def test_pooled_queries_are_told(small, tmp_path, capsys):
     assert "pooled nothing" not in err
 
 
+# ------------------------------------------------------------------------- one file, two names
+
+
+@pytest.fixture
+def diagonal(tmp_path):
+    """Flags for 40 images of 10 pids, each a query, that are not far from one another."""
+    rng = np.random.default_rng(0)
+    rows = [(str(row % 10), f"a/{row}.jpg") for row in range(40)]
+    embs = rng.normal(size=(10, 4))[np.arange(40) % 10] + rng.normal(size=(40, 4))
+    write_set(tmp_path, "all", rows, np.float32(embs))
+    flags = {f"{part}_dataset": tmp_path / "all.csv" for part in ("query", "gallery")}
+    flags |= {f"{part}_embeddings": tmp_path / "all.h5" for part in ("query", "gallery")}
+    return flags | {
+        "excluder": "diagonal",
+        "metric": "euclidean",
+        "filename": tmp_path / "results.json",
+    }
+
+
+POST_PROCESSING = [{}, {"query_expansion": 3}, {"rerank": "", "rerank_k1": 5, "rerank_k2": 2}]
+
+
+def other_names(flags, tmp_path, names):
+    """The same queries under other names, with the figures of the first."""
+    with h5py.File(flags["query_embeddings"]) as file:
+        embs = file["emb"][()]
+    rows = [(str(row % 10), name) for row, name in enumerate(names)]
+    write_set(tmp_path, "other", rows, embs)
+    return {"query_dataset": tmp_path / "other.csv", "query_embeddings": tmp_path / "other.h5"}
+
+
+@pytest.mark.parametrize("more", POST_PROCESSING, ids=str)
+@pytest.mark.parametrize("name", ["./a/{}.jpg", "a//{}.jpg", "b/../a/{}.jpg"])
+def test_another_name_of_a_file_changes_no_figure(name, more, diagonal, tmp_path, capsys):
+    run(diagonal | more)
+    wanted = figures_of(diagonal)
+    changed = other_names(diagonal, tmp_path, [name.format(row) for row in range(40)])
+    run(diagonal | more | changed)
+    assert wanted["CMC"][0] < 1
+    assert figures_of(diagonal) == wanted
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("more", POST_PROCESSING, ids=str)
+def test_links_and_absolute_paths_change_no_figure(more, diagonal, tmp_path):
+    images, links = tmp_path / "images", tmp_path / "links"
+    (images / "a").mkdir(parents=True)
+    links.mkdir()
+    for row in range(40):
+        (images / "a" / f"{row}.jpg").touch()
+        (links / f"{row}.jpg").symlink_to(images / "a" / f"{row}.jpg")
+    set_root(tmp_path / "all.h5", images)
+    run(diagonal | more)
+    wanted = figures_of(diagonal)
+    for names, root in (
+        ([f"{row}.jpg" for row in range(40)], links),
+        ([str(images / "a" / f"{row}.jpg") for row in range(40)], images),
+        ([str(links / f"{row}.jpg") for row in range(40)], images),
+    ):
+        changed = other_names(diagonal, tmp_path, names)
+        set_root(tmp_path / "other.h5", root)
+        run(diagonal | more | changed)
+        assert figures_of(diagonal) == wanted
+
+
+def set_root(path, image_root):
+    with h5py.File(path, "a") as file:
+        file.attrs["image_root"] = str(image_root)
+
+
+def test_a_diagonal_that_ignores_nothing_is_warned_about(diagonal, tmp_path, capsys):
+    changed = other_names(diagonal, tmp_path, [f"copies/{row}.jpg" for row in range(40)])
+    run(diagonal | changed)
+    nothing, copies = capsys.readouterr().err.splitlines()
+    assert "--excluder diagonal ignores no image for 40 of 40 queries" in nothing
+    assert "copies/0.jpg, copies/1.jpg, copies/2.jpg, ..." in nothing
+    assert "40 of 40 queries have their best match at distance 0" in copies
+    assert "copies/0.jpg (a/0.jpg), copies/1.jpg (a/1.jpg)" in copies
+    assert results(diagonal)["CMC"][0] == 1
+
+
+# ------------------------------------------------------------------------- the experiment tells
+
+
+@pytest.fixture
+def experiment(small, tmp_path):
+    """Flags that leave it to an experiment to tell the metric and the embeddings."""
+    root = tmp_path / "exp"
+    root.mkdir()
+    files.write_json(root / "args.json", {"metric": "cityblock"})
+    for part in ("query", "gallery"):
+        small[f"{part}_embeddings"].rename(root / f"{part}_embeddings.h5")
+    given = {"excluder", "query_dataset", "gallery_dataset", "filename"}
+    return {name: small[name] for name in given} | {"experiment_root": root}
+
+
+def test_an_experiment_tells_metric_and_embeddings(experiment, capsys):
+    args = evaluate.parse_args(argv(experiment))
+    root = experiment["experiment_root"]
+    assert args.metric == "cityblock"
+    assert args.query_embeddings == str(root / "query_embeddings.h5")
+    assert args.gallery_embeddings == str(root / "gallery_embeddings.h5")
+    run(experiment)
+    out, err = capsys.readouterr()
+    assert out.startswith("mAP: 73.33%") and err == ""
+
+
+def test_given_flags_win_and_another_metric_is_told(experiment, tmp_path, capsys):
+    other = experiment["experiment_root"] / "query_embeddings.h5"
+    given = experiment | {"metric": "cosine", "query_embeddings": other.rename(tmp_path / "q.h5")}
+    run(given)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--metric cosine is not that of the training, cityblock, as" in err
+    assert results(given)["made"]["flags"]["metric"] == "cosine"
+
+
+def test_another_metric_is_told_where_the_embeddings_name_their_checkpoint(experiment, capsys):
+    root = experiment["experiment_root"]
+    paths = {f"{part}_embeddings": root / f"{part}_embeddings.h5" for part in ("query", "gallery")}
+    for path in paths.values():
+        with h5py.File(path, "a") as file:
+            file.attrs["checkpoint"] = str(root / "checkpoint-3")
+    run(experiment | paths | {"experiment_root": None, "metric": "euclidean"})
+    assert "--metric euclidean is not that of the training, cityblock" in capsys.readouterr().err
+
+
+def test_losses_that_compare_by_cosine_are_evaluated_by_it(experiment):
+    files.write_json(experiment["experiment_root"] / "args.json", {"loss": "circle"})
+    assert evaluate.parse_args(argv(experiment)).metric == "cosine"
+
+
+def test_an_experiment_tells_the_images_for_a_report(experiment, tmp_path, capsys):
+    root = experiment["experiment_root"]
+    flags = experiment | {"report": tmp_path / "report"}
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(argv(flags))
+    assert "--image_root: needed with --report" in capsys.readouterr().err
+    files.write_json(root / "args.json", {"image_root": str(tmp_path)})
+    assert evaluate.parse_args(argv(flags)).image_root == str(tmp_path)
+    files.write_json(root / "args.json", {"image_root": "nowhere"})
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(argv(flags))
+    assert "--image_root: that of" in capsys.readouterr().err
+
+
+def test_embeddings_that_are_not_there_yet_are_told_with_the_command(experiment, capsys):
+    root = experiment["experiment_root"]
+    (root / "gallery_embeddings.h5").unlink()
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(argv(experiment))
+    csv = experiment["gallery_dataset"]
+    assert re.search(
+        f"--gallery_embeddings: .*does not exist. Call: python embed.py --experiment_root {root} --dataset {csv};",
+        capsys.readouterr().err,
+    )
+
+
+# ------------------------------------------------------------------------- how it was made
+
+
+def test_results_say_how_they_were_made(small, tmp_path):
+    origin = Origin("/exp/checkpoint-5", ("original_center",), None, "/images")
+    fids = [fid for _, fid in QUERY]
+    with embeddings_file.create(small["query_embeddings"], 3, 2, origin, fids) as file:
+        file.add(np.float32([[0, 0], [10, 0], [20, 0]]))
+    before = datetime.now().astimezone().replace(microsecond=0)
+    run(small | {"rerank": "", "rerank_k1": 3, "rerank_k2": 2})
+    made = results(small)["made"]
+    assert before <= datetime.fromisoformat(made["date"]) <= datetime.now().astimezone()
+    assert made["version"] == version()
+    assert made["flags"]["rerank_k1"] == 3 and made["flags"]["rerank"] is True
+    assert made["flags"]["excluder"] == "market1501" and made["flags"]["report"] is None
+    assert made["query"] == {
+        "dataset": str(tmp_path / "query.csv"),
+        "images": 3,
+        "embeddings": str(tmp_path / "query.h5"),
+        "dimension": 2,
+        "checkpoint": "/exp/checkpoint-5",
+        "views": ["original_center"],
+        "aggregator": None,
+        "image_root": "/images",
+    }
+    assert made["gallery"]["images"] == 6 and made["gallery"]["checkpoint"] is None
+    assert evaluate.is_result(small["filename"])
+
+
+def test_rows_of_another_order_end_an_evaluation(small):
+    path = small["gallery_dataset"]
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(sorted(lines)))
+    with pytest.raises(common.UserError, match="gallery.h5 .*another order than .*gallery.csv"):
+        run(small)
+
+
 # ------------------------------------------------------------------------- the report
 
 
@@ -285,6 +490,15 @@ def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
             fid for _, fid in rows["gallery"] if ignored not in fid
         }
     assert f"<dd>{results(flags)['mINP']:.1%}</dd>" in page
+    made = results(flags)["made"]
+    for name, value in (
+        ("date", f"{made['date'][:16]}.*"),  # the minute
+        ("version", made["version"]),
+        ("query dataset", made["query"]["dataset"]),
+        ("gallery embeddings", made["gallery"]["embeddings"]),
+        ("excluder", "market1501"),
+    ):
+        assert re.search(f'<th>{name}</th><td class="text">{value}</td>', page)
     # Constants of what was not done are not shown.
     for constants, flag in (("rerank_", "rerank"), ("query_expansion_alpha", "query_expansion")):
         assert (f"<th>{constants}" in page) == (flag in more)
@@ -304,11 +518,11 @@ def test_a_baseline_has_its_figures_beside_the_network_and_not_in_the_file(
     flags |= {f"{part}_embeddings": tmp_path / "set.h5" for part in ("query", "gallery")}
     run(flags)
     alone = capsys.readouterr().out
-    before = results(flags)
+    before = figures_of(flags)
     flags |= {"baseline": "color_histogram", "image_root": dataset.root}
     run(flags | {"report": report and tmp_path / report})
     network, baseline = capsys.readouterr().out.splitlines(keepends=True)
-    assert network == alone and results(flags) == before
+    assert network == alone and figures_of(flags) == before
     figures = re.match(r"(mAP: .*) \(baseline: color_histogram\)\n", baseline)[1]
     mean_ap = float(re.match(r"mAP: ([\d.]+)%", figures)[1])
     assert mean_ap > 70  # the pids of the data set differ in color
@@ -350,8 +564,14 @@ def test_an_error_is_one_line(small):
 
 
 def lines(part, *rows):
-    """Replaces the CSV of a part."""
-    return lambda flags: flags[f"{part}_dataset"].write_text("".join(row + "\n" for row in rows))
+    """Replaces the CSV of a part. Its embeddings do not say of which images they are."""
+
+    def change(flags):
+        flags[f"{part}_dataset"].write_text("".join(row + "\n" for row in rows))
+        with h5py.File(flags[f"{part}_embeddings"], "a") as file:
+            del file["fids"]
+
+    return change
 
 
 def embeddings(part, value, name="emb"):

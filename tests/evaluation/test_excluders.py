@@ -77,6 +77,11 @@ def test_diagonal_ignores_the_query_itself():
     )
 
 
+def test_diagonal_knows_a_file_under_another_name():
+    ignored = excluder("diagonal", ["a/1.jpg", "./b//1.jpg", "a/2.jpg"])
+    np.testing.assert_array_equal(ignored(["./a/1.jpg", "b/1.jpg"]), [[1, 0, 0], [0, 1, 0]])
+
+
 @pytest.mark.parametrize("name, good", [(name, images[0][-1]) for name, images in IMAGES.items()])
 @pytest.mark.parametrize(
     "bad", ["img_17.jpg", "0001.jpg", "_c1s1_0.jpg", "0001_c1", "0001_cxs1_0.jpg", "dir/", ""]

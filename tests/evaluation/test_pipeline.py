@@ -32,7 +32,7 @@ def embedded(rows, embs):
 def golden_set(name):
     images = dataset.load(FIGURES / f"{name}.csv")
     path = FIGURES / f"{name}.h5"
-    return Embedded(images, embeddings_file.load(path, name, len(images.fids)))
+    return Embedded(images, embeddings_file.load(path, images))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -199,7 +199,7 @@ def truncate(suffix, keep):
 BAD = {
     "unknown net": (
         change(model_name="resnet_v1_99"),
-        "model_name: there is no 'resnet_v1_99' in nets/. Available: ",
+        "model_name: there is no 'resnet_v1_99' in nets/. Meant: resnet_v1_50[?] Available: ",
     ),
     "path for a net": (change(model_name="../common"), r"there is no '\.\./common' in nets/"),
     "package for a net": (change(model_name="os.path"), r"there is no 'os\.path' in nets/"),

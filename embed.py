@@ -146,7 +146,6 @@ class Job(NamedTuple):
     images: dataset.Dataset
     image_root: str
     filename: str  # of the embeddings
-    origin: Origin  # of the embeddings
 
 
 def write(
@@ -191,10 +190,17 @@ def main(args: argparse.Namespace) -> None:
     if args.quiet or not cluster.is_chief:
         log.setLevel("ERROR")
     architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
-    checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
-    jobs = [_check_job(args, csv, architecture, checkpoint) for csv in args.dataset]
+    jobs = [_check_job(args, csv, architecture) for csv in args.dataset]
     if args.projector:
         projector.read_config(args.experiment_root)
+    checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
+    origin = Origin(
+        checkpoint=os.path.abspath(checkpoint),
+        augmentation_types=tuple(view_names(args.flip_augment, args.crop_augment)),
+        aggregator=args.aggregator,
+    )
+    for job in jobs:
+        _check_replaced(job, origin, args.overwrite)
 
     strategy = make_strategy(args.strategy)  # imports TensorFlow
     from network.embedder import Embedder
@@ -218,16 +224,17 @@ def main(args: argparse.Namespace) -> None:
                 log.info(
                     f"Embedding {len(job.images)} images of {job.images.path} with {embedder.checkpoint}{on}."
                 )
-                _embed(job, embedder, args)
+                _embed(job, embedder, origin, args)
             else:
                 for _ in embedder.batches(job.images.paths(job.image_root)):
                     pass
         devices.barrier(strategy, cluster)  # until then nobody leaves
 
 
-def _embed(job: Job, embedder: "Embedder", args: argparse.Namespace) -> None:
+def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namespace) -> None:
     paths = job.images.paths(job.image_root)
-    write(job.filename, embedder, paths, job.origin, job.images.fids, args.quiet)
+    origin = origin._replace(image_root=job.image_root)
+    write(job.filename, embedder, paths, origin, job.images.fids, args.quiet)
     log.info(
         f"Wrote the embeddings, {len(paths)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."
     )
@@ -235,29 +242,27 @@ def _embed(job: Job, embedder: "Embedder", args: argparse.Namespace) -> None:
         _write_projector(args.experiment_root, job.filename, job.images, paths)
 
 
-def _check_job(args: argparse.Namespace, csv: str, trained: Architecture, checkpoint: Path) -> Job:
+def _check_job(args: argparse.Namespace, csv: str, trained: Architecture) -> Job:
     """A data set whose images are there, and its file, which may be written.
 
     Raises:
         UserError: it is otherwise.
     """
     images, image_root = _load_dataset(args, csv, trained)
-    origin = Origin(
-        checkpoint=os.path.abspath(checkpoint),
-        augmentation_types=tuple(view_names(args.flip_augment, args.crop_augment)),
-        aggregator=args.aggregator,
-        image_root=os.path.abspath(image_root),
-    )
-    filename = _check_filename(args, csv)
-    if os.path.exists(filename):
-        lost = embeddings_file.what_would_be_lost(filename, images, origin)
-        if lost and not args.overwrite:
-            raise UserError(
-                f"{filename} has something else, which would be lost: {'; '.join(lost)}. Give another --filename, or "
-                "--overwrite to replace it."
-            )
-        log.info(f"Replacing {filename}: {'; '.join(lost) or 'the same images, embedded alike'}.")
-    return Job(images, image_root, filename, origin)
+    return Job(images, image_root, _check_filename(args, csv))
+
+
+def _check_replaced(job: Job, origin: Origin, overwrite: bool) -> None:
+    """Log what a file replaces. Raises: UserError for other embeddings, unless it may."""
+    if not os.path.exists(job.filename):
+        return
+    lost = embeddings_file.what_would_be_lost(job.filename, job.images, origin)
+    if lost and not overwrite:
+        raise UserError(
+            f"{job.filename} has something else, which would be lost: {'; '.join(lost)}. Give another --filename, or "
+            "--overwrite to replace it."
+        )
+    log.info(f"Replacing {job.filename}: {'; '.join(lost) or 'the same images, embedded alike'}.")
 
 
 def _load_dataset(

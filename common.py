@@ -70,10 +70,25 @@ def reason(error: Exception) -> str:
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
+# From a scheduler (SIGTERM, SIGUSR1) and from a terminal that is closed (SIGHUP), as far as the
+# system has them.
+ENDING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
+
+
+def is_ignored(number: int) -> bool:
+    """Whether a hang-up is not to be heard: nohup has it ignored, and it stays so."""
+    is_hang_up = number == getattr(signal, "SIGHUP", None)
+    return is_hang_up and signal.getsignal(number) is signal.SIG_IGN
+
+
 def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
     """Run a command: main(parse_args()). A UserError ends it with one line on stderr and code 1."""
     # An exception, so that half-written files are removed on the way out, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for number in ENDING_SIGNALS:
+        if not is_ignored(number):
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     name = Path(sys.argv[0]).name
     try:
         main(parse_args())

@@ -2,7 +2,6 @@
 # Make a data set, then train, embed and evaluate on it. This takes a few minutes on two CPU cores.
 # Everything is written to demo/. Call the demo again to continue where it stopped.
 set -euo pipefail
-trap 'exit 130' INT TERM # a training that is interrupted saves and ends well; the demo should not go on to evaluate it
 cd "$(dirname "$0")"
 . .ci/setup.sh
 

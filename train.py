@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,10 @@ def parse_args(argv: list[str] | None = None) -> Call:
 
 
 def main(call: Call) -> None:
-    """Check all that can be wrong before anything slow and before anything is written; train."""
+    """Check all that can be wrong before anything slow and before anything is written; train.
+
+    Raises: SystemExit with 128 + its number when a signal interrupted the training, which is saved.
+    """
     terminal.setup_logging("train")
     settings = _settings_to_resume(call) if call.resume else call.settings
     if settings.seed is None:
@@ -73,7 +77,9 @@ def main(call: Call) -> None:
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
 
-        loop.train(settings, train_set, strategy, cluster, call.resume)
+        signal_number = loop.train(settings, train_set, strategy, cluster, call.resume)
+    if signal_number:
+        sys.exit(128 + signal_number)
 
 
 def _settings_to_resume(call: Call) -> Settings:

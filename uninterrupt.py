@@ -5,37 +5,52 @@ with Uninterrupt() as u:
         work()
 """
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterable
 
+import common
 from runtime import terminal
 
 
 class Uninterrupt:
     """A context in which the first signal sets `interrupted`; the second ends the process at once.
 
+    A second SIGHUP or SIGUSR1 does not: a terminal that is closed sends its signal twice, and a
+    scheduler its warning perhaps, too.
+
     Signals are heard even while Python waits for TensorFlow, which can take a minute to compile its
     first step. At the end the handlers are again those from before. Only the main thread can
     receive signals, so enter the context there.
 
     Args:
-        signals: those to listen to; by default what a person (Ctrl-C) and a cluster (preemption)
-            send.
+        signals: those to listen to; by default what a person (Ctrl-C, a terminal that is closed)
+            and a cluster (preemption) send. SIGHUP that is ignored (nohup) stays so.
         verbose: say on stderr that the signal was heard; otherwise nothing seems to happen.
+
+    Attributes:
+        number: of the first signal; 0 before.
     """
 
     def __init__(
-        self, signals: Iterable[int] = (signal.SIGINT, signal.SIGTERM), verbose: bool = True
+        self,
+        signals: Iterable[int] = (signal.SIGINT, *common.ENDING_SIGNALS),
+        verbose: bool = True,
     ):
-        self.interrupted = False
-        self._signals = tuple(signals)
+        self.number = 0
+        self._signals = tuple(number for number in signals if not common.is_ignored(number))
         self._verbose = verbose
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self.number != 0
+
     def __enter__(self) -> "Uninterrupt":
-        self.interrupted = False
+        self.number = 0
         # A Python handler would run only once TensorFlow returns. Python writes the number of a
         # signal to this socket at once, and a thread reads it; so the handler has nothing to do.
         self._numbers, self._wakeup = socket.socketpair()
@@ -61,13 +76,17 @@ class Uninterrupt:
             number = received[0]
             if number not in self._signals:
                 continue
+            if self.interrupted and number not in (signal.SIGINT, signal.SIGTERM):
+                continue
             if self.interrupted:
                 # Not sys.exit, which would end this thread alone. The status is that of a process
                 # that a signal ended.
                 os._exit(128 + number)
-            self.interrupted = True
+            self.number = number
             if self._verbose:
                 name = signal.Signals(number).name
-                terminal.say(
-                    f"{name} received: finishing the current iteration. Press again to quit immediately."
-                )
+                with contextlib.suppress(OSError):  # the terminal is gone
+                    terminal.say(
+                        f"{name} received: finishing the current iteration. Press again to quit "
+                        "immediately."
+                    )

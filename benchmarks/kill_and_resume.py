@@ -7,7 +7,6 @@ statistics, Adam's moments, the losses in train.log, TensorBoard's scalars and t
 Takes about ten seconds a kill.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from PIL import Image
 
 import common
 from experiment import detailed_logs
-from runtime import files
 
 NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images"}
 
@@ -98,11 +96,8 @@ def train_and_kill(
     rng, killed = np.random.default_rng(seed), 0
     while True:
         if (root / "args.json").exists():
-            args = json.loads((root / "args.json").read_text())
-            files.write_json(
-                root / "args.json", args | {"loading_threads": int(rng.integers(1, 9))}
-            )
-            process = start(f"--experiment_root={root}", "--resume")
+            threads = int(rng.integers(1, 9))
+            process = start(f"--experiment_root={root}", "--resume", f"--loading_threads={threads}")
         else:
             process = start(f"--experiment_root={root}", *flags)
         # One in five while it starts; the others some iterations later, at any moment of one or of

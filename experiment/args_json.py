@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, suggestion
-from experiment import flags, rules
+from experiment import flags, folder, rules
 from experiment.flags import Architecture, Settings
 from runtime import files
 from runtime.terminal import log
@@ -159,16 +159,18 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
 
 
 def resume(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The flags to go on with: those of args.json. The seed may be None still.
+    """The flags to go on with: those of args.json, and of flags.CHANGED_BY_RESUMING those that are given.
+    The seed may be None still.
 
-    A warning is logged for each given flag that is not used, each flag that args.json lacks, and
-    each of its keys that is no flag.
+    What changes is logged. A warning is logged for each given flag that is not used, each flag that
+    args.json lacks, and each of its keys that is no flag.
 
     Args:
         settings: the flags of this call, whose experiment_root counts.
         given: those of them that stood on the command line.
 
-    Raises: UserError as `load` does, and for an args.json without a data set.
+    Raises: UserError as `load` does, for an args.json without a data set, and for fewer
+        train_iterations than are finished.
     """
     root = settings.experiment_root
     stored, lacking = load(root)
@@ -181,13 +183,21 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
     changes = {name: getattr(settings, name) for name in lacking}
     for name, value in changes.items():
         log.warning(f"args.json lacks {name}: it is {value} from now on.")
-    if "strategy" in given:  # devices come and go
-        changes["strategy"] = given["strategy"]
+    for name in flags.CHANGED_BY_RESUMING:
+        if name in given and name not in lacking and given[name] != getattr(stored, name):
+            changes[name] = given[name]
+            log.info(f"--{name} is {given[name]} from now on; it was {getattr(stored, name)}.")
     resumed = dataclasses.replace(stored, **changes)
+    finished = folder.newest_iteration(root)
+    if "train_iterations" in given and resumed.train_iterations < finished:
+        raise UserError(
+            f"--train_iterations should be at least {finished}, the iterations of "
+            f"{root}/checkpoint-{finished}. Received: {resumed.train_iterations}."
+        )
     for name in sorted(given.keys() - _OF_THE_CALL - set(lacking)):
         if given[name] != getattr(resumed, name):
             log.warning(
                 f"--{name} {given[name]} is not used: args.json says {getattr(resumed, name)}. To "
-                "change it (more iterations, say), edit args.json and resume again."
+                "change it, edit args.json and resume again."
             )
     return resumed

@@ -28,6 +28,26 @@ GROUPS = {
 }
 
 
+# What --resume takes from the command line, too: how long, how often, and on which devices.
+CHANGED_BY_RESUMING = (
+    "train_iterations",
+    "checkpoint_frequency",
+    "keep_checkpoints",
+    "log_frequency",
+    "histogram_frequency",
+    "image_frequency",
+    "loading_threads",
+    "cache",
+    "strategy",
+)
+
+EXIT_CODES = (
+    "Exit codes: 0, the training is finished; 128 + the signal's number, it was interrupted and is "
+    "saved (Ctrl-C: 130, SIGTERM: 143, where the system has them SIGHUP: 129 and SIGUSR1: 138); 1, "
+    "an error; 2, an error in the flags."
+)
+
+
 class OnlyWith(NamedTuple):
     """What another flag has to be for a flag to have an effect."""
 
@@ -525,6 +545,7 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
         doc: the command's docstring.
     """
     parser = common.make_parser(doc)
+    parser.epilog = EXIT_CODES
     groups = {name: parser.add_argument_group(name, sentence) for name, sentence in GROUPS.items()}
     for field in rows():
         groups[field.metadata["group"]].add_argument(f"--{field.name}", **field.metadata["options"])
@@ -533,7 +554,8 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
                 "--resume",
                 action="store_true",
                 help="Go on with the experiment from its newest checkpoint. All other flags are "
-                "taken from its args.json.",
+                f"taken from its args.json, unless they are {', '.join(CHANGED_BY_RESUMING)}: these "
+                "may be given anew.",
             )
     return parser
 

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from common import UserError
 from experiment import train_log
 from runtime import files
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)\.index")
 
 # A run that was killed before it wrote its args.json leaves these, empty, and nothing to resume.
 _LEFTOVERS_OF_A_KILLED_START = ("train.log", "args.json.partial")
@@ -43,6 +46,12 @@ def check_writeable(experiment_root: str) -> None:
             f"--experiment_root {experiment_root} cannot be written: its permissions do not allow "
             "it. Change them, or copy the experiment and resume there."
         )
+
+
+def newest_iteration(experiment_root: str | os.PathLike) -> int:
+    """The finished iterations of the newest checkpoint, by its name; 0 where there is none."""
+    matches = [_CHECKPOINT.fullmatch(path.name) for path in Path(experiment_root).glob("*.index")]
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def never_started(experiment_root: str | os.PathLike) -> bool:

@@ -71,11 +71,11 @@ def finished_line(iterations: int) -> str:
     return f"Finished all {iterations} iterations."
 
 
-def nothing_to_do_line(iterations: int, args_json: str | os.PathLike) -> str:
+def nothing_to_do_line(iterations: int) -> str:
     """The last line of a run that found the training finished."""
     return (
-        f"Nothing to do: all {iterations} iterations are finished. To train on, set a higher "
-        f"train_iterations in {args_json} and resume again."
+        f"Nothing to do: all {iterations} iterations are finished. To train on, resume with a "
+        "higher --train_iterations."
     )
 
 

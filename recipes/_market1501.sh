@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # What the recipes for Market-1501 share. They source this file.
-trap 'exit 130' INT TERM # an interrupted training saves and ends well; it should not be evaluated then
 code=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH=$code${PYTHONPATH:+:$PYTHONPATH}
 
@@ -26,8 +25,6 @@ train() {
         python "$code/train.py" --experiment_root "$out/experiment" \
             --train_set "$out/csvs/train.csv" --image_root "$market" "$@"
     fi
-    # The trap does not see a signal that went to the training alone, as a scheduler's does.
-    python "$code/runs.py" "$out/experiment" --finished >&2 || exit 130
 }
 
 # Evaluate with ten crops, as the paper does.

@@ -24,7 +24,7 @@ from training.step import make_step
 from uninterrupt import Uninterrupt
 
 
-def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resuming: bool) -> None:
+def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resuming: bool) -> int:
     """Train in settings.experiment_root.
 
     The directory is empty or, when resuming, holds the experiment; this process has locked it. The
@@ -33,6 +33,8 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     Args:
         strategy, cluster: as runtime/cluster.py gives them.
 
+    Returns: 0 for a finished training, else the number of the signal that interrupted it; the same
+      on all workers.
     Raises: UserError for what the person at the shell can put right.
     """
     _check_devices(settings, strategy)
@@ -45,9 +47,8 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     iteration = state.iteration
     _open_log(settings, cluster, iteration)
     if iteration >= settings.train_iterations:
-        path = Path(settings.experiment_root, "args.json")
-        log.info(train_log.nothing_to_do_line(settings.train_iterations, path))
-        return
+        log.info(train_log.nothing_to_do_line(settings.train_iterations))
+        return 0
     if strategy.num_replicas_in_sync > 1:
         log.info(
             f"{strategy.num_replicas_in_sync} replicas in {cluster.size} processes share each batch."
@@ -76,14 +77,14 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
                 tf.constant(batches.labels[batch.rows]),
                 iteration=tf.constant(iteration, tf.int64),
                 rate=tf.constant(rate, tf.float32),
-                stop=tf.constant(interrupt.interrupted, tf.int32),
+                stop=tf.constant(interrupt.number, tf.int32),
                 frozen=iteration < settings.freeze_body_iterations,
             )
-            stop = _has_to_stop(interrupt, cluster, previous)
+            stop = _signal_to_heed(interrupt, cluster, previous)
             iteration += 1
             previous = Iteration(iteration, batch, rate, result)
             recorder.add(previous)
-            last = stop or iteration == settings.train_iterations
+            last = bool(stop) or iteration == settings.train_iterations
             if last or due(settings.checkpoint_frequency, iteration):
                 recorder.flush()
                 saver.save(iteration)
@@ -93,19 +94,23 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
         saver.wait()
         # No worker leaves before the chief has saved: the others would take it for dead.
         devices.barrier(strategy, cluster)
-    if iteration < settings.train_iterations:
-        root = shlex.quote(str(Path(settings.experiment_root)))
-        command = f"python train.py --experiment_root {root} --resume"
-        log.info(train_log.interrupted_line(iteration, command))
-    else:
+    if iteration == settings.train_iterations:
         log.info(train_log.finished_line(iteration))
+        return 0
+    root = shlex.quote(str(Path(settings.experiment_root)))
+    command = f"python train.py --experiment_root {root} --resume"
+    log.info(train_log.interrupted_line(iteration, command))
+    return stop
 
 
-def _has_to_stop(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> bool:
-    """Several workers have to stop at one iteration: the last one told them of each other."""
+def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> int:
+    """The number of the signal to stop for; 0: none.
+
+    Several workers have to stop at one iteration: the last one told them of each other.
+    """
     if cluster.size == 1:
-        return interrupt.interrupted
-    return previous is not None and bool(previous.result["stop"].numpy())
+        return interrupt.number
+    return int(previous.result["stop"].numpy()) if previous else 0
 
 
 def _check_devices(settings: Settings, strategy) -> None:

@@ -22,12 +22,12 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
         images: float32 [B, H, W, 3]; with R replicas [B/R, H, W, 3] for each of this worker's.
         labels: int [B], pids as numbers, of the whole batch.
         iteration: int64, the number of finished ones. rate: float32, the learning rate.
-        stop: int32, whether this worker has been told to stop.
+        stop: int32, the number of the signal that told this worker to stop; 0: none.
         frozen: a Python bool, whether the weights of the net stay as they are.
       that gives a dict of tensors of the whole batch, the same on all replicas:
         loss, and where they are used id_loss and center_loss: float32 scalars.
         top1, precision: float32 scalars in 0..1. furthest: float32, the largest distance.
-        active_count, stop: int32 scalars; stop is whether any worker has been told to.
+        active_count, stop: int32 scalars; stop is the highest of all workers.
         losses, emb_lengths: float32 [B].
         emb: float32 [B, D], the embeddings that the loss was taken of.
       TensorBoard shows every scalar but furthest and stop, under its name or the original's tag.

@@ -76,13 +76,45 @@ def resumed(root, capfd, *argv):
 
 def test_resuming_takes_args_json_and_warns(tmp_path, capfd):
     write_args(tmp_path)
-    flags = ["--batch_p=16", "--train_iterations=99", "--seed=5"]
+    flags = ["--batch_p=16", "--learning_rate=0.5", "--seed=5"]
     settings, warnings = resumed(tmp_path, capfd, *flags)
-    assert (settings.batch_p, settings.train_iterations, settings.seed) == (16, 12, 5)
+    assert (settings.batch_p, settings.learning_rate, settings.seed) == (16, 3e-4, 5)
     assert any("args.json lacks seed: it is 5" in warning for warning in warnings)
     unused = [warning for warning in warnings if "not used" in warning]
     assert len(unused) == 1  # batch_p is as it was
-    assert "--train_iterations 99 is not used" in unused[0] and "edit args.json" in unused[0]
+    assert "--learning_rate 0.5 is not used" in unused[0] and "edit args.json" in unused[0]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("train_iterations", 99),
+        ("checkpoint_frequency", 7),
+        ("keep_checkpoints", 2),
+        ("log_frequency", 10),
+        ("histogram_frequency", 0),
+        ("image_frequency", 11),
+        ("loading_threads", 3),
+        ("cache", "decoded"),
+        ("strategy", "one"),
+    ],
+)
+def test_how_long_how_often_and_on_what_may_be_given_anew(name, value, tmp_path, capfd):
+    before = args_json.content(args_json.load(write_args(tmp_path))[0])
+    write_args(tmp_path, **before)
+    settings, lines = resumed(tmp_path, capfd, f"--{name}={value}")
+    assert args_json.content(settings) == before | {name: value}
+    assert any(f"--{name} is {value} from now on; it was {before[name]}." in line for line in lines)
+    assert not any("not used" in line for line in lines)
+
+
+def test_fewer_iterations_than_are_finished_are_an_error(tmp_path, capfd):
+    write_args(tmp_path)
+    for name in ("checkpoint-9.index", "checkpoint-10.index", "checkpoint-99.data", "x-11.index"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="should be at least 10.*checkpoint-10.*Received: 9"):
+        resumed(tmp_path, capfd, "--train_iterations=9")
+    assert resumed(tmp_path, capfd, "--train_iterations=10")[0].train_iterations == 10
 
 
 def test_the_strategy_may_be_another_one(tmp_path, capfd):

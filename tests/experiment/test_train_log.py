@@ -63,7 +63,7 @@ def test_a_training_that_was_prolonged_is_not_finished(tmp_path):
         ([train_log.interrupted_line(5, "train.py --resume"), iteration_line(6)], "stopped"),
         ([iteration_line(5), train_log.finished_line(5)], "finished"),
         ([train_log.finished_line(5), "seed: 1", iteration_line(6)], "stopped"),
-        ([iteration_line(5), train_log.nothing_to_do_line(5, "exp/args.json")], "finished"),
+        ([iteration_line(5), train_log.nothing_to_do_line(5)], "finished"),
         (["experiment_root: a folder that is called 'Finished all 5 iterations.'"], "stopped"),
     ],
 )

@@ -97,10 +97,10 @@ def start_workers(*trainings):
     ]
 
 
-def wait(*processes):
-    """Returns: what they wrote to stderr; all have to end well."""
+def wait(*processes, code=0):
+    """Returns: what they wrote to stderr; all have to end with the exit code."""
     written = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(
+    assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(
         written
     )[-5000:]
     return written
@@ -258,7 +258,7 @@ def test_workers_that_are_stopped_and_killed_end_with_the_bits_of_those_that_wer
     workers = start_workers(whole)
     wait_for_iteration(root, 3, workers[0])
     workers[1].send_signal(signal.SIGTERM)
-    written = wait(*workers)
+    written = wait(*workers, code=128 + signal.SIGTERM)
     stopped = int(checkpoints.newest(root).name.removeprefix("checkpoint-"))
     assert 3 < stopped < LONG, "the signal came too late"
     assert f"Interrupted after iteration {stopped}" in written[0] and "iter:" not in written[1]

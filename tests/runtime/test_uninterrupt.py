@@ -17,15 +17,39 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_the_first_signal_only_sets_the_flag(number, capfd):
     before = signal.getsignal(number)
     with Uninterrupt() as u:
         assert not u.interrupted
         os.kill(os.getpid(), number)
         wait_for(lambda: u.interrupted)
+        assert u.number == number
     assert signal.getsignal(number) is before
     assert signal.Signals(number).name in capfd.readouterr().err
+
+
+def test_a_hang_up_is_sent_twice_and_ends_nothing_at_once(capfd):
+    with Uninterrupt() as u:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: u.interrupted)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert u.number == signal.SIGTERM
+    assert capfd.readouterr().err.count("received") == 1
+
+
+def test_under_nohup_a_hang_up_is_not_heard():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Uninterrupt() as u:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_for(lambda: u.interrupted)
+            assert u.number == signal.SIGUSR1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_come_back_after_an_error_too():

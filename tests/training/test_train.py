@@ -193,7 +193,7 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(
                 process.send_signal(number)
                 break
         rest = process.stderr.read()
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     done = int(checkpoints.newest(root).name.removeprefix("checkpoint-"))
     assert 1 <= done < ITERATIONS, "the signal came too late"
     assert f"{signal.Signals(number).name} received" in rest
@@ -209,7 +209,9 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(
         np.testing.assert_array_equal(
             detailed_logs.read(root / name), detailed_logs.read(whole / name), err_msg=name
         )
-    assert "--loading_threads 2 is not used" in (root / "train.log").read_text()
+    log = (root / "train.log").read_text()
+    assert "--loading_threads is 2 from now on; it was 8." in log
+    assert json.loads((root / "args.json").read_text())["loading_threads"] == 2
 
 
 def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(
@@ -316,9 +318,11 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     assert [int(line[1]) for line in iteration_lines(root)] == [1, 2]
 
     moved = root.rename(tmp_path / "moved")
+    run(f"--experiment_root={moved}", "--resume", "--train_iterations=3", "--keep_checkpoints=1")
     args = json.loads((moved / "args.json").read_text())
-    files.write_json(moved / "args.json", args | {"train_iterations": 3})
-    run(f"--experiment_root={moved}", "--resume")
+    assert (args["train_iterations"], args["keep_checkpoints"]) == (3, 1)
+    assert "--train_iterations is 3 from now on; it was 2." in (moved / "train.log").read_text()
+    assert len(list(moved.glob("checkpoint-*.index"))) == 1
     assert [int(line[1]) for line in iteration_lines(moved)] == [1, 2, 3]
     assert detailed_logs.read(moved / "losses").shape == (3, P * K)
     assert np.all(detailed_logs.read(moved / "losses").max(axis=1) > 0)

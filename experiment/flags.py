@@ -31,6 +31,7 @@ GROUPS = {
 # What --resume takes from the command line, too: how long, how often, and on which devices.
 CHANGED_BY_RESUMING = (
     "train_iterations",
+    "decay_to",
     "checkpoint_frequency",
     "keep_checkpoints",
     "log_frequency",
@@ -416,7 +417,7 @@ class Settings(Architecture):
     lr_schedule: str = _flag(
         "optimization",
         "How the learning rate falls. exponential and cosine fall from --decay_start_iteration to "
-        "the end, to a thousandth and to 0; multistep falls at --lr_milestones.",
+        "--decay_to, to a thousandth and to 0; multistep falls at --lr_milestones.",
         choices=("exponential", "cosine", "multistep", "constant"),
         default="exponential",
     )
@@ -427,6 +428,15 @@ class Settings(Architecture):
         type=common.number(int, lambda n: n >= -1, "-1 or an integer of at least 0"),
         metavar="N",
         default=15000,
+    )
+    decay_to: int | None = _flag(
+        "optimization",
+        "Iteration at which the decay ends; the learning rate stays there after it. If it is not "
+        "given, it is --train_iterations. Beside --resume --train_iterations it keeps the curve of "
+        "the training so far.",
+        only_with=OnlyWith("lr_schedule", ("exponential", "cosine")),
+        type=common.number(int, lambda n: 1 <= n < 2**31, "an integer from 1 to 2147483647"),
+        metavar="N",
     )
     lr_milestones: str | None = _flag(
         "optimization",

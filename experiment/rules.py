@@ -117,6 +117,12 @@ def _allows(only_with: flags.OnlyWith, value: Any) -> bool:
 def _check_optimization(settings: Settings) -> None:
     if settings.lr_schedule == "multistep" and settings.lr_milestones is None:
         raise UserError("--lr_schedule multistep needs --lr_milestones, such as 4000,7000")
+    start, end = settings.decay_start_iteration, settings.decay_to
+    if end is not None and not 0 <= start < end:
+        raise UserError(
+            "--decay_to needs a --decay_start_iteration from 0 to below it, from which the learning "
+            f"rate falls. Received: --decay_start_iteration {start} --decay_to {end}"
+        )
     if settings.optimizer == "adamw" and not settings.weight_decay:
         raise UserError(
             "--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam"

@@ -3,15 +3,18 @@
     iter:   120, loss min|avg|max: 0.012|0.534| 1.271, batch-p@3: 61.25%, ETA: 0:01:20 (0.17s/it)
     Interrupted after iteration 120. To go on: ...
     Finished all 25000 iterations.
+    Training using the following parameters:
+    batch_p: 32
 
 Before each of them stands "<time> [INFO] train: ", as before every line of the file.
 """
 
 import os
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +28,11 @@ _INTERRUPTED = re.compile(r"\] train: Interrupted after iteration \d+\.")
 _FINISHED = re.compile(
     r"\] train: (?:Finished all (\d+) iterations\.|Nothing to do: all (\d+) iterations )"
 )
+
+_PARAMETERS = "Training using the following parameters:"
+_START = r"\S+ \S+ \[INFO\] train: "
+_PARAMETER = re.compile(_START + r"(\w+): (.*)")
+_REACHED = re.compile(_START + r"(?:iter: *(\d+),|Saved .*checkpoint-(\d+)\.$)")
 
 
 class Logged(NamedTuple):
@@ -61,6 +69,11 @@ def iteration_line(
     )
 
 
+def parameter_lines(flags: Mapping[str, Any]) -> list[str]:
+    """The lines of the flags of a run: a heading, and one for each, by name."""
+    return [_PARAMETERS, *(f"{name}: {flags[name]}" for name in sorted(flags))]
+
+
 def interrupted_line(iteration: int, command: str) -> str:
     """The last line of a run that was interrupted. command: what goes on with it."""
     return f"Interrupted after iteration {iteration}. To go on: {command}"
@@ -91,6 +104,26 @@ def iteration_of(line: bytes) -> int | None:
 def has_iterations(experiment_root: str | os.PathLike) -> bool:
     """Whether any iteration was logged."""
     return any(iteration_of(line.encode()) is not None for line in _lines(experiment_root))
+
+
+def parameters(experiment_root: str | os.PathLike, iteration: int) -> dict[str, str]:
+    """The flags of the run that came to an iteration, as text.
+
+    A later run that was killed before it saved or logged any iteration up to it does not count.
+
+    Returns: flags by name; {} where the log does not tell.
+    """
+    flags: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for line in _lines(experiment_root):
+        if reached := _REACHED.match(line):
+            if int(reached[1] or reached[2]) <= iteration:
+                found = flags
+        elif line.rstrip("\n").endswith(f"] train: {_PARAMETERS}"):
+            flags = {}
+        elif parameter := _PARAMETER.match(line):
+            flags[parameter[1]] = parameter[2]
+    return found
 
 
 def last(experiment_root: str | os.PathLike) -> Logged | None:

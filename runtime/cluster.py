@@ -5,17 +5,30 @@ network; R replicas share each batch in equal parts, in order. One device is R =
 """
 
 import contextlib
+import itertools
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import common
 from common import UserError
-from runtime.tensorflow import import_tensorflow
+from runtime import rendezvous
+from runtime.tensorflow import import_tensorflow, why_no_gpu
+from runtime.terminal import log
 
 # TensorFlow's errors when the connection to another worker breaks.
 _LOST_CONNECTION = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+
+_MOST_NODES = 100_000
+
+_TF_CONFIG_EXAMPLE = (
+    'It should be like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}.'
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Cluster:
 
     size: int = 1
     index: int = 0
+    # host:port of each worker, where there are several.
+    addresses: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_chief(self) -> bool:
@@ -34,19 +49,18 @@ class Cluster:
 def find_cluster(strategy: str = "auto") -> Cluster:
     """Read the cluster from the environment: TF_CONFIG, else SLURM's variables of a job step.
 
+    A variable that is empty counts as one that is not set.
+
     Args:
         strategy: one of common.STRATEGIES. Only "auto" and "multi_worker" ask the environment.
 
-    Raises: UserError for a TF_CONFIG that makes no sense, and for "multi_worker" where the
-        environment names no workers.
+    Raises: UserError for variables that make no sense, and for "multi_worker" where the environment
+        names no workers.
     """
     if strategy not in ("auto", "multi_worker"):
         return Cluster()
-    if os.environ.get("TF_CONFIG"):
-        found = _from_tf_config(os.environ["TF_CONFIG"])
-    else:
-        size = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-        found = Cluster(size, int(os.environ.get("SLURM_PROCID", 0)))
+    tf_config = os.environ.get("TF_CONFIG")
+    found = _from_tf_config(tf_config) if tf_config else _from_slurm()
     if strategy == "multi_worker" and found.size == 1:
         raise UserError(
             "--strategy multi_worker needs a job of several workers. Received: neither a TF_CONFIG "
@@ -56,39 +70,168 @@ def find_cluster(strategy: str = "auto") -> Cluster:
     return found
 
 
+# ------------------------------------------------------------------------- TF_CONFIG
+
+
 def _from_tf_config(text: str) -> Cluster:
     try:
         config = json.loads(text)
-        jobs = config.get("cluster", {})
+        jobs = config.get("cluster") or {}
+        if not jobs:
+            return Cluster()
+        addresses = {name: _addresses(name, jobs.get(name, [])) for name in ("chief", "worker")}
         task = config.get("task", {"type": "worker", "index": 0})
         kind = task["type"]
-        index = int(task["index"])
-        sizes = {name: len(jobs.get(name, [])) for name in ("chief", "worker")}
-        if jobs and (kind not in sizes or not 0 <= index < sizes[kind]):
+        index = _index(task["index"])
+        if kind not in addresses or not 0 <= index < len(addresses[kind]):
             raise ValueError(f"task {kind} {index} is none of the cluster's")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"TF_CONFIG makes no sense ({error}). Received: {text}. It should be like "
-            '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-            '"task": {"type": "worker", "index": 0}}.'
+            f"TF_CONFIG makes no sense ({common.reason(error)[:200]}). Received: {text[:300]}. "
+            f"{_TF_CONFIG_EXAMPLE}"
         ) from None
-    return Cluster(max(1, sum(sizes.values())), index + (sizes["chief"] if kind == "worker" else 0))
+    every = (*addresses["chief"], *addresses["worker"])
+    return Cluster(len(every), index + (len(addresses["chief"]) if kind == "worker" else 0), every)
+
+
+def _addresses(job: str, stored: Any) -> list[str]:
+    """The addresses of a job of TF_CONFIG. Raises: ValueError for what are none."""
+    if not isinstance(stored, list):
+        raise ValueError(f"{job} should be a list of addresses")
+    for address in stored:
+        if not isinstance(address, str) or not re.fullmatch(r"\S+:[0-9]+", address):
+            raise ValueError(f"{json.dumps(address)} should be an address such as host1:2222")
+    if len(set(stored)) < len(stored):
+        raise ValueError(f"an address of {job} stands there twice")
+    return stored
+
+
+def _index(stored: Any) -> int:
+    """A task's number; TensorFlow takes text, too. Raises: ValueError for what is no integer."""
+    is_integer = isinstance(stored, int) and not isinstance(stored, bool)
+    if not is_integer and not (isinstance(stored, str) and re.fullmatch("[0-9]{1,9}", stored)):
+        raise ValueError(f"the index should be an integer, not {json.dumps(stored)[:50]}")
+    return int(stored)
+
+
+# ------------------------------------------------------------------------- SLURM
+
+
+def _from_slurm() -> Cluster:
+    """The tasks of a job step. SLURM_PROCID without several tasks means nothing."""
+    size = _slurm_number("STEP_NUM_TASKS", 1, lowest=1)
+    if size == 1:
+        return Cluster()
+    index = _slurm_number("PROCID", 0)
+    if index >= size:
+        raise _slurm_error("PROCID", f"below {size}, the number of tasks")
+    return Cluster(size, index, _slurm_addresses(size))
+
+
+def _slurm_number(name: str, default: int, lowest: int = 0) -> int:
+    text = os.environ.get(f"SLURM_{name}") or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < lowest:
+        raise _slurm_error(name, f"an integer of at least {lowest}")
+    return int(text)
+
+
+def _slurm_error(name: str, allowed: str) -> UserError:
+    received = os.environ.get(f"SLURM_{name}")
+    received = "no such variable" if received is None else repr(received[:100])
+    return UserError(
+        f"SLURM_{name} should be {allowed}. Received: {received}. srun sets it for each task; to "
+        "work without other tasks, give --strategy one."
+    )
+
+
+def _slurm_addresses(size: int) -> tuple[str, ...]:
+    """host:port of each of the tasks, by the order of the nodes."""
+    # Jobs of one node must not meet at one port; a job's workers all know its number.
+    first_port = 20000 + _slurm_number("JOB_ID", 0) % 20000
+    try:
+        nodes = _nodes(os.environ.get("SLURM_STEP_NODELIST", ""))
+    except ValueError:
+        raise _slurm_error("STEP_NODELIST", "a list of nodes such as node[1-3],other") from None
+    try:
+        counts = _tasks_per_node(os.environ.get("SLURM_STEP_TASKS_PER_NODE") or "1")
+    except ValueError:
+        raise _slurm_error("STEP_TASKS_PER_NODE", "a list such as 2(x3),1") from None
+    if len(counts) == 1 < len(nodes):
+        counts = counts * len(nodes)
+    if len(counts) != len(nodes) or sum(counts) != size:
+        raise _slurm_error("STEP_TASKS_PER_NODE", f"{size} tasks on {len(nodes)} nodes in all")
+    return tuple(
+        f"{node}:{first_port + task}"
+        for node, count in zip(nodes, counts, strict=True)
+        for task in range(count)
+    )
+
+
+def _nodes(text: str) -> list[str]:
+    """node[08-10],other -> node08, node09, node10, other. Raises: ValueError for another form."""
+    names = re.findall(r"(?:[^\s,\[\]]|\[[^\s\[\]]+\])+", text)
+    if not names or ",".join(names) != text:
+        raise ValueError(text)
+    nodes = []
+    for name in names:
+        # Text and what was in brackets, in turns.
+        parts = re.split(r"\[(.*?)\]", name)
+        choices = [_numbers(part) if i % 2 else [part] for i, part in enumerate(parts)]
+        if math.prod(map(len, choices)) > _MOST_NODES:
+            raise ValueError(text)
+        nodes += ["".join(chosen) for chosen in itertools.product(*choices)]
+    return nodes
+
+
+def _numbers(text: str) -> list[str]:
+    """08-10,12 -> 08, 09, 10, 12."""
+    numbers = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        if match is None:
+            raise ValueError(text)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + _MOST_NODES:
+            raise ValueError(text)
+        numbers += [f"{number:0{len(match[1])}}" for number in range(first, last + 1)]
+    return numbers
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """2(x3),1 -> 2, 2, 2, 1."""
+    counts = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,6})(?:\(x([0-9]{1,5})\))?", part)
+        if match is None:
+            raise ValueError(text)
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
+
+
+# ------------------------------------------------------------------------- the strategy
 
 
 def make_strategy(name: str):
     """Make a tf.distribute.Strategy. Call this before anything else of TensorFlow.
 
-    With several workers it waits until all of them are there.
+    With several workers it waits until all of them are there, at most rendezvous.LONGEST seconds. A GPU
+    that is there and cannot be used is warned about.
 
     Args:
         name: one of common.STRATEGIES.
 
     Raises: UserError as find_cluster does, and when the workers cannot get together.
     """
-    several = find_cluster(name).size > 1
+    cluster = find_cluster(name)
+    several = cluster.size > 1
     # TensorFlow takes workers that end one after the other for a crash and prints pages about it.
     tf = import_tensorflow(log_level=3 if several else 2)
+    if not tf.config.list_physical_devices("GPU"):
+        reason = why_no_gpu()
+        if reason:
+            log.warning(f"There is an NVIDIA GPU, but the CPU does the work: {reason}")
     if several:
+        rendezvous.meet(cluster.addresses, cluster.index)
         options = {} if os.environ.get("TF_CONFIG") else {"cluster_resolver": _slurm_resolver()}
         try:
             return tf.distribute.MultiWorkerMirroredStrategy(**options)
@@ -106,25 +249,22 @@ def make_strategy(name: str):
 
 
 def _slurm_resolver():
-    """Only the addresses of TensorFlow's resolver for SLURM.
+    """The workers of a SLURM step, for TensorFlow.
 
-    That resolver shares out GPUs itself and fails where there are none. But a task already has the
-    GPUs that SLURM gave it (srun --gpus-per-task).
+    TensorFlow's own resolver for SLURM shares out GPUs itself and fails where there are none. But a
+    task already has the GPUs that SLURM gave it (srun --gpus-per-task).
     """
     import tensorflow as tf
 
+    cluster = _from_slurm()
     resolver = tf.distribute.cluster_resolver
-    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
-    # Jobs of one node must not meet at one port; a job's workers all know its number.
-    port = 20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000
-    slurm = resolver.SlurmClusterResolver(
-        port_base=port, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
-    )
-    addresses = slurm.cluster_spec()
-    kind, index = slurm.get_task_info()
     gpus = {"GPU": len(tf.config.list_physical_devices("GPU"))}
     return resolver.SimpleClusterResolver(
-        addresses, task_type=kind, task_id=index, num_accelerators=gpus, rpc_layer="grpc"
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.index,
+        num_accelerators=gpus,
+        rpc_layer="grpc",
     )
 
 

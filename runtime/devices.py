@@ -10,6 +10,17 @@ from common import UserError
 from runtime.cluster import Cluster, find_cluster
 
 
+def describe(strategy, cluster: Cluster) -> str:
+    """The devices of this process that a strategy works on, in words."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "the CPU"
+    used = strategy.num_replicas_in_sync // cluster.size
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "of unknown name")
+    count = f"{used} GPU" if used == len(gpus) == 1 else f"{used} of {len(gpus)} GPUs"
+    return f"{count} ({name})"
+
+
 def shards(strategy, cluster: Cluster, P: int, K: int, mining: str = "global") -> list[slice]:
     """The parts of a batch of P·K images that this worker's replicas have, in order.
 

@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import importlib
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +14,11 @@ from types import ModuleType
 
 # Read when Keras is imported, which is after this module.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+CUDA_REQUIREMENT = "tensorflow[and-cuda]>=2.21,<2.22"
+_GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg")
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 
 
 def import_tensorflow(log_level: int = 2) -> ModuleType:
@@ -33,9 +40,35 @@ def import_tensorflow(log_level: int = 2) -> ModuleType:
             tf = importlib.import_module("tensorflow")
         # Without a driver it complains when it first looks for GPUs; with one, it may have a reason
         # to.
-        if not any(os.path.exists(driver) for driver in ("/proc/driver/nvidia", "/dev/dxg")):
+        if not has_gpu_driver():
             tf.config.list_physical_devices()
     return tf
+
+
+def has_gpu_driver() -> bool:
+    """Whether the driver of an NVIDIA GPU is loaded: Linux's, or that of Windows beneath WSL."""
+    return any(os.path.exists(driver) for driver in _GPU_DRIVERS)
+
+
+def why_no_gpu() -> str | None:
+    """Why TensorFlow lists no GPU although there is one, with the remedy; None where there is none.
+
+    Call it where it lists none.
+    """
+    if not has_gpu_driver() and shutil.which("nvidia-smi") is None:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and (not visible.strip() or visible.strip().startswith("-")):
+        return f"CUDA_VISIBLE_DEVICES={shlex.quote(visible)} hides it. Unset it to use the GPU."
+    if not any(os.path.exists(device) for device in _GPU_DEVICES):
+        return (
+            f"this system or container has no {_GPU_DEVICES[0]}. Start a container with "
+            "`--gpus all`, a SLURM job with --gpus."
+        )
+    return (
+        "TensorFlow does not find CUDA's libraries, or not those that it needs. Install them: pip "
+        f"install '{CUDA_REQUIREMENT}'. TF_CPP_MIN_LOG_LEVEL=0 in the environment tells more."
+    )
 
 
 @contextlib.contextmanager

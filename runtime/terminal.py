@@ -93,6 +93,8 @@ log = logging.getLogger("triplet_reid")
 
 # As `extra` of a record: a terminal's live line shows the same, so it goes only to the file.
 ON_LIVE_LINE = {"on_live_line": True}
+# As `extra` of a record: it goes only to the file, wherever stderr leads.
+ONLY_IN_FILE = {"only_in_file": True}
 
 
 class _Formatter(logging.Formatter):
@@ -157,6 +159,7 @@ def setup_logging(command: str) -> logging.Logger:
     is_terminal = sys.stderr.isatty()
     screen = _Screen()
     screen.setFormatter(_Formatter(command, is_terminal and "NO_COLOR" not in os.environ))
+    screen.addFilter(lambda record: not hasattr(record, "only_in_file"))
     if is_terminal:
         screen.addFilter(lambda record: not hasattr(record, "on_live_line"))
     log.addHandler(screen)

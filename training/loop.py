@@ -19,6 +19,7 @@ from training.batches import Batches
 from training.recorder import Iteration, Recorder, due
 from training.saver import Saver
 from training.schedule import Schedule, learning_rate
+from training.start import describe_data, describe_flags, rate_jump
 from training.state import State
 from training.step import make_step
 from uninterrupt import Uninterrupt
@@ -45,18 +46,19 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     state = State(settings, batches.pid_count, strategy)
     source = state.initialize(settings, cluster, resuming, strategy)
     iteration = state.iteration
+    ran_with = train_log.parameters(settings.experiment_root, iteration) if resuming else {}
     _open_log(settings, cluster, iteration)
     if iteration >= settings.train_iterations:
         log.info(train_log.nothing_to_do_line(settings.train_iterations))
         return 0
-    if strategy.num_replicas_in_sync > 1:
-        log.info(
-            f"{strategy.num_replicas_in_sync} replicas in {cluster.size} processes share each batch."
-        )
+    _log_start(batches, strategy, cluster, settings)
     log.info(f"Starting training from iteration {iteration}, with {source}.")
+    warning = rate_jump(settings, ran_with, iteration)
+    if warning:
+        log.warning(warning)
 
     step = make_step(strategy, state, settings)
-    schedule = _schedule(settings)
+    schedule = Schedule.of(settings)
     recorder = Recorder(settings, batches, iteration, cluster.is_chief)
     saver = Saver(
         Path(settings.experiment_root),
@@ -113,6 +115,16 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
     return int(previous.result["stop"].numpy()) if previous else 0
 
 
+def _log_start(batches: Batches, strategy, cluster: Cluster, settings: Settings) -> None:
+    """What is trained on, and how it differs from the original's recipe."""
+    data = describe_data(batches.labels, settings.batch_p)
+    log.info(f"{data} on {devices.describe(strategy, cluster)}.")
+    log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
+    R = strategy.num_replicas_in_sync
+    if R > 1:
+        log.info(f"{R} replicas in {cluster.size} processes share each batch.")
+
+
 def _check_devices(settings: Settings, strategy) -> None:
     count = strategy.num_replicas_in_sync
     if settings.jit_compile and count > 1:
@@ -140,18 +152,5 @@ def _open_log(settings: Settings, cluster: Cluster, iteration: int) -> None:
         terminal.log_to(root / "train.log")
     else:
         log.setLevel("ERROR")  # the chief's lines are enough
-    log.info("Training using the following parameters:")
-    for name, value in sorted(args_json.content(settings).items()):
-        log.info(f"{name}: {value}")
-
-
-def _schedule(settings: Settings) -> Schedule:
-    return Schedule(
-        rate=settings.learning_rate,
-        kind=settings.lr_schedule,
-        decay_start=settings.decay_start_iteration,
-        end=settings.train_iterations,
-        milestones=settings.milestones,
-        factor=settings.lr_decay_factor,
-        warmup=settings.warmup_iterations,
-    )
+    for line in train_log.parameter_lines(args_json.content(settings)):
+        log.info(line, extra=terminal.ONLY_IN_FILE)

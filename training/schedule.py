@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from experiment.flags import Settings
+
 _WARMUP_START = 0.01  # of the rate, as in the bag of tricks (arXiv:1903.07071)
 
 
@@ -13,8 +15,8 @@ class Schedule(NamedTuple):
 
     `kind` is one of
         exponential  it falls from decay_start on, to a thousandth at the end (section 4.1 of the
-                     paper, but from 3e-4 on as in its code)
-        cosine       it falls over the same iterations, by half a cosine, to 0
+                     paper, but from 3e-4 on as in its code), and stays there
+        cosine       it falls over the same iterations, by half a cosine, to 0, and stays there
         multistep    it is multiplied by `factor` at each of the milestones
         constant     it stays
     and the warm-up rises linearly, from a hundredth of the rate at the first step to all of it
@@ -28,6 +30,19 @@ class Schedule(NamedTuple):
     milestones: Sequence[int] = ()
     factor: float = 0.1
     warmup: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Schedule":
+        """The schedule that the flags of a training describe."""
+        return cls(
+            rate=settings.learning_rate,
+            kind=settings.lr_schedule,
+            decay_start=settings.decay_start_iteration,
+            end=settings.decay_to or settings.train_iterations,
+            milestones=settings.milestones,
+            factor=settings.lr_decay_factor,
+            warmup=settings.warmup_iterations,
+        )
 
 
 def learning_rate(iteration: int, schedule: Schedule) -> float:
@@ -53,4 +68,6 @@ def _progress(iteration: int, schedule: Schedule) -> float:
     start = schedule.decay_start
     if start < 0 or iteration <= start:
         return 0.0
+    if iteration >= schedule.end:
+        return 1.0
     return (iteration - start) / (schedule.end - start)

@@ -41,6 +41,7 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
 
 EXAMPLES = {
     "label_smoothing": "0.2",
+    "decay_to": "20000",
     "lr_milestones": "4,7",
     "lr_decay_factor": "0.5",
     "adam_beta1_decay": None,
@@ -52,6 +53,15 @@ EXAMPLES = {
 
 def test_there_is_an_example_of_every_flag_that_needs_another():
     assert EXAMPLES.keys() == {row.name for row in flags.rows() if row.metadata["only_with"]}
+
+
+@pytest.mark.parametrize("start, end", [(-1, 9), (9, 9), (10, 9)])
+def test_a_decay_ends_after_it_starts(start, end):
+    with pytest.raises(UserError, match=f"--decay_to needs .*Received: .*{start} --decay_to {end}"):
+        rules.check_combinations(
+            settings_of(f"--decay_start_iteration={start}", f"--decay_to={end}")
+        )
+    rules.check_combinations(settings_of("--decay_start_iteration=8", "--decay_to=9"))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

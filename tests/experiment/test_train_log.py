@@ -37,6 +37,24 @@ def test_lines_of_the_original_are_read():
     assert train_log.last(GOLDEN / "experiment").iteration > 0
 
 
+def test_the_flags_of_the_run_that_came_to_an_iteration(tmp_path):
+    def run(end, *lines):
+        return [*train_log.parameter_lines({"train_iterations": end, "decay_to": None}), *lines]
+
+    write(
+        tmp_path,
+        *run(5, iteration_line(4), "Saved a b/checkpoint-5."),
+        *run(9, iteration_line(6), iteration_line(7)),
+        *run(20, "Starting training from iteration 5"),  # killed before its first line
+    )
+    assert train_log.parameters(tmp_path, 5) == {"train_iterations": "5", "decay_to": "None"}
+    assert train_log.parameters(tmp_path, 6)["train_iterations"] == "9"
+    assert train_log.parameters(tmp_path, 3) == {}
+    assert train_log.parameters(tmp_path / "none", 5) == {}
+    original = train_log.parameters(GOLDEN / "experiment", 10**6)
+    assert original["train_iterations"] == "12" and "iter" not in original
+
+
 def test_a_line_that_was_cut_counts_for_nothing(tmp_path):
     write(tmp_path, iteration_line(7), iteration_line(8)[:35])
     assert train_log.last(tmp_path).iteration == 7

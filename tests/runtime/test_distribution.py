@@ -289,8 +289,11 @@ def test_workers_are_counted_as_the_environment_says(monkeypatch):
     assert find_cluster() == Cluster(1, 0)
     with pytest.raises(common.UserError, match="multi_worker needs a job of several workers"):
         find_cluster("multi_worker")
+    monkeypatch.setenv("SLURM_PROCID", "3")  # of a shell, say, without several tasks
+    assert find_cluster() == Cluster(1, 0)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node7")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4")
     assert find_cluster() == Cluster(4, 3)
     assert find_cluster("one") == find_cluster("mirrored") == Cluster(1, 0)
     # TF_CONFIG is set on purpose, SLURM's variables are there anyway.
@@ -313,12 +316,97 @@ def test_workers_are_counted_as_the_environment_says(monkeypatch):
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {}}',
+        '{"cluster": {"worker": "a:1,b:1"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": ["a:1", "b:1"], "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": [["a:1"], ["b:1"]]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1e400}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0.5}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": -1}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": true}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": ["worker"], "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": "worker"}',
     ],
 )
 def test_a_tf_config_that_makes_no_sense_is_told(config, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(common.UserError, match=re.escape(f"Received: {config}")):
         find_cluster()
+
+
+def test_a_tf_config_of_deep_brackets_is_told(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "[" * 100_000)
+    with pytest.raises(common.UserError, match="TF_CONFIG makes no sense"):
+        find_cluster()
+
+
+@pytest.mark.parametrize("config", ["", "{}", '{"task": {"type": "worker", "index": 3}}'])
+def test_a_tf_config_without_a_cluster_is_one_process(config, monkeypatch):
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert find_cluster() == Cluster(1, 0)
+
+
+STEP = {
+    "STEP_NUM_TASKS": "3",
+    "STEP_NODELIST": "node[1-2]",
+    "STEP_TASKS_PER_NODE": "2,1",
+    "PROCID": "1",
+    "JOB_ID": "7",
+}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *((name, value) for name in ("STEP_NUM_TASKS", "PROCID") for value in ("abc", "2.0", "-3")),
+        ("STEP_NUM_TASKS", "0"),
+        ("STEP_NUM_TASKS", "1e9"),
+        ("PROCID", "3"),
+        ("JOB_ID", "x"),
+        ("STEP_NODELIST", ""),
+        ("STEP_NODELIST", "node[1-2"),
+        ("STEP_NODELIST", "node[1-[2-3]]"),
+        ("STEP_NODELIST", "node[2-1]"),
+        ("STEP_NODELIST", "a,,b"),
+        ("STEP_NODELIST", "node[1-999999999]"),
+        ("STEP_NODELIST", "n[1-99999]m[1-99999]"),
+        ("STEP_TASKS_PER_NODE", "2(x"),
+        ("STEP_TASKS_PER_NODE", "many"),
+        ("STEP_TASKS_PER_NODE", "2,2"),
+        ("STEP_TASKS_PER_NODE", "2,1,1"),
+    ],
+)
+def test_variables_of_slurm_that_make_no_sense_are_told(name, value, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for variable, good in STEP.items():
+        monkeypatch.setenv(f"SLURM_{variable}", good)
+    assert find_cluster() == Cluster(3, 1)
+    monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(common.UserError, match=f"^SLURM_{name} should be .*--strategy one"):
+        find_cluster()
+    assert find_cluster("one") == Cluster()
+
+
+@pytest.mark.parametrize(
+    "nodes, tasks, expected",
+    [
+        ("a", "3", "a:1 a:2 a:3"),
+        ("n[08-10]", "1(x3)", "n08:1 n09:1 n10:1"),
+        ("b,n[1,3]", "1", "b:1 n1:1 n3:1"),
+        ("r[1-2]n[5-6].x", "1(x4)", "r1n5.x:1 r1n6.x:1 r2n5.x:1 r2n6.x:1"),
+    ],
+)
+def test_lists_of_nodes_are_those_of_slurm(nodes, tasks, expected, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", tasks)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(len(expected.split())))
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    expected = [text.replace(":", ":2000") for text in expected.split()]
+    assert list(find_cluster().addresses) == expected
 
 
 def test_a_batch_is_shared_out_in_order_and_equally():
@@ -346,15 +434,8 @@ def test_local_mining_needs_pids_to_compare_on_each_replica(P):
 
 
 def test_addresses_of_a_slurm_step(monkeypatch):
-    step = {
-        "STEP_NUM_TASKS": 3,
-        "STEP_NODELIST": "node[1-2]",
-        "STEP_TASKS_PER_NODE": "2,1",
-        "PROCID": 1,
-        "JOB_ID": 7,
-    }
-    for name, value in step.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    for name, value in STEP.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     resolver = cluster._slurm_resolver()
     assert resolver.cluster_spec().as_dict() == {
         "worker": ["node1:20007", "node1:20008", "node2:20007"]

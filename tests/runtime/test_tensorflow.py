@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,3 +44,37 @@ def test_malloc_is_left_alone_where_it_has_no_such_options(monkeypatch, platform
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(tensorflow.ctypes, "CDLL", no_library)
     tensorflow._keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    "driver, device, visible, expected",
+    [
+        (False, False, None, None),
+        (False, True, "", None),
+        (True, True, "", "CUDA_VISIBLE_DEVICES=.* hides it"),
+        (True, True, "-1", "CUDA_VISIBLE_DEVICES=-1 hides it"),
+        (True, True, "0", "pip install 'tensorflow.and-cuda.*"),
+        (True, True, None, "pip install 'tensorflow.and-cuda.*"),
+        (True, False, None, "no .*nvidiactl.*--gpus all"),
+    ],
+)
+def test_a_gpu_that_is_there_and_not_used(driver, device, visible, expected, tmp_path, monkeypatch):
+    for name, is_there in (("driver", driver), ("nvidiactl", device)):
+        if is_there:
+            (tmp_path / name).touch()
+    monkeypatch.setattr(tensorflow, "_GPU_DRIVERS", (str(tmp_path / "driver"),))
+    monkeypatch.setattr(tensorflow, "_GPU_DEVICES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    reason = tensorflow.why_no_gpu()
+    assert reason is None if expected is None else re.search(expected, reason)
+
+
+def test_a_driver_without_its_kernel_module_counts_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorflow, "_GPU_DRIVERS", ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tensorflow.why_no_gpu() is not None

@@ -27,6 +27,7 @@ CASES = {
     },
     **{f"metric {metric}": [f"--metric={metric}"] for metric in common.METRICS},
     "exponential": ["--decay_start_iteration=1"],
+    "exponential that ends early": ["--decay_start_iteration=0", "--decay_to=1"],
     "cosine with warm-up": [
         "--lr_schedule=cosine",
         "--decay_start_iteration=0",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from paths import GOLDEN
 
+from experiment.flags import Settings
 from training.schedule import Schedule, learning_rate
 
 
@@ -26,6 +27,24 @@ def test_a_decay_that_never_starts(kind, start, end):
 
 def test_the_exponential_decay_ends_at_a_thousandth():
     assert rates([10], decay_start=5, end=10) == [pytest.approx(3e-7)]
+
+
+def test_a_decay_that_ends_before_the_training_stays_at_its_end():
+    got = rates([10, 15, 20, 21, 40], decay_start=10, end=20)
+    np.testing.assert_allclose(got, [3e-4, 3e-4 * 0.001**0.5, 3e-7, 3e-7, 3e-7], rtol=1e-12)
+    got = rates([10, 15, 20, 21, 40], kind="cosine", decay_start=10, end=20)
+    np.testing.assert_allclose(got, [3e-4, 1.5e-4, 0, 0, 0], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "cosine"])
+def test_decay_to_is_the_end_of_the_schedule_and_of_no_other(kind):
+    values = {"experiment_root": "exp", "lr_schedule": kind, "decay_start_iteration": 300}
+    short = Schedule.of(Settings(**values, train_iterations=600))
+    longer = Schedule.of(Settings(**values, train_iterations=900, decay_to=600))
+    for iteration in range(601):
+        assert learning_rate(iteration, longer) == learning_rate(iteration, short)
+    assert learning_rate(899, longer) == learning_rate(600, short)
+    assert Schedule.of(Settings(**values, train_iterations=900)).end == 900
 
 
 def test_cosine_at_its_boundaries_and_between():

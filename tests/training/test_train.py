@@ -329,6 +329,36 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     assert checkpoints.newest(moved).name == "checkpoint-3"
 
 
+def test_a_longer_training_with_its_old_decay_has_the_old_curve_and_without_is_warned_about(
+    dataset, whole, tmp_path
+):
+    kept, jumped, at_once = tmp_path / "kept", tmp_path / "jumped", tmp_path / "at_once"
+    for root in (kept, jumped):
+        shutil.copytree(whole, root)
+    longer = ["--resume", "--train_iterations=8"]
+    run(f"--experiment_root={kept}", *longer, f"--decay_to={ITERATIONS}")
+    run(f"--experiment_root={jumped}", *longer)
+    run(*flags(dataset, at_once, "--train_iterations=8", f"--decay_to={ITERATIONS}"))
+    assert kill_and_resume.differences(at_once, kept) == []
+    logs = {root: (root / "train.log").read_text() for root in (kept, jumped)}
+    assert "jumps" not in logs[kept] and json.loads((kept / "args.json").read_text())["decay_to"]
+    assert "The learning rate of iteration 7 jumps to 4.75e-06; it was to be 3e-07" in logs[jumped]
+
+
+def test_a_start_tells_the_data_and_the_flags_that_differ(dataset, tmp_path, capfd):
+    root = tmp_path / "exp"
+    run(*flags(dataset, root, "--train_iterations=1"))
+    seen = [line.split(" train: ")[1] for line in capfd.readouterr().err.splitlines()]
+    start = next(i for i, line in enumerate(seen) if " images of " in line)
+    assert seen[start].startswith(f"{len(dataset.fids)} images of 6 pids, 2/3/5 images a pid")
+    assert seen[start].endswith("an epoch, every pid once, is 2 iterations; on the CPU.")
+    assert seen[start + 1].startswith("Starting training from iteration 0, with initial weights")
+    assert "--batch_p 3" in seen[start + 2] and "--margin" not in seen[start + 2]
+    log = (root / "train.log").read_text()
+    for line in ("Training using the following parameters:", "margin: soft", "batch_p: 3"):
+        assert f"[INFO] train: {line}\n" in log and line not in seen
+
+
 def test_lines_and_scalars_only_as_often_as_asked_for(dataset, tmp_path):
     root = tmp_path / "exp"
     argv = [flag for flag in flags(dataset, root) if flag != "--detailed_logs"]

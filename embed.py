@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from data import dataset
+from data import dataset, pictures
 from data.view_names import view_names
 from evaluation import embeddings_file, pooling
 from evaluation.embeddings_file import Origin
@@ -201,6 +201,7 @@ def main(args: argparse.Namespace) -> None:
     )
     for job in jobs:
         _check_replaced(job, origin, args.overwrite)
+        pictures.check_sample(job.images.paths(job.image_root))
 
     strategy = make_strategy(args.strategy)  # imports TensorFlow
     from network.embedder import Embedder

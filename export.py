@@ -8,7 +8,8 @@ All weights and the normalization of images are inside. DIRECTORY then holds, by
     saved_model/    for TensorFlow and TF Serving. Its signatures give {"emb": float32 [N, D]}:
                     images (also serving_default): {"images": uint8 RGB [N, H, W, 3]} of any size;
                     encoded: {"image_bytes": string [N]}, JPEG, PNG, GIF, BMP or WebP files of any
-                    sizes. Both resize images, and crop them where asked to, as embed.py does.
+                    sizes, but for the few that docs/data.md names. Both resize images, and crop
+                    them where asked to, as embed.py does.
     model.onnx      for ONNX Runtime and others. images -> emb: float32 RGB 0..255 [N, H, W, 3] of
                     the network's input size, resized by the caller. Writing it needs the extra
                     "export" of pyproject.toml.

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 import common
-from data import dataset
+from data import dataset, pictures
 from data import pids as pid_checks
 from data.dataset import Dataset
 from runtime import terminal
@@ -44,6 +44,7 @@ EXIT_CODES = {
     "pids that look alike": 17,
     "pids that read like a missing value": 18,
     "rows that stand there more than once": 19,
+    "images that viewers turn or mirror, as EXIF says, and a network does not": 20,
 }
 
 
@@ -53,6 +54,9 @@ class Image(NamedTuple):
     size: tuple[int, int] | None  # height, width in pixels; None when it cannot be decoded
     digest: bytes  # of the file's bytes
     error: str | None  # why it cannot be decoded
+    kind: str = ""  # JPEG, PNG and so on
+    orientation: int = 1  # EXIF's; viewers turn or mirror the image if it is not 1
+    moving: bool = False  # whether more pictures follow the first
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -155,9 +159,7 @@ def examine_all(images: Dataset, image_root: str, threads: int) -> dict[str, Ima
 
 def examine(path: str) -> Image:
     """Read and decode one file, as a training does."""
-    import tensorflow as tf
-
-    from data.images import decode
+    from data import decoding
 
     try:
         with open(path, "rb") as file:
@@ -165,11 +167,15 @@ def examine(path: str) -> Image:
     except OSError as error:
         return Image(None, path.encode(), common.reason(error))
     digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    fault = decoding.fault(encoded)
+    if fault:
+        return Image(None, digest, fault)
     try:
-        height, width, _ = decode(tf.constant(encoded)).shape
-    except tf.errors.OpError as error:
-        return Image(None, digest, common.reason(error))
-    return Image((height, width), digest, None)
+        header = pictures.read_header(encoded)
+    except ValueError as error:  # a training would take it, but no report could show it
+        return Image(None, digest, str(error))
+    size = header.height, header.width
+    return Image(size, digest, None, header.kind, header.orientation, header.moving)
 
 
 # ------------------------------------------------------------------------- what is told
@@ -208,10 +214,14 @@ def _sizes(found: dict[str, Image]) -> list[str]:
     if not sizes:
         return []
     heights, widths = zip(*sizes, strict=True)
+    kinds = Counter(image.kind for image in found.values() if image.size)
+    moving = sum(image.moving for image in found.values())
     frequent = [f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3)]
     return [
         f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels",
         f"most frequent sizes (height x width): {', '.join(frequent)}",
+        f"kinds of files: {', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}",
+        *([f"moving images, of which the first picture counts: {moving}"] if moving else []),
     ]
 
 
@@ -242,6 +252,11 @@ def problems(sets: Sequence[Dataset], found: dict[str, Image]) -> dict[str, list
         "pids that read like a missing value": pid_checks.read_like_missing(everything.pids),
         "rows that stand there more than once": [
             ",".join(row) for images in sets for row in _repeated_rows(images)
+        ],
+        "images that viewers turn or mirror, as EXIF says, and a network does not": [
+            f"{fid} (orientation {image.orientation})"
+            for fid, image in found.items()
+            if image.orientation != 1
         ],
     }
 

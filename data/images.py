@@ -1,4 +1,4 @@
-"""From image files to tensors: read, decode, resize, cache, and batches of them by tf.data.
+"""From image files to tensors: read, resize, cache, and batches of them by tf.data.
 
 Sizes are (height, width) in pixels. An image is a pure function of its file; what is drawn for it
 comes from data/augment.py.
@@ -13,18 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 import common
-from data import augment
+from data import augment, pictures
 from data.augment import Augmentation
-
-
-def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3].
-
-    Gray is expanded.
-    """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
+from data.decoding import decode, fault
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -242,11 +233,15 @@ def explain_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
         yield
     except tf.errors.OpError:
         for path in loading():
-            try:
-                decode(tf.io.read_file(path))
-            except tf.errors.OpError as error:
-                raise common.UserError(
-                    f"the image {path} cannot be read: {common.reason(error)}. It should be a JPEG, PNG, GIF, BMP or "
-                    "WebP file. Repair it or take its line out of the CSV; python -m data.check finds all such."
-                ) from None
+            why = _fault_of_file(path)
+            if why:
+                raise pictures.unreadable(path, why) from None
         raise
+
+
+def _fault_of_file(path: str) -> str | None:
+    try:
+        encoded = tf.io.read_file(path)
+    except tf.errors.OpError as error:
+        return common.reason(error)
+    return fault(encoded.numpy())

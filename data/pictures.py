@@ -1,10 +1,91 @@
-"""Image files for people's eyes, by Pillow. Those of a network are read by data/images.py."""
+"""Image files by Pillow: those for people's eyes, and of a network's those that TensorFlow reads
+wrong or not at all (data/images.py).
 
+Either way a file shows the same: the first picture of several, colors without transparency, 16 bits
+as their upper 8, and the pixels as they are stored, not turned as EXIF says.
+"""
+
+import contextlib
+import io
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
 
-from PIL import Image
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
-from common import UserError
+from common import UserError, first_few, reason
+from runtime.terminal import log
+
+KINDS = "JPEG, PNG, GIF, BMP or WebP"
+# 512 MiB as RGB. Pillow refuses larger ones, too, as bombs: small files that fill the memory.
+MAX_PIXELS = 2**29 // 3
+SAMPLE = 1000  # files that are looked at when a training or an embedding starts, at most
+_THREADS = 32  # as in data/dataset.py
+
+# Not Image.open: that tries other kinds, some by starting programs, and warns about half of
+# MAX_PIXELS.
+_READERS = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"8BPS": "a Photoshop",
+    b"%PDF": "a PDF",
+    b"%!PS": "a PostScript",
+    b"\xff\x0a": "a JPEG XL",
+    b"\0\0\0\x0cJXL ": "a JPEG XL",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000",
+    b"\xff\x4f\xff\x51": "a JPEG 2000",
+    b"PK\3\4": "a zip",
+    b"<": "an HTML, SVG or XML",
+}
+# Where Pillow keeps what may hold an orientation.
+_EXIF = ("exif", "xmp", "Raw profile type exif")
+
+
+class UnfitError(ValueError):
+    """A file is of another kind, or too large, and nothing that reads images here takes it."""
+
+
+class Header(NamedTuple):
+    """What an image file says of itself.
+
+    Attributes:
+        kind: one of KINDS.
+        height, width: in pixels, as they are stored.
+        orientation: EXIF's, 1 to 8; viewers turn or mirror the image if it is not 1.
+        moving: whether more pictures follow the first.
+    """
+
+    kind: str
+    height: int
+    width: int
+    orientation: int
+    moving: bool
+
+
+# ------------------------------------------------------------------------- images
 
 
 def open_image(path: str | os.PathLike, at_least: tuple[int, int] | None = None) -> Image.Image:
@@ -14,15 +95,170 @@ def open_image(path: str | os.PathLike, at_least: tuple[int, int] | None = None)
         at_least: (width, height); a JPEG may then be decoded at a part of its size that is no
             smaller, which takes less time.
 
-    Raises: UserError for a file that is missing or no image.
+    Raises: UserError for a file that is missing, no image of KINDS, damaged or too large.
     """
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file, _opened(file) as image:
             if at_least:
                 image.draft("RGB", at_least)
-            return image.convert("RGB")
-    # Pillow raises SyntaxError for a broken PNG.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return _as_rgb(image)
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read as an image ({error}). Replace it or leave it out."
+            f"{path} cannot be read as an image ({reason(error)}). Replace it or leave it out."
         ) from None
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """The bytes of an image file -> uint8 RGB [H, W, 3].
+
+    Raises: ValueError, with the reason, for bytes that are no image of KINDS, damaged or too large.
+    """
+    with _opened(io.BytesIO(encoded)) as image:
+        return np.asarray(_as_rgb(image))
+
+
+def read_header(encoded: bytes) -> Header:
+    """What the bytes of an image file say of it.
+
+    Raises: ValueError, as decode does; damage behind the header is not seen.
+    """
+    with _opened(io.BytesIO(encoded)) as image:
+        kind = kind_of(encoded)
+        moving = kind != "JPEG" and getattr(image, "is_animated", False)
+        # A PNG may have it behind the pixels, where Pillow finds it by decoding them.
+        orientation = _orientation(image, behind=b"eXIf" in encoded)
+        return Header(kind, image.height, image.width, orientation, moving)
+
+
+def _orientation(image: Image.Image, behind: bool = False) -> int:
+    """EXIF's, 1 to 8. behind: whether there may be EXIF behind the pixels."""
+    if not (behind or any(name in image.info for name in _EXIF)):
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises any kind, and the pixels may be good
+        return 1
+    return orientation if orientation in range(1, 9) else 1  # viewers ignore other values
+
+
+def kind_of(start: bytes) -> str:
+    """The kind of a file by its first bytes, 16 will do: one of KINDS, or words such as "a TIFF".
+
+    "" for a kind that is not known.
+    """
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WebP"
+    if start[4:8] == b"ftyp":
+        brand = start[8:12]
+        if brand in (b"avif", b"avis"):
+            return "an AVIF"
+        return "a HEIC" if brand in (b"heic", b"heix", b"mif1", b"msf1") else "a video"
+    for magic, kind in _MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    return ""
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
+    """The image of a file, not decoded yet.
+
+    Raises: UnfitError; ValueError, with the reason, here and for what goes wrong in the caller's
+        block.
+    """
+    start = file.read(64)
+    kind = kind_of(start)
+    if kind not in _READERS:
+        raise UnfitError(_not_an_image(start, kind))
+    file.seek(0)
+    try:
+        with _READERS[kind](file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnfitError(
+                    f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are allowed: make it "
+                    "smaller"
+                )
+            yield image
+    except (MemoryError, UnfitError):
+        raise
+    except Image.DecompressionBombError:  # a WebP is opened with memory for its pixels
+        raise UnfitError(
+            f"its pixels are more than the {MAX_PIXELS:,} that are allowed: make it smaller"
+        ) from None
+    except Exception as error:  # Pillow raises any kind
+        raise ValueError(_damage(error, kind)) from None
+
+
+def _not_an_image(start: bytes, kind: str) -> str:
+    if kind:
+        return f"it is {kind} file"
+    if not start:
+        return "the file is empty"
+    if not any(start):
+        return "the file begins with zeros, as one that was not copied to its end does"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS and not the file itself: run `git lfs pull`"
+    return f"it is of an unknown kind, and begins with {start[:16]!r}"
+
+
+def _damage(error: Exception, kind: str) -> str:
+    if isinstance(error, UnidentifiedImageError) or not str(error):
+        return f"it begins as a {kind} file, but is damaged"
+    return reason(error)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image.info.pop("transparency", None)  # what is dropped anyway Pillow would warn about
+    if image.mode.startswith("I"):  # gray of 16 bits, of which convert() makes white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "CMYK" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes all for Adobe's, which are inverted
+    return image.convert("RGB")
+
+
+# ------------------------------------------------------------------------- at the start
+
+
+def check_sample(paths: Sequence[str]) -> None:
+    """Look at the headers of image files before slow work; of many only at SAMPLE, evenly spread.
+
+    A warning tells how many are turned by EXIF, which is not applied. What is missing or damaged is
+    left to whoever loads it.
+
+    Raises: UserError for a file that is no image of KINDS, or too large.
+    """
+    places = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int)) if len(paths) else []
+    sample = [paths[place] for place in places]
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        orientations = list(pool.map(_look, sample))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    turned = [path for path, each in zip(sample, orientations, strict=True) if each != 1]
+    if turned:
+        of = "" if len(sample) == len(paths) else " that were looked at"
+        log.warning(
+            f"{len(turned)} of the {len(sample)} images{of} are stored turned or mirrored ({first_few(turned)}). EXIF "
+            "tells viewers so, but the network sees them as they are stored. python -m data.check names them; "
+            "`mogrify -auto-orient` turns the files."
+        )
+
+
+def _look(path: str) -> int:
+    """The orientation of a file, 1 where it cannot be told. Raises: UserError, as check_sample."""
+    try:
+        with open(path, "rb") as file, _opened(file) as image:
+            return _orientation(image)
+    except UnfitError as error:
+        raise unreadable(path, str(error)) from None
+    except (OSError, ValueError):
+        return 1
+
+
+def unreadable(path: str, why: str) -> UserError:
+    """The error about an image file of a training or an embedding that cannot be decoded."""
+    return UserError(
+        f"the image {path} cannot be read: {why}. It should be a {KINDS} file. Repair it or take its line out of the "
+        "CSV; python -m data.check finds all such."
+    )

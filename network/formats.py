@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from common import UserError
-from data import images as image_data
+from data.decoding import decode_exportable
 from network.embedder import Embedder
 
 
@@ -23,7 +23,7 @@ def write_saved_model(embedder: Embedder, directory: Path) -> None:
         return embedder.variants(image)[0]
 
     def decode_and_prepare(encoded):
-        return prepare(image_data.decode(encoded))
+        return prepare(decode_exportable(encoded))
 
     prepared = tf.TensorSpec([*embedder.size, 3], tf.float32)
 

@@ -8,6 +8,7 @@ import pytest
 import small_network
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from image_kinds import BY_PILLOW, BY_TENSORFLOW, REFUSED, oriented
 from PIL import Image
 from small_network import SIZE
 
@@ -88,6 +89,25 @@ def test_saved_model_embeds_decoded_images_of_any_size(size, embedder, exported)
     for name in ("images", "serving_default"):
         emb = signatures[name](images=tf.constant(images))["emb"].numpy()
         np.testing.assert_allclose(emb, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [*BY_TENSORFLOW, "JPEG with EXIF"])
+def test_saved_model_embeds_what_files_show(kind, embedder, exported, tmp_path):
+    file = oriented(6) if kind == "JPEG with EXIF" else BY_TENSORFLOW[kind][0]
+    (tmp_path / "file").write_bytes(file)
+    encoded = tf.saved_model.load(exported / "saved_model").signatures["encoded"]
+    emb = encoded(image_bytes=tf.constant([file]))["emb"].numpy()
+    np.testing.assert_allclose(emb, embedder([tmp_path / "file"]), rtol=1e-4, atol=1e-6)
+
+
+def test_saved_model_refuses_what_it_would_show_wrong(exported):
+    encoded = tf.saved_model.load(exported / "saved_model").signatures["encoded"]
+    for file, _, _ in BY_PILLOW.values():
+        with pytest.raises(tf.errors.InvalidArgumentError, match="save it as PNG"):
+            encoded(image_bytes=tf.constant([file]))
+    for file, _ in REFUSED.values():
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            encoded(image_bytes=tf.constant([file]))
 
 
 def test_crops_and_checkpoints_are_chosen_as_in_embed(experiment, embedder, photos, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import first_few
-from data import augment, cameras, pk_sampler
+from data import augment, cameras, pictures, pk_sampler
 from data import images as image_data
 from data.augment import Augmentation
 from data.dataset import Dataset, labels_of
@@ -38,11 +38,12 @@ class Batches:
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
-        """Raises: UserError for too few pids, and for a batch that devices cannot share."""
+        """Raises: UserError for too few pids, a batch that devices cannot share, a bad image."""
         if settings.on_bad_image == "skip":
             dataset = _without_bad_images(dataset, settings)
         self.dataset = dataset
         self.paths = dataset.paths(known(settings.image_root))
+        pictures.check_sample(self.paths)
         self.labels = labels_of(dataset.pids)
         self._settings = settings
         self._strategy = strategy

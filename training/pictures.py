@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from common import UserError
+from data.pictures import open_image
+
 _GRAY, _GREEN, _RED = "#909090", "#2e8b2e", "#c62828"
 _WIDTH, _HEIGHT = 104, 128  # of an image on a card, in pixels
 _EDGE, _LINE = 3, 15  # width of a frame and height of a line of text, in pixels
@@ -98,9 +101,8 @@ def _card(path: str, lines: list[str], color: str) -> np.ndarray:
     draw = ImageDraw.Draw(card)
     frame = 0, 0, width - 1, height - 1
     try:
-        with Image.open(path) as file:
-            image = ImageOps.contain(file.convert("RGB"), (_WIDTH, _HEIGHT))
-    except Exception:  # Pillow raises any kind, and a picture less is no reason to end a training
+        image = ImageOps.contain(open_image(path), (_WIDTH, _HEIGHT))
+    except (UserError, MemoryError):  # a picture less is no reason to end a training
         draw.rectangle(frame, _GRAY, color, _EDGE)
     else:
         draw.rectangle(frame, None, color, _EDGE)

@@ -2,6 +2,7 @@ import os
 import re
 
 import pytest
+from image_kinds import KINDS, REFUSED, oriented
 from PIL import Image
 
 from data import check
@@ -188,3 +189,31 @@ def test_each_csv_is_told_for_itself_and_few_images_of_the_first(images, capsys)
     assert "rows that stand there more than once: 1\n    5,gone.png\n" in out
     _, out = run_all(images, sets, capsys, "--batch_k=3")
     assert f"For a training on {images}/train.csv: 2 of the 2 pids (100%)" in out
+
+
+def test_kinds_of_files_are_counted_and_refused_ones_have_their_reason(images, capsys):
+    kinds = {"a.bmp": "BMP of 8 bits", "a.webp": "moving WebP", "a.gif": "moving GIF"}
+    for name, kind in kinds.items():
+        (images / name).write_bytes(KINDS[kind][0])
+    (images / "huge.png").write_bytes(REFUSED["huge PNG"][0])
+    (images / "phone.jpg").write_bytes(REFUSED["HEIC"][0])
+    rows = [f"3,{name}" for name in (*kinds, "huge.png", "phone.jpg")]
+    code, out = run(images, GOOD[:4] + rows, capsys)
+    assert code == 11
+    assert "kinds of files: PNG (4), BMP (1), WebP (1), GIF (1)\n" in out
+    assert "moving images, of which the first picture counts: 2\n" in out
+    assert "images that cannot be decoded: 2\n" in out
+    assert "huge.png (14000 x 13500 pixels are more than the 178,956,970" in out
+    assert "phone.jpg (it is a HEIC file)\n" in out
+
+
+def test_turned_images_are_named(images, capsys):
+    for orientation in range(1, 9):
+        (images / f"{orientation}.jpg").write_bytes(oriented(orientation))
+    rows = [f"3,{orientation}.jpg" for orientation in range(1, 9)]
+    code, out = run(images, GOOD[:4] + rows, capsys)
+    assert code == 20
+    assert "viewers turn or mirror, as EXIF says, and a network does not: 7\n" in out
+    assert "1.jpg (orientation" not in out
+    for orientation in range(2, 9):
+        assert f"    {orientation}.jpg (orientation {orientation})\n" in out

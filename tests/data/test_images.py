@@ -1,12 +1,10 @@
 import contextlib
-import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from golden_images import FILES, NET, NUMBERS, PATHS, PRE, exact, load, reference_resize
 from paths import GOLDEN
-from PIL import Image
 
 import common
 from data import augment, images
@@ -152,7 +150,7 @@ def bad_path(tmp_path):
 def explained(paths):
     names_it = pytest.raises(
         common.UserError,
-        match=r"bad\.jpg cannot be read: Unknown image file format.*take its line out",
+        match=r"bad\.jpg cannot be read: it is of an unknown kind.*take its line out",
     )
     with names_it, images.explain_bad_images(lambda: paths):
         yield
@@ -178,55 +176,9 @@ def test_an_error_of_another_kind_is_left_as_it_is():
         raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
 
-def encoded(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-GRADIENT = Image.fromarray(
-    np.uint8(20 + np.indices((32, 24)).sum(0)[..., None] * np.array([3, 2, 4]) % 230)
-)
-GRAY = GRADIENT.convert("L")
-GRAY_RGB = np.repeat(np.array(GRAY)[..., None], 3, axis=2)
-# What people have: the file, what it shows, and by how many gray levels its compression may be off
-# in the mean.
-KINDS = {
-    "CMYK JPEG": (
-        encoded(GRADIENT.convert("CMYK"), "JPEG", quality=95, subsampling=0),
-        np.array(GRADIENT),
-        8,
-    ),
-    "16-bit gray PNG": (
-        encoded(Image.fromarray(np.array(GRAY).astype(np.uint16) * 257), "PNG"),
-        GRAY_RGB,
-        0,
-    ),
-    "gray PNG with alpha": (encoded(GRAY.convert("LA"), "PNG"), GRAY_RGB, 0),
-    "PNG with alpha": (encoded(GRADIENT.convert("RGBA"), "PNG"), np.array(GRADIENT), 0),
-    "PNG with palette": (encoded(GRAY.convert("P"), "PNG"), GRAY_RGB, 0),
-    "BMP": (encoded(GRADIENT, "BMP"), np.array(GRADIENT), 0),
-    "GIF": (encoded(GRAY, "GIF"), GRAY_RGB, 0),
-    "moving GIF": (
-        encoded(GRAY, "GIF", save_all=True, append_images=[GRAY.rotate(180)]),
-        GRAY_RGB,
-        0,
-    ),
-    "WebP": (encoded(GRADIENT, "WEBP", lossless=True), np.array(GRADIENT), 0),
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_kinds_of_images_that_people_have(kind):
-    file, expected, tolerance = KINDS[kind]
-    image = images.decode(tf.constant(file)).numpy()
-    assert image.shape == expected.shape and image.dtype == np.uint8
-    assert np.abs(image.astype(int) - expected).mean() <= tolerance
-
-
 def test_images_that_cannot_be_decoded_are_found(tmp_path):
     whole = (GOLDEN / "images" / "a_128x64.jpg").read_bytes()
-    bad = {"empty": b"", "text": b"hello", "cut": whole[:-600], "tiff": encoded(GRADIENT, "TIFF")}
+    bad = {"empty": b"", "text": b"hello", "cut": whole[:-600], "tiff": b"II*\0" + bytes(60)}
     paths = [*PATHS[:3]]
     for name, content in bad.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import small_network
 import tensorflow as tf
+from image_kinds import KINDS, REFUSED
 from small_network import DIM, SIZE, close
 
 from common import UserError
-from data import images
+from data import decoding, images
 from data.augment import Views
 from experiment import args_json
 from network.embedder import Embedder, load
@@ -78,6 +79,29 @@ def test_what_is_no_image_is_told(embedder, dataset, tmp_path):
     for message, given in cases.items():
         with pytest.raises(UserError, match=message):
             embedder(given)
+
+
+def test_files_are_embedded_as_what_they_show(embedder, tmp_path):
+    paths = []
+    for number, kind in enumerate(KINDS):
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_bytes(KINDS[kind][0])
+    shown = [decoding.decode(tf.constant(path.read_bytes())).numpy() for path in paths]
+    expected = embedder(shown)
+    np.testing.assert_allclose(embedder(paths), expected, atol=1e-5)
+    alone = [embedder([path])[0] for path in paths]
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("copies", [1, 20])
+def test_files_that_are_refused_are_named_with_the_reason(kind, copies, embedder, tmp_path):
+    path = tmp_path / "bad.jpg"
+    path.write_bytes(REFUSED[kind][0])
+    message = rf"bad\.jpg cannot be read: .*({REFUSED[kind][1]}).*take its line out"
+    with pytest.raises(UserError, match=message) as told:
+        embedder([path] * copies)
+    assert "\n" not in str(told.value)
 
 
 def test_an_aggregator_is_needed_for_several_variants(trained):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from image_kinds import KINDS, encoded
 from PIL import Image
 
 from training import pictures
@@ -184,3 +185,17 @@ def test_values_outside_of_a_byte_are_clipped():
     )
     picture = pictures.network_input(images, 4)
     assert picture[0, :, 0].tolist() == [0, 255, 0, 255]
+
+
+def test_cards_show_what_the_network_is_given(paths):
+    before = pictures.draw_triplets(paths, PIDS, DISTS)
+    for kind in ("BMP of 8 bits", "16-bit gray PNG", "WebP with alpha"):
+        file, expected, _ = KINDS[kind]
+        with open(paths[3], "wb") as target:
+            target.write(file)
+        changed = pictures.draw_triplets(paths, PIDS, DISTS)
+        with open(paths[3], "wb") as target:
+            target.write(encoded(Image.fromarray(expected.astype(np.uint8)), "PNG"))
+        same = pictures.draw_triplets(paths, PIDS, DISTS)
+        assert not np.array_equal(changed, before)
+        np.testing.assert_array_equal(changed, same)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from image_kinds import BY_PILLOW, REFUSED, encoded, oriented
 from paths import GOLDEN
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import common
@@ -442,6 +444,30 @@ def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_name(dataset, tmp
     (images / bad).write_bytes((dataset.root / bad).read_bytes()[:60])
     with pytest.raises(common.UserError, match=f"{bad} cannot be read"):
         run(*flags(dataset, tmp_path / "exp"), f"--image_root={images}")
+
+
+def test_files_of_another_kind_are_named_before_the_training_and_turned_ones_are_counted(
+    dataset, tmp_path
+):
+    images = tmp_path / "images"
+    shutil.copytree(dataset.root, images)
+    (images / dataset.fids[4]).write_bytes(oriented(6))
+    bmp, expected, _ = BY_PILLOW["BMP of 8 bits"]
+    (images / dataset.fids[5]).write_bytes(bmp)
+    run(*flags(dataset, tmp_path / "bmp"), f"--image_root={images}")
+    log = (tmp_path / "bmp/train.log").read_text()
+    assert f"1 of the {len(dataset.fids)} images are stored turned or mirrored" in log
+
+    (images / dataset.fids[5]).write_bytes(encoded(Image.fromarray(expected), "PNG"))
+    run(*flags(dataset, tmp_path / "png"), f"--image_root={images}")
+    losses = [detailed_logs.read(tmp_path / name / "losses") for name in ("bmp", "png")]
+    np.testing.assert_array_equal(*losses)
+
+    (images / dataset.fids[9]).write_bytes(REFUSED["huge PNG"][0])
+    with pytest.raises(common.UserError, match=f"{dataset.fids[9]} cannot be read: 14000 x 13500"):
+        run(*flags(dataset, tmp_path / "huge"), f"--image_root={images}")
+    assert not (tmp_path / "huge/checkpoint-0.index").exists()
+    run(*flags(dataset, tmp_path / "huge"), f"--image_root={images}", "--on_bad_image=skip")
 
 
 def test_images_that_cannot_be_decoded_are_left_out_when_asked_for(dataset, tmp_path):

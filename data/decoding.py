@@ -1,0 +1,184 @@
+"""The bytes of an image file -> pixels, by TensorFlow where it is right and by Pillow where not.
+
+What is right is what data/pictures.py shows to people, but for the rounding of JPEG.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+import common
+from data import pictures
+
+# What TensorFlow's decoder reads wrong, or refuses: palettes and other BMPs, GIFs whose first picture
+# is a part or transparent, transparent and moving WebP.
+_FOR_PILLOW = r"(BM|GIF8|RIFF\C{4}WEBPVP8[LX])\C*"
+# Bytes that more than MAX_PIXELS take at least: a PNG of 1 bit packs 1032 bytes into one.
+_SMALL_FILE = 20_000
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3].
+
+    Shows what pictures.decode does. TensorFlow decodes JPEG, PNG and plain WebP, in parallel; the
+    others are left to Pillow.
+
+    Raises: tf.errors.OpError, or eagerly a ValueError of Pillow's, for what is no such file, damaged,
+        or has more than pictures.MAX_PIXELS. Which of these, `fault` tells.
+    """
+    with tf.device("CPU:0"):  # where text and files are
+        for_pillow = tf.strings.regex_full_match(encoded, _FOR_PILLOW)
+        may_be_large = tf.strings.length(encoded) > _SMALL_FILE
+
+        def decode_with_care():
+            return tf.cond(
+                for_pillow,
+                lambda: _decode_by_pillow(encoded),
+                # Not an assertion: its state could make a deterministic tf.data give up threads.
+                lambda: _decode_by_tensorflow(tf.where(_fits(encoded), encoded, "too large")),
+            )
+
+        return tf.cond(
+            for_pillow | may_be_large,
+            decode_with_care,
+            lambda: _decode_by_tensorflow(encoded),
+        )
+
+
+def _decode_by_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _decode_by_pillow(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.numpy_function(_decode_content, [encoded], tf.uint8, stateful=False)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _decode_content(content: bytes | np.ndarray) -> np.ndarray:
+    """content: bytes, and where TensorFlow runs eagerly an array of one object."""
+    return pictures.decode(content if isinstance(content, bytes) else content.item())
+
+
+def _fits(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether the header of a JPEG, PNG or plain WebP tells no more than MAX_PIXELS: bool."""
+    start = _start(encoded)
+
+    def jpeg_size():
+        return tf.image.extract_jpeg_shape(encoded)[:2]
+
+    def png_size():
+        return tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
+
+    def webp_size():
+        size = tf.io.decode_raw(tf.strings.substr(start, 26, 4), tf.uint16)
+        return tf.cast(size, tf.int32) & 0x3FFF  # the upper two bits are a scale, for viewers
+
+    size = tf.case(
+        [
+            (tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff", jpeg_size),
+            (tf.strings.substr(start, 0, 4) == b"\x89PNG", png_size),
+            (tf.strings.substr(start, 8, 8) == b"WEBPVP8 ", webp_size),
+        ],
+        default=lambda: tf.zeros(2, tf.int32),
+    )
+    width_or_height = tf.cast(size, tf.int64)
+    return width_or_height[0] * width_or_height[1] <= pictures.MAX_PIXELS
+
+
+def _start(encoded: tf.Tensor) -> tf.Tensor:
+    """The first 80 bytes, filled up with zeros."""
+    return tf.strings.substr(tf.strings.substr(encoded, 0, 80) + b"\0" * 80, 0, 80)
+
+
+def decode_exportable(encoded: tf.Tensor) -> tf.Tensor:
+    """As decode, for a graph that other programs run, without Python.
+
+    Raises: tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with
+        colors in a palette, of 16 bits, packed or with a header of OS/2; GIFs whose first picture
+        is a part or transparent; transparent and moving WebP.
+    """
+    start = _start(encoded)
+    plain = tf.case(
+        [
+            (tf.strings.substr(start, 0, 2) == b"BM", lambda: _is_plain_bmp(encoded)),
+            (tf.strings.substr(start, 0, 4) == b"GIF8", lambda: _is_plain_gif(encoded)),
+            (tf.strings.substr(start, 8, 4) == b"WEBP", lambda: _is_plain_webp(start)),
+        ],
+        default=lambda: True,
+    )
+    large = f"an image of more than {pictures.MAX_PIXELS} pixels: make it smaller"
+    special = (
+        "a BMP other than of 24 or 32 bits, a GIF whose first picture is a part or transparent, or a transparent or "
+        "moving WebP: save it as PNG"
+    )
+    checks = [
+        tf.debugging.Assert(_fits(encoded), [large]),
+        tf.debugging.Assert(plain, [special]),
+    ]
+    with tf.control_dependencies(checks):
+        return _decode_by_tensorflow(tf.identity(encoded))
+
+
+def _is_plain_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    start = _start(encoded)
+    header_size = _number(start, 14, tf.int32)
+    bits = _number(start, 28, tf.uint16)
+    compression = _number(start, 30, tf.int32)
+    known = (header_size == 40) | (header_size == 108) | (header_size == 124)
+    # For gray, palettes hold 0, 1, 2 ...: TensorFlow takes the numbers and not the colors.
+    ramp = b"".join(bytes([gray, gray, gray, 0]) for gray in range(256))
+    palette_at = tf.where(known, header_size, 0) + 14
+    is_gray = tf.strings.substr(encoded + b"\0" * 2048, palette_at, 1024) == ramp
+    blue_first = tf.strings.substr(start, 54, 12) == b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
+    plain = (compression == 0) & ((bits == 24) | (bits == 32) | ((bits == 8) & is_gray))
+    return known & (plain | ((compression == 3) & (bits == 32) & blue_first))
+
+
+def _is_plain_gif(encoded: tf.Tensor) -> tf.Tensor:
+    content = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
+    flags = content[10]
+    colors = tf.where(flags & 0x80 != 0, tf.bitwise.left_shift(2, flags & 7), 0)
+
+    def skip_extension(at, transparent):
+        is_control = content[at + 1] == 0xF9
+        transparent = tf.where(is_control, content[at + 3] & 1 == 1, transparent)
+        (at,) = tf.while_loop(
+            lambda at: content[at] != 0, lambda at: (at + content[at] + 1,), (at + 2,)
+        )
+        return at + 1, transparent
+
+    at, transparent = tf.while_loop(
+        lambda at, _: content[at] == 0x21, skip_extension, (13 + 3 * colors, False)
+    )
+    # Left and top are 0, width and height those of the screen.
+    whole = tf.concat([[0x2C, 0, 0, 0, 0], content[6:10]], axis=0)
+    return ~transparent & tf.reduce_all(content[at : at + 9] == whole)
+
+
+def _is_plain_webp(start: tf.Tensor) -> tf.Tensor:
+    chunk = tf.strings.substr(start, 12, 4)
+    with_alpha = (chunk == b"VP8L") & (_number(start, 24, tf.uint8) & 0x10 != 0)
+    alpha_or_moving = (chunk == b"VP8X") & (_number(start, 20, tf.uint8) & 0x12 != 0)
+    return ~(with_alpha | alpha_or_moving)
+
+
+def _number(start: tf.Tensor, at: int, dtype: tf.DType) -> tf.Tensor:
+    """One of a header's, which are little-endian."""
+    return tf.io.decode_raw(tf.strings.substr(start, at, dtype.size), dtype)[0]
+
+
+def fault(encoded: bytes) -> str | None:
+    """Why the bytes of an image file cannot be decoded; None if they can be."""
+    try:
+        decode(tf.constant(encoded))
+    except (tf.errors.OpError, ValueError) as error:
+        told_by_tensorflow = common.reason(error)
+    else:
+        return None
+    try:
+        pictures.decode(encoded)
+    except ValueError as error:
+        return str(error)
+    return told_by_tensorflow

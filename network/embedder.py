@@ -1,5 +1,6 @@
 """From images to embeddings, by the network of an experiment."""
 
+import functools
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,11 @@ Size = tuple[int, int]
 
 # Files that are loaded one by one: making a pipeline takes as long as that.
 _FEW = 8
+
+# Resizing by a cubic or a Lanczos filter leaves 0..255 by so much, at most.
+_OVERSHOOT = 64
+# Images of which a mean was taken and a deviation divided out are below this.
+_NORMALIZED = 10
 
 
 class Embedder:
@@ -98,7 +104,8 @@ class Embedder:
             float32 [N, D].
 
         Raises:
-            UserError: a file cannot be read, and its name is given, or an array has another shape.
+            UserError: a file cannot be read, and its name is given, or an array has another shape
+                or another range.
         """
         parts = [self.aggregate(embs) for embs in self.batches(images)]
         if not parts:
@@ -273,11 +280,49 @@ def _warn_about_unused_weights(checkpoint: Path, used: Collection[str], head_nam
 
 
 def _checked(image) -> np.ndarray:
-    """Raises: UserError unless it is an RGB image; uint8 or float32 [H, W, 3] is returned."""
+    """An RGB image as uint8 or float32 [H, W, 3].
+
+    Raises: UserError for other shapes and types, and for numbers of another range than 0..255.
+    """
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.kind not in "uif":
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.kind not in "buif":
         raise UserError(
             "an image should be the path of a file or an RGB array [H, W, 3] of numbers in 0..255. Received: "
             f"{image.dtype} {list(image.shape)}. Mind that several are embedded at once: [image], not image."
         )
-    return image if image.dtype == np.uint8 else image.astype(np.float32)
+    if image.dtype == np.uint8:
+        return image
+    problem = _problem_of_range(image)
+    if problem:
+        raise UserError(
+            f"an image should be an RGB array of numbers in 0..255, as a file is decoded. Received: {image.dtype} of "
+            f"{image.min():.6g} to {image.max():.6g}, {problem}"
+        )
+    if image.dtype.kind == "f" and not image.any():
+        _warn_about_black()
+    return image.astype(np.float32)
+
+
+def _problem_of_range(image: np.ndarray) -> str | None:
+    """What numbers of another range are probably, and what helps; None for 0..255."""
+    if image.dtype.kind == "b":
+        return "a mask: multiply it by 255 if it is meant as an image."
+    low = float(image.min())
+    high = float(image.max())
+    if not np.isfinite([low, high]).all():
+        return "numbers that are not finite: look where they come from."
+    if image.dtype.kind == "f" and low >= 0 and 0 < high <= 1:
+        return "the scale 0..1: multiply by 255."
+    if low < -_OVERSHOOT or (low < 0 and (high <= _NORMALIZED or image.dtype.kind == "i")):
+        return "normalized numbers: leave that out, the network normalizes images itself."
+    if high > 255 + _OVERSHOOT or (high > 255 and image.dtype.kind in "ui"):
+        return "more than 8 bits hold: bring it to 0..255, 16 bits by dividing by 257."
+    return None
+
+
+@functools.cache
+def _warn_about_black() -> None:
+    log.warning(
+        "An image given as float numbers is all 0, black. Images should be RGB arrays of numbers in 0..255. More of "
+        "such are not told."
+    )

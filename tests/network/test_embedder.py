@@ -9,6 +9,7 @@ from common import UserError
 from data import decoding, images
 from data.augment import Views
 from experiment import args_json
+from network import embedder as module
 from network.embedder import Embedder, load
 from runtime import terminal
 
@@ -79,6 +80,57 @@ def test_what_is_no_image_is_told(embedder, dataset, tmp_path):
     for message, given in cases.items():
         with pytest.raises(UserError, match=message):
             embedder(given)
+
+
+NOISE = np.random.default_rng(0).uniform(0, 1, (24, 16, 3))
+# Arrays of other scales, and what is told of them.
+OTHER_SCALES = {
+    "0..1": (NOISE, "float64 of .* to 0.99.*scale 0..1: multiply by 255"),
+    "float32 in 0..1": (NOISE.astype(np.float32), "float32 of .*scale 0..1"),
+    "almost black in 0..1": (NOISE / 1000, "scale 0..1"),
+    "-1..1": (NOISE * 2 - 1, "float64 of -0.99.* to 0.99.*normalized numbers: leave that out"),
+    "normalized, and dark": (NOISE - 2.1, "of -2.* to -1.*normalized"),
+    "normalized as for ImageNet": ((NOISE - 0.45) / 0.22, "normalized"),
+    "a mean taken from it": (NOISE * 255 - 110, "normalized"),
+    "16 bits": ((NOISE * 65535).astype(np.uint16), "uint16 of .*16 bits by dividing by 257"),
+    "16 bits as float": (NOISE * 65535, "bring it to 0..255"),
+    "12 bits": ((NOISE * 4095).astype(np.int32), "bring it to 0..255"),
+    "a little too much": (np.full((24, 16, 3), 256), "int64 of 256 to 256, .*bring it to 0..255"),
+    "negative integers": ((NOISE * 255).astype(np.int16) - 128, "int16 of -128 to .*normalized"),
+    "a mask": (NOISE > 0.5, "bool of 0 to 1, a mask: multiply it by 255"),
+    "not a number": (np.where(NOISE < 0.1, np.nan, NOISE), "not finite"),
+    "infinite": (np.where(NOISE < 0.1, np.inf, NOISE), "not finite"),
+}
+
+
+@pytest.mark.parametrize("scale", OTHER_SCALES)
+def test_arrays_of_other_scales_are_refused(scale, embedder):
+    array, message = OTHER_SCALES[scale]
+    good = np.zeros((24, 16, 3), np.uint8)
+    with pytest.raises(UserError, match=f"numbers in 0..255, .*Received: .*{message}") as told:
+        embedder([good, array])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float16, np.float32, np.float64])
+def test_arrays_in_the_range_of_a_file_are_embedded(dtype, embedder):
+    image = np.uint8(NOISE * 255)
+    np.testing.assert_allclose(embedder([image.astype(dtype)]), embedder([image]), atol=1e-5)
+
+
+def test_a_resized_image_may_leave_the_range_a_little(embedder):
+    image = NOISE * 300 - 20
+    assert embedder([image]).shape == (1, embedder.flags.embedding_dim)
+
+
+def test_a_black_float_image_is_warned_about_once(embedder, capfd):
+    terminal.setup_logging("test")
+    module._warn_about_black.cache_clear()
+    black = np.zeros((24, 16, 3))
+    embs = embedder([black, black, black + 0.0])
+    assert capfd.readouterr().err.count("is all 0, black") == 1
+    np.testing.assert_array_equal(embs, embedder([np.zeros((24, 16, 3), np.uint8)] * 3))
+    assert capfd.readouterr().err == ""
 
 
 def test_files_are_embedded_as_what_they_show(embedder, tmp_path):

@@ -53,6 +53,7 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
         return 0
     _log_start(batches, strategy, cluster, settings)
     log.info(f"Starting training from iteration {iteration}, with {source}.")
+    log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
     warning = rate_jump(settings, ran_with, iteration)
     if warning:
         log.warning(warning)
@@ -116,10 +117,9 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
 
 
 def _log_start(batches: Batches, strategy, cluster: Cluster, settings: Settings) -> None:
-    """What is trained on, and how it differs from the original's recipe."""
+    """What is trained on: the data and the devices."""
     data = describe_data(batches.labels, settings.batch_p)
     log.info(f"{data} on {devices.describe(strategy, cluster)}.")
-    log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
     R = strategy.num_replicas_in_sync
     if R > 1:
         log.info(f"{R} replicas in {cluster.size} processes share each batch.")
@@ -144,7 +144,9 @@ def _open_log(settings: Settings, cluster: Cluster, iteration: int) -> None:
     """Write args.json and open train.log: from here on the experiment exists."""
     if cluster.is_chief:
         root = Path(settings.experiment_root)
-        rewind(root, iteration)
+        # TensorBoard's event of a training's end follows the last iteration.
+        is_finished = iteration >= settings.train_iterations
+        rewind(root, iteration + 1 if is_finished else iteration)
         # A run that is killed before it has an args.json leaves an empty log, which a new run takes
         # for nothing.
         (root / "train.log").touch()

@@ -89,6 +89,8 @@ class Recorder:
         """Log the last iteration, and hand TensorBoard's events to the operating system."""
         if self._pending:
             self._log(self._pending, until=None)
+            if self._pending.number == self._settings.train_iterations:
+                summaries.write_end(self._pending.number)
             self._pending = None
         self._writer.flush()
 
@@ -135,8 +137,13 @@ class Recorder:
         self._write_line(number, result, seconds)
         if number == 1:
             summaries.write_hparams(number, dataclasses.asdict(settings))
+            summaries.write_layout(number)
         scalars = summaries.scalars(result, settings.batch_k)
-        timing = {"secs_per_iter": seconds, "secs_waiting_for_images": done.batch.waited}
+        timing = {
+            "secs_per_iter": seconds,
+            "secs_waiting_for_images": done.batch.waited,
+            "images_per_sec": len(done.batch.rows) / seconds,
+        }
         summaries.write_scalars(number, scalars | {"learning_rate": done.rate} | timing)
         self._write_pictures(number, result, done.batch.rows)
         if settings.detailed_logs:

@@ -1,8 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from experiment.rewind import rewind
@@ -62,9 +65,11 @@ def write(root, batches, paths, first=1):
             images, dists = batches[iteration - 1]
             if iteration == 1:
                 summaries.write_hparams(iteration, FLAGS)
+                summaries.write_layout(iteration)
                 summaries.write_network_input(iteration, images, 2)
             if iteration != 3:
                 summaries.write_hardest_triplets(iteration, paths, PIDS, dists)
+        summaries.write_end(4)
 
 
 def test_pictures_are_those_of_their_iterations(batches, tmp_path):
@@ -97,7 +102,30 @@ def test_hparams_are_the_flags_that_have_values(tmp_path):
         "seed": 7,
         "flip_augment": True,
     }
-    assert info.group_name == "exps/one"
+    assert info.group_name == ""  # a row for each directory
+
+
+def test_the_page_of_custom_scalars_shows_tags_that_there_are(tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        summaries.write_layout(1)
+    accumulator = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    (event,) = accumulator.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(tf.make_ndarray(event.tensor_proto).item())
+    patterns = [tag for chart in layout.category[0].chart for tag in chart.multiline.tag]
+    tags = {tag.replace("_at_", "_at_3") for tag in summaries.DESCRIPTIONS}
+    assert event.step == 1
+    for pattern in patterns:
+        assert [tag for tag in tags if re.search(pattern, tag)], pattern
+    assert len(layout.category[0].chart) == 5
+
+
+def test_descriptions_are_written_once(tmp_path):
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        for iteration in (1, 2):
+            summaries.write_scalars(iteration, {"batch_prec_at_3": 0.5})
+    (file,) = tmp_path.iterdir()
+    text = summaries.DESCRIPTIONS["batch_prec_at_"].encode()
+    assert file.read_bytes().count(text) == 1
 
 
 @pytest.mark.parametrize("checkpoint", [0, 1, 2, 3])
@@ -115,6 +143,8 @@ def test_a_run_that_was_killed_and_resumed_has_the_same_events(checkpoint, batch
     write(tmp_path / "killed", *batches, first=checkpoint + 1)
     assert set(events(tmp_path / "whole")) == {
         "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+        "custom_scalars__config__",
         "network_input",
         "hardest_triplets",
     }

@@ -78,6 +78,12 @@ def iteration_lines(root):
     return [LINE.match(line) for line in lines if " iter:" in line]
 
 
+def ends(root):
+    """The steps at which TensorBoard is told that the training is finished."""
+    events = EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload()
+    return [event.step for event in events.Tensors("_hparams_/session_end_info")]
+
+
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
     """An experiment that ran without interruption."""
@@ -131,14 +137,24 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
         "learning_rate",
         "secs_per_iter",
         "secs_waiting_for_images",
+        "images_per_sec",
         "loss_distribution",
         "embedding_dists",
         "embedding_pos_dists",
         "embedding_neg_dists",
         "embedding_lengths",
     }
-    at_first = {"hardest_triplets", "network_input", "_hparams_/session_start_info"}
-    assert set(events.Tags()["tensors"]) == tags | at_first
+    at_first = {
+        "hardest_triplets",
+        "network_input",
+        "_hparams_/session_start_info",
+        "custom_scalars__config__",
+    }
+    end = "_hparams_/session_end_info"
+    assert set(events.Tags()["tensors"]) == tags | at_first | {end}
+    assert [event.step for event in events.Tensors(end)] == [ITERATIONS + 1]
+    for tag in tags | {"hardest_triplets", "network_input"}:
+        assert events.SummaryMetadata(tag).summary_description.endswith(".")
     for tag in at_first:
         assert [event.step for event in events.Tensors(tag)] == (
             [1, 3, 6] if tag == "hardest_triplets" else [1]
@@ -317,6 +333,7 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     run(*flags(dataset, root, "--train_iterations=2"))
     run(f"--experiment_root={root}", "--resume")
     assert "Nothing to do: all 2 iterations are finished" in capfd.readouterr().err
+    assert ends(root) == [3]
     assert [int(line[1]) for line in iteration_lines(root)] == [1, 2]
 
     moved = root.rename(tmp_path / "moved")
@@ -329,6 +346,7 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     assert detailed_logs.read(moved / "losses").shape == (3, P * K)
     assert np.all(detailed_logs.read(moved / "losses").max(axis=1) > 0)
     assert checkpoints.newest(moved).name == "checkpoint-3"
+    assert ends(moved) == [4]
 
 
 def test_a_longer_training_with_its_old_decay_has_the_old_curve_and_without_is_warned_about(

@@ -59,7 +59,8 @@ def parse_args(argv: list[str] | None = None) -> Call:
 def main(call: Call) -> None:
     """Check all that can be wrong before anything slow and before anything is written; train.
 
-    Raises: SystemExit with 128 + its number when a signal interrupted the training, which is saved.
+    Raises:
+        SystemExit with 128 + its number when a signal interrupted the training, which is saved.
     """
     terminal.setup_logging("train")
     settings = _settings_to_resume(call) if call.resume else call.settings

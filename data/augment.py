@@ -80,7 +80,8 @@ def flips_and_corners(
             crop.
         random_flip: whether half of the images, at random, are mirrored.
 
-    Returns: flips bool [B], and corners int32 [B, 2], the top left pixel of each crop, 0 to slack.
+    Returns:
+        flips bool [B], and corners int32 [B, 2], the top left pixel of each crop, 0 to slack.
     """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration])
     flips = rng.random(count) < 0.5
@@ -91,7 +92,8 @@ def flips_and_corners(
 def color_factors(seed: int, iteration: int, count: int, strength: float) -> np.ndarray:
     """Factors of brightness, contrast and saturation for each image of one batch.
 
-    Returns: float32 [B, 3], 1 ± strength.
+    Returns:
+        float32 [B, 3], 1 ± strength.
     """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _COLORS])
     return rng.uniform(1 - strength, 1 + strength, (count, 3)).astype(np.float32)
@@ -110,8 +112,9 @@ def holes(
         probability: that something of an image is erased, 0..1.
         size: of the images.
 
-    Returns: int32 [B, 4], the first row and column of each rectangle and the first beyond it: the
-        same where nothing is erased.
+    Returns:
+        int32 [B, 4], the first row and column of each rectangle and the first beyond it: the same
+        where nothing is erased.
     """
     rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _HOLES])
     erased = rng.random(count) < probability
@@ -133,8 +136,9 @@ def draws(
 ) -> dict[str, np.ndarray]:
     """All that is drawn for one batch of `count` images, B.
 
-    Returns: "flips" and "corners" as of flips_and_corners, and, where the augmentation asks for
-        them, "colors" as of color_factors and "holes" as of holes.
+    Returns:
+        "flips" and "corners" as of flips_and_corners, and, where the augmentation asks for them,
+        "colors" as of color_factors and "holes" as of holes.
     """
     flips, corners = flips_and_corners(
         seed, iteration, count, augmentation.slack, augmentation.random_flip
@@ -186,7 +190,8 @@ def resize_and_crop(
         sizes: int32 [B, 2], the images' heights and widths.
         flips, corners: bool [B] and int32 [B, 2], as from flips_and_corners.
 
-    Returns: float32 [B, *net_size, 3].
+    Returns:
+        float32 [B, *net_size, 3].
     """
     columns_flipped = flips[:, None]
     top, bottom, down, y_inside = _neighbors(sizes, corners, augmentation, axis=0, flipped=False)
@@ -219,7 +224,8 @@ def _neighbors(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Where the rows (axis 0) or columns (axis 1) of crops lie in their images.
 
-    Returns: the one before, int32, the one after, int32, how far between them, float32 0..1, and
+    Returns:
+        the one before, int32, the one after, int32, how far between them, float32 0..1, and
         whether it is one of the image and not of the padding, bool: [B, length of the crop] each.
     """
     old = sizes[:, axis, None]
@@ -317,8 +323,8 @@ class Views(NamedTuple):
             images: float32 [..., H, W, 3], resized: to the pre_crop size with a crop, else to
                 net_size.
 
-        Returns: float32 [..., A, *size, 3]; size is net_size, but with "avgpool" that of the
-            images.
+        Returns:
+            float32 [..., A, *size, 3]; size is net_size, but with "avgpool" that of the images.
         """
         sides = [images, flip(images)] if self.flip else [images]
         if self.crop not in ("center", "five"):

@@ -60,7 +60,8 @@ def cameras_of(fids: Sequence[str], rule: str | None) -> list[str] | None:
         rule: a name of PATTERNS, or a regular expression with one group. It is searched for in the
             whole fid, folders included.
 
-    Raises: UserError for the first fid without a camera.
+    Raises:
+        UserError for the first fid without a camera.
     """
     if rule is None:
         return None

@@ -139,7 +139,8 @@ def from_folders(
     whose names do not match the data set's pattern are skipped with a warning. Training sets are
     without the pids that stand for no identity.
 
-    Raises: UserError for a folder that is missing or without an image of the data set.
+    Raises:
+        UserError for a folder that is missing or without an image of the data set.
     """
     parts = {}
     for name, folder in folders.items():
@@ -181,8 +182,9 @@ def from_list(root: str, name: str, folder: str, official: Official) -> Rows:
     """The rows of a text file that lists images of `folder`, one a line, with the pid in the file
     name.
 
-    Raises: UserError for a list that is missing, names that do not match the data set's pattern,
-        and images that do not exist.
+    Raises:
+        UserError for a list that is missing, names that do not match the data set's pattern, and
+        images that do not exist.
     """
     rows = []
     for path, *_ in read_list(root, name):
@@ -209,7 +211,8 @@ def require(root: str, name: str) -> None:
 def read_list(root: str, name: str, columns: int | None = None) -> list[list[str]]:
     """The words of each line of a text file in the folder of the data set, without blank lines.
 
-    Raises: UserError when there is no such file, or for the first line without that many columns.
+    Raises:
+        UserError when there is no such file, or for the first line without that many columns.
     """
     require(root, name)
     path = os.path.join(root, name)
@@ -229,7 +232,8 @@ def read_list(root: str, name: str, columns: int | None = None) -> list[list[str
 def listed(root: str, source: str, rows: Iterable[tuple[str, str]]) -> Rows:
     """The rows that were taken from the file `source`.
 
-    Raises: UserError when there are none, or for the images among them that do not exist.
+    Raises:
+        UserError when there are none, or for the images among them that do not exist.
     """
     rows = list(rows)
     if not rows:
@@ -246,7 +250,8 @@ def split_classes(
     """Train and test as metric learning has them: the classes 1 to last_for_training, and all
     others.
 
-    Raises: UserError as listed does, and for a class that is no number.
+    Raises:
+        UserError as listed does, and for a class that is no number.
     """
     parts = {"train": [], "test": []}
     for pid, fid in rows:

@@ -68,9 +68,11 @@ def load(path: str | os.PathLike) -> Dataset:
     Both columns are kept as they are written: leading zeros matter, `NA` and `#` are ordinary text.
     Fields that hold commas are quoted, as in every CSV. Blank lines are skipped.
 
-    Returns: a data set of at least one image.
-    Raises: UserError for a missing, unreadable or empty file, and for the first row without exactly
-        two columns.
+    Returns:
+        a data set of at least one image.
+    Raises:
+        UserError for a missing, unreadable or empty file, and for the first row without exactly two
+        columns.
     """
     path = os.fspath(path)
     try:
@@ -145,7 +147,8 @@ def check_paths(dataset: str, image_root: str, fids: Sequence[str], allow_any_pa
         dataset: what the message calls the data set.
         allow_any_path: allow images that are elsewhere.
 
-    Raises: UserError with the number and the first few of the images that are elsewhere.
+    Raises:
+        UserError with the number and the first few of the images that are elsewhere.
     """
     if allow_any_path:
         return
@@ -168,8 +171,9 @@ def check_images(
 ) -> None:
     """Check that all images are files below image_root. On a terminal a line shows the progress.
 
-    Raises: UserError as check_paths does, and with the number and the first few of the images that
-        are no files.
+    Raises:
+        UserError as check_paths does, and with the number and the first few of the images that are
+        no files.
     """
     check_paths(dataset, image_root, fids, allow_any_path)
     missing = _missing(image_root, fids)

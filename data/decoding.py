@@ -22,7 +22,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     Shows what pictures.decode does. TensorFlow decodes JPEG, PNG and plain WebP, in parallel; the
     others are left to Pillow.
 
-    Raises: tf.errors.OpError, or eagerly a ValueError of Pillow's, for what is no such file, damaged,
+    Raises:
+        tf.errors.OpError, or eagerly a ValueError of Pillow's, for what is no such file, damaged,
         or has more than pictures.MAX_PIXELS. Which of these, `fault` tells.
     """
     with tf.device("CPU:0"):  # where text and files are
@@ -95,9 +96,10 @@ def _start(encoded: tf.Tensor) -> tf.Tensor:
 def decode_exportable(encoded: tf.Tensor) -> tf.Tensor:
     """As decode, for a graph that other programs run, without Python.
 
-    Raises: tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with
-        colors in a palette, of 16 bits, packed or with a header of OS/2; GIFs whose first picture
-        is a part or transparent; transparent and moving WebP.
+    Raises:
+        tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with colors
+        in a palette, of 16 bits, packed or with a header of OS/2; GIFs whose first picture is a
+        part or transparent; transparent and moving WebP.
     """
     start = _start(encoded)
     plain = tf.case(

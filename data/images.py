@@ -56,8 +56,10 @@ def reader(paths: Sequence[str], loading: Loading) -> Callable[[tf.Tensor], tf.T
     Args:
         paths: str [N].
 
-    Returns: a function from a row, an int tensor, to the image, uint8 [H, W, 3].
-    Raises: common.UserError for an image that is to be cached and cannot be read.
+    Returns:
+        a function from a row, an int tensor, to the image, uint8 [H, W, 3].
+    Raises:
+        common.UserError for an image that is to be cached and cannot be read.
     """
     files = tf.constant(paths)
     if loading.cache == "none":
@@ -94,11 +96,12 @@ def training_batches(
         seed: of the augmentation.
         shards: parts of the batch, one for each replica, equally long.
 
-    Returns: a data set with one element for each shard of each batch, in order: the images of the
-        shard, b of them, and the rows of the whole batch, int64 [B]. The images are float32 RGB
-        0..255 [b, *net_size, 3] or, where loading is not to finish them, what augment.finish takes:
-        decoded pixels. Images that are larger than they are resized to are then made that size
-        first, rounded to whole gray levels.
+    Returns:
+        a data set with one element for each shard of each batch, in order: the images of the shard,
+        b of them, and the rows of the whole batch, int64 [B]. The images are float32 RGB 0..255 [b,
+        *net_size, 3] or, where loading is not to finish them, what augment.finish takes: decoded
+        pixels. Images that are larger than they are resized to are then made that size first,
+        rounded to whole gray levels.
     """
     read = reader(paths, loading)
     b = len(range(B)[shards[0]])
@@ -154,7 +157,8 @@ def _read_pixels(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Read `count` images; those of more pixels than `largest` become that size.
 
-    Returns: pixels uint8 [n, 3], one image after the other, and sizes int32 [count, 2].
+    Returns:
+        pixels uint8 [n, 3], one image after the other, and sizes int32 [count, 2].
     """
     pixels = tf.TensorArray(tf.uint8, count, element_shape=[None, 3], infer_shape=False)
     shapes = tf.TensorArray(tf.int32, count, element_shape=[3])
@@ -194,7 +198,8 @@ def test_batches(
 ) -> tf.data.Dataset:
     """The images of files, resized, in order.
 
-    Returns: a data set of float32 [n, *size, 3], n at most batch_size.
+    Returns:
+        a data set of float32 [n, *size, 3], n at most batch_size.
     """
 
     images = tf.data.Dataset.from_tensor_slices(tf.constant(paths))
@@ -227,7 +232,8 @@ def explain_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
     Args:
         loading: returns the paths that are being loaded when the error comes up.
 
-    Raises: common.UserError instead of TensorFlow's error, where one of these images is to blame.
+    Raises:
+        common.UserError instead of TensorFlow's error, where one of these images is to blame.
     """
     try:
         yield

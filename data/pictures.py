@@ -95,7 +95,8 @@ def open_image(path: str | os.PathLike, at_least: tuple[int, int] | None = None)
         at_least: (width, height); a JPEG may then be decoded at a part of its size that is no
             smaller, which takes less time.
 
-    Raises: UserError for a file that is missing, no image of KINDS, damaged or too large.
+    Raises:
+        UserError for a file that is missing, no image of KINDS, damaged or too large.
     """
     try:
         with open(path, "rb") as file, _opened(file) as image:
@@ -111,7 +112,8 @@ def open_image(path: str | os.PathLike, at_least: tuple[int, int] | None = None)
 def decode(encoded: bytes) -> np.ndarray:
     """The bytes of an image file -> uint8 RGB [H, W, 3].
 
-    Raises: ValueError, with the reason, for bytes that are no image of KINDS, damaged or too large.
+    Raises:
+        ValueError, with the reason, for bytes that are no image of KINDS, damaged or too large.
     """
     with _opened(io.BytesIO(encoded)) as image:
         return np.asarray(_as_rgb(image))
@@ -120,7 +122,8 @@ def decode(encoded: bytes) -> np.ndarray:
 def read_header(encoded: bytes) -> Header:
     """What the bytes of an image file say of it.
 
-    Raises: ValueError, as decode does; damage behind the header is not seen.
+    Raises:
+        ValueError, as decode does; damage behind the header is not seen.
     """
     with _opened(io.BytesIO(encoded)) as image:
         kind = kind_of(encoded)
@@ -163,8 +166,8 @@ def kind_of(start: bytes) -> str:
 def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     """The image of a file, not decoded yet.
 
-    Raises: UnfitError; ValueError, with the reason, here and for what goes wrong in the caller's
-        block.
+    Raises:
+        UnfitError; ValueError, with the reason, here and for what goes wrong in the caller's block.
     """
     start = file.read(64)
     kind = kind_of(start)
@@ -226,7 +229,8 @@ def check_sample(paths: Sequence[str]) -> None:
     A warning tells how many are turned by EXIF, which is not applied. What is missing or damaged is
     left to whoever loads it.
 
-    Raises: UserError for a file that is no image of KINDS, or too large.
+    Raises:
+        UserError for a file that is no image of KINDS, or too large.
     """
     places = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int)) if len(paths) else []
     sample = [paths[place] for place in places]

@@ -56,7 +56,8 @@ def batches(
         seed: any int >= 0.
         cameras: the camera of each row; None to draw without regard to them, as the original does.
 
-    Yields: int64 [P·K], rows; the K of one pid follow each other.
+    Yields:
+        int64 [P·K], rows; the K of one pid follow each other.
     """
     camera_labels = None if cameras is None else labels_of(cameras)
     batches_per_epoch = len(groups) // P

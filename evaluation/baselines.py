@@ -42,7 +42,8 @@ def color_histogram(image: np.ndarray) -> np.ndarray:
 def color_histograms(paths: Sequence[str]) -> np.ndarray:
     """The histogram of each image file: float32 [N, 6 * 64]. On a terminal a line shows the progress.
 
-    Raises: UserError for a file that is no image.
+    Raises:
+        UserError for a file that is no image.
     """
 
     def histogram(path: str) -> np.ndarray:
@@ -73,7 +74,8 @@ def evaluate_baseline(
         name: one of BASELINES.
         query, gallery: Q and G images below image_root.
 
-    Raises: UserError for a file that is no image.
+    Raises:
+        UserError for a file that is no image.
     """
     paths = [*query.paths(image_root), *gallery.paths(image_root)]
     distinct = list(dict.fromkeys(paths))  # query and gallery may be one set

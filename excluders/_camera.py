@@ -19,7 +19,8 @@ class CameraExcluder:
     Args:
         pattern: a name of cameras.PATTERNS.
         gallery_fids: the fids of the gallery.
-    Raises: UserError for the first fid that does not match it; calling raises it for queries.
+    Raises:
+        UserError for the first fid that does not match it; calling raises it for queries.
     """
 
     def __init__(self, pattern: str, gallery_fids: Sequence[str]):

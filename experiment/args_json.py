@@ -25,7 +25,8 @@ _OF_THE_CALL = {"experiment_root", "resume"}
 def read(experiment_root: str | os.PathLike) -> dict:
     """What args.json holds, unchecked.
 
-    Raises: UserError when there is no args.json, or one that is no JSON object.
+    Raises:
+        UserError when there is no args.json, or one that is no JSON object.
     """
     path = Path(experiment_root) / "args.json"
     try:
@@ -65,9 +66,11 @@ def write(settings: Settings) -> None:
 def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
     """The flags that an experiment was started with. Files that they name need not exist.
 
-    Returns: the flags, and the names of those that args.json lacks (one of the original's, or of
-      an older version, say): these have their defaults, which are the original's behavior.
-    Raises: UserError as `read` does, and for a value that its flag does not allow.
+    Returns:
+        the flags, and the names of those that args.json lacks (one of the original's, or of an
+        older version, say): these have their defaults, which are the original's behavior.
+    Raises:
+        UserError as `read` does, and for a value that its flag does not allow.
     """
     stored = read(experiment_root)
     values: dict[str, Any] = {"experiment_root": str(experiment_root)}
@@ -131,7 +134,8 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
     Args:
         given: flags of Architecture, for a checkpoint that came without args.json.
 
-    Raises: UserError as `load` and rules.check_architecture do.
+    Raises:
+        UserError as `load` and rules.check_architecture do.
     """
     path = Path(experiment_root) / "args.json"
     if path.exists():
@@ -169,7 +173,8 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
         settings: the flags of this call, whose experiment_root counts.
         given: those of them that stood on the command line.
 
-    Raises: UserError as `load` does, for an args.json without a data set, and for fewer
+    Raises:
+        UserError as `load` does, for an args.json without a data set, and for fewer
         train_iterations than are finished.
     """
     root = settings.experiment_root

@@ -48,7 +48,8 @@ class DetailedLogs:
         layout: {name: (dtype, shape)}; {} for no logs. A file that is there may become longer in
             its first dimension; its rows are kept.
 
-    Raises: UserError when a file there is of another dtype or of another shape beyond the first
+    Raises:
+        UserError when a file there is of another dtype or of another shape beyond the first
         dimension.
     """
 
@@ -90,7 +91,8 @@ class DetailedLogs:
     def write(self, index: int, **rows: np.ndarray) -> None:
         """Write row `index` of every file, given by its name; other names are ignored.
 
-        Raises: OSError when the disk is full, ValueError for a row of another shape.
+        Raises:
+            OSError when the disk is full, ValueError for a row of another shape.
         """
         for name, file in self._open.items():
             dtype, shape = self._layout[name]

@@ -68,7 +68,8 @@ def lock(experiment_root: str | os.PathLike) -> Iterator[None]:
     It is created if need be, and removed if it is still empty at the end. The lock goes with the
     process, however that ends.
 
-    Raises: UserError when another training has it.
+    Raises:
+        UserError when another training has it.
     """
     root = Path(experiment_root).absolute()
     created = [folder for folder in (root, *root.parents) if not folder.exists()]

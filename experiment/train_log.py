@@ -111,7 +111,8 @@ def parameters(experiment_root: str | os.PathLike, iteration: int) -> dict[str, 
 
     A later run that was killed before it saved or logged any iteration up to it does not count.
 
-    Returns: flags by name; {} where the log does not tell.
+    Returns:
+        flags by name; {} where the log does not tell.
     """
     flags: dict[str, str] = {}
     found: dict[str, str] = {}
@@ -142,8 +143,9 @@ def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> 
         iterations: those that are planned now. A run that finished fewer is not finished. None: it
             is finished if its log says so.
 
-    Returns: "finished"; "interrupted" by a signal; "running", where a training has the directory;
-        or "stopped": it was killed, ended with an error, or has more iterations to go.
+    Returns:
+        "finished"; "interrupted" by a signal; "running", where a training has the directory; or
+        "stopped": it was killed, ended with an error, or has more iterations to go.
     """
     if files.is_locked(experiment_root):
         return "running"

@@ -282,7 +282,8 @@ def _warn_about_unused_weights(checkpoint: Path, used: Collection[str], head_nam
 def _checked(image) -> np.ndarray:
     """An RGB image as uint8 or float32 [H, W, 3].
 
-    Raises: UserError for other shapes and types, and for numbers of another range than 0..255.
+    Raises:
+        UserError for other shapes and types, and for numbers of another range than 0..255.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype.kind not in "buif":

@@ -10,7 +10,8 @@ _CONVERT = "load it with PyTorch, put its arrays into the Keras net, and save th
 def name_of(path: Path) -> str | None:
     """What a file or a directory is, and what to do with it; None where that is not known.
 
-    Returns: words that follow "... is ", without a period at the end.
+    Returns:
+        words that follow "... is ", without a period at the end.
     """
     if path.is_dir():
         is_saved_model = (path / "saved_model.pb").exists()

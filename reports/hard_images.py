@@ -123,7 +123,8 @@ def main(args: argparse.Namespace) -> None:
 def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
     """Look through the logs.
 
-    Raises: KeyError for a fid that pid_of lacks.
+    Raises:
+        KeyError for a fid that pid_of lacks.
     """
 
     def batch(row):
@@ -184,8 +185,9 @@ def confused_pids(
     Args:
         batches: pids [B] and distances [B, B] of each.
 
-    Returns: how often each pair was confused, and how often it could be, both being in the batch;
-        the most often confused one first.
+    Returns:
+        how often each pair was confused, and how often it could be, both being in the batch; the
+        most often confused one first.
     """
     closest = Counter()
     present = []

@@ -54,7 +54,8 @@ def find_cluster(strategy: str = "auto") -> Cluster:
     Args:
         strategy: one of common.STRATEGIES. Only "auto" and "multi_worker" ask the environment.
 
-    Raises: UserError for variables that make no sense, and for "multi_worker" where the environment
+    Raises:
+        UserError for variables that make no sense, and for "multi_worker" where the environment
         names no workers.
     """
     if strategy not in ("auto", "multi_worker"):
@@ -220,7 +221,8 @@ def make_strategy(name: str):
     Args:
         name: one of common.STRATEGIES.
 
-    Raises: UserError as find_cluster does, and when the workers cannot get together.
+    Raises:
+        UserError as find_cluster does, and when the workers cannot get together.
     """
     cluster = find_cluster(name)
     several = cluster.size > 1

@@ -24,8 +24,9 @@ def describe(strategy, cluster: Cluster) -> str:
 def shards(strategy, cluster: Cluster, P: int, K: int, mining: str = "global") -> list[slice]:
     """The parts of a batch of P·K images that this worker's replicas have, in order.
 
-    Raises: UserError when the batch cannot be shared out equally, or not so that each replica can
-        mine on its own.
+    Raises:
+        UserError when the batch cannot be shared out equally, or not so that each replica can mine
+        on its own.
     """
     R = strategy.num_replicas_in_sync
     B = P * K

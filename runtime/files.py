@@ -22,7 +22,8 @@ def _try_to_lock(descriptor: int) -> bool:
 
     On a file system without locks, nothing is locked.
 
-    Returns: False if another process has locked it.
+    Returns:
+        False if another process has locked it.
     """
     for _ in range(3):  # is_locked, in another process, has the lock for a moment
         if _try_once_to_lock(descriptor):

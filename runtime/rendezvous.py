@@ -26,7 +26,8 @@ def meet(addresses: Sequence[str], index: int) -> None:
         addresses: host:port of every worker.
         index: the number of this one.
 
-    Raises: UserError when some stay away, and when this worker's port is not free.
+    Raises:
+        UserError when some stay away, and when this worker's port is not free.
     """
     began = time.monotonic()
     has_said = False

@@ -149,7 +149,8 @@ class _NotYetInAFile(logging.handlers.MemoryHandler):
 def setup_logging(command: str) -> logging.Logger:
     """Let `log` write to stderr, in the name of a command. Each call starts anew.
 
-    Returns: `log`.
+    Returns:
+        `log`.
     """
     for handler in list(log.handlers):
         log.removeHandler(handler)
@@ -170,7 +171,8 @@ def setup_logging(command: str) -> logging.Logger:
 def log_to(file: str | os.PathLike) -> None:
     """Append what has been logged since setup_logging, and all that will be, to a file.
 
-    Raises: OSError, also from calls of `log`, when the file cannot be written.
+    Raises:
+        OSError, also from calls of `log`, when the file cannot be written.
     """
     (held,) = [handler for handler in log.handlers if isinstance(handler, _NotYetInAFile)]
     log_file = _LogFile(file, encoding="utf-8")

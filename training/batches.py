@@ -74,7 +74,8 @@ class Batches:
     def starting_at(self, iteration: int) -> Iterator[Batch]:
         """The batches of iteration `iteration` (counted from 0) and of those that follow.
 
-        Raises: UserError for an image that cannot be decoded, with its name.
+        Raises:
+            UserError for an image that cannot be decoded, with its name.
         """
         load = functools.partial(self._load, iteration)
         loader = iter(self._strategy.distribute_datasets_from_function(load))

@@ -46,7 +46,8 @@ class CollapseWatch:
         Args:
             furthest: the largest distance in the batch.
 
-        Returns: the warning, or None.
+        Returns:
+            the warning, or None.
         """
         at_a_point = self._watches_distances and furthest < self._small
         deviation = abs(mean_loss - self._collapsed_loss)

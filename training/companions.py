@@ -30,7 +30,8 @@ def id_losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> t
         labels: int [B], in 0..N-1.
         smoothing: in [0, 1): this part of the probability is spread evenly over all N pids.
 
-    Returns: float32 [B].
+    Returns:
+        float32 [B].
     """
     log_shares = tf.nn.log_softmax(tf.cast(logits, tf.float32))
     own = tf.gather(log_shares, labels, batch_dims=1)

@@ -34,9 +34,11 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     Args:
         strategy, cluster: as runtime/cluster.py gives them.
 
-    Returns: 0 for a finished training, else the number of the signal that interrupted it; the same
-      on all workers.
-    Raises: UserError for what the person at the shell can put right.
+    Returns:
+        0 for a finished training, else the number of the signal that interrupted it; the same on
+        all workers.
+    Raises:
+        UserError for what the person at the shell can put right.
     """
     _check_devices(settings, strategy)
     settings = _with_seed_of_chief(settings, strategy, cluster)

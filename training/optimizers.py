@@ -37,7 +37,8 @@ def build(
         variables: all that are ever trained.
         frozen: those of them that are not trained in the first `frozen_iterations`.
 
-    Returns: the optimizer, within a LossScaleOptimizer if `scale_loss` is set.
+    Returns:
+        the optimizer, within a LossScaleOptimizer if `scale_loss` is set.
     """
     shared = {"learning_rate": options.rate, "weight_decay": options.weight_decay or None}
     if options.name in ("adam", "adamw"):

@@ -31,7 +31,8 @@ def network_input(images: np.ndarray, batch_k: int, most: int = 16) -> np.ndarra
             batch will do.
         most: number of images, unless those of one pid are more.
 
-    Returns: uint8 RGB [h, w, 3].
+    Returns:
+        uint8 RGB [h, w, 3].
     """
     pids = max(1, min(most, len(images)) // batch_k)
     shown = np.clip(np.rint(images[: pids * batch_k]), 0, 255).astype(np.uint8)
@@ -47,8 +48,9 @@ def hardest_triplets(pids: Sequence, dists: np.ndarray, count: int) -> list[Trip
         pids: of the batch, B of them.
         dists: float [B, B].
 
-    Returns: at most `count` anchors, the worst first, each with its furthest positive and its
-        closest negative. An image without a positive or a negative is no anchor.
+    Returns:
+        at most `count` anchors, the worst first, each with its furthest positive and its closest
+        negative. An image without a positive or a negative is no anchor.
     """
     of_row = np.asarray(pids)
     same = of_row[:, None] == of_row
@@ -76,7 +78,8 @@ def draw_triplets(
         paths, pids: of the batch, B of each.
         dists: float [B, B].
 
-    Returns: uint8 RGB [h, w, 3].
+    Returns:
+        uint8 RGB [h, w, 3].
     """
 
     def card(row: int, text: str, color: str) -> np.ndarray:

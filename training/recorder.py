@@ -76,7 +76,8 @@ class Recorder:
     def add(self, iteration: Iteration) -> None:
         """Log the iteration before this one, if it is due.
 
-        Raises: UserError when the loss of the iteration before is not finite.
+        Raises:
+            UserError when the loss of the iteration before is not finite.
         """
         if self._pending:
             self._log(self._pending, until=iteration.batch.began)

@@ -77,8 +77,10 @@ class State:
 
         The chief reads; the other workers receive its values.
 
-        Returns: where the values come from, in words.
-        Raises: UserError for a checkpoint that is missing, damaged or does not fit.
+        Returns:
+            where the values come from, in words.
+        Raises:
+            UserError for a checkpoint that is missing, damaged or does not fit.
         """
         source = "initial weights drawn at random"
         root = Path(settings.experiment_root)

@@ -18,19 +18,20 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
     embeddings of all replicas, or with --mining local against its own. Divided by the number of
     replicas, gradients add up to those that one device would have for the whole batch.
 
-    Returns: a function of
+    Returns:
+        a function of
         images: float32 [B, H, W, 3]; with R replicas [B/R, H, W, 3] for each of this worker's.
         labels: int [B], pids as numbers, of the whole batch.
         iteration: int64, the number of finished ones. rate: float32, the learning rate.
         stop: int32, the number of the signal that told this worker to stop; 0: none.
         frozen: a Python bool, whether the weights of the net stay as they are.
-      that gives a dict of tensors of the whole batch, the same on all replicas:
+          that gives a dict of tensors of the whole batch, the same on all replicas:
         loss, and where they are used id_loss and center_loss: float32 scalars.
         top1, precision: float32 scalars in 0..1. furthest: float32, the largest distance.
         active_count, stop: int32 scalars; stop is the highest of all workers.
         losses, emb_lengths: float32 [B].
         emb: float32 [B, D], the embeddings that the loss was taken of.
-      TensorBoard shows every scalar but furthest and stop, under its name or the original's tag.
+          TensorBoard shows every scalar but furthest and stop, under its name or the original's tag.
     """
     optimizer = state.optimizer
     replica_step = _make_replica_step(state, settings)
@@ -119,7 +120,8 @@ def _triplet_losses(
         dists: float32 [b, B], between them.
         labels: int [B], of the whole batch.
 
-    Returns: two of float32 [b]. The number is 1, but any with --loss_ignore_zero.
+    Returns:
+        two of float32 [b]. The number is 1, but any with --loss_ignore_zero.
     """
     place = tf.distribute.get_replica_context().replica_id_in_sync_group
     b = emb.shape[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,9 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     if iteration >= settings.train_iterations:
         log.info(train_log.nothing_to_do_line(settings.train_iterations))
         return 0
-    _log_start(batches, strategy, cluster, settings)
+    _log_data_and_devices(batches, strategy, cluster, settings)
     log.info(f"Starting training from iteration {iteration}, with {source}.")
-    log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
-    warning = rate_jump(settings, ran_with, iteration)
-    if warning:
-        log.warning(warning)
+    _log_flags(settings, ran_with, iteration)
 
     step = make_step(strategy, state, settings)
     schedule = Schedule.of(settings)
@@ -118,13 +116,19 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
     return int(previous.result["stop"].numpy()) if previous else 0
 
 
-def _log_start(batches: Batches, strategy, cluster: Cluster, settings: Settings) -> None:
-    """What is trained on: the data and the devices."""
+def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster, settings: Settings) -> None:
     data = describe_data(batches.labels, settings.batch_p)
     log.info(f"{data} on {devices.describe(strategy, cluster)}.")
     R = strategy.num_replicas_in_sync
     if R > 1:
         log.info(f"{R} replicas in {cluster.size} processes share each batch.")
+
+
+def _log_flags(settings: Settings, ran_with: Mapping[str, str], iteration: int) -> None:
+    log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
+    warning = rate_jump(settings, ran_with, iteration)
+    if warning:
+        log.warning(warning)
 
 
 def _check_devices(settings: Settings, strategy) -> None:

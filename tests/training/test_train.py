@@ -368,7 +368,8 @@ def test_a_longer_training_with_its_old_decay_has_the_old_curve_and_without_is_w
 def test_a_start_tells_the_data_and_the_flags_that_differ(dataset, tmp_path, capfd):
     root = tmp_path / "exp"
     run(*flags(dataset, root, "--train_iterations=1"))
-    seen = [line.split(" train: ")[1] for line in capfd.readouterr().err.splitlines()]
+    lines = capfd.readouterr().err.splitlines()
+    seen = [line.split(" train: ")[1] for line in lines if " train: " in line]
     start = next(i for i, line in enumerate(seen) if " images of " in line)
     assert seen[start].startswith(f"{len(dataset.fids)} images of 6 pids, 2/3/5 images a pid")
     assert seen[start].endswith("an epoch, every pid once, is 2 iterations; on the CPU.")

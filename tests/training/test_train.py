@@ -370,7 +370,7 @@ def test_a_start_tells_the_data_and_the_flags_that_differ(dataset, tmp_path, cap
     run(*flags(dataset, root, "--train_iterations=1"))
     lines = capfd.readouterr().err.splitlines()
     seen = [line.split(" train: ")[1] for line in lines if " train: " in line]
-    start = next(i for i, line in enumerate(seen) if " images of " in line)
+    start = next(i for i, line in enumerate(seen) if " images of 6 pids, " in line)
     assert seen[start].startswith(f"{len(dataset.fids)} images of 6 pids, 2/3/5 images a pid")
     assert seen[start].endswith("an epoch, every pid once, is 2 iterations; on the CPU.")
     assert seen[start + 1].startswith("Starting training from iteration 0, with initial weights")

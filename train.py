@@ -63,12 +63,14 @@ def main(call: Call) -> None:
         SystemExit with 128 + its number when a signal interrupted the training, which is saved.
     """
     terminal.setup_logging("train")
+    cluster = find_cluster(_strategy_of(call))
+    if not cluster.is_chief:
+        log.setLevel("ERROR")  # the chief's lines are enough
     settings = _settings_to_resume(call) if call.resume else call.settings
     if settings.seed is None:
         settings = dataclasses.replace(settings, seed=secrets.randbits(31))
     for line in rules.unreached(settings):
         log.warning(line)
-    cluster = find_cluster(settings.strategy)
     if cluster.is_chief:
         check_root = folder.check_writeable if call.resume else folder.check_new
         check_root(settings.experiment_root)
@@ -81,6 +83,13 @@ def main(call: Call) -> None:
         signal_number = loop.train(settings, train_set, strategy, cluster, call.resume)
     if signal_number:
         sys.exit(128 + signal_number)
+
+
+def _strategy_of(call: Call) -> str:
+    """--strategy if it was typed; when resuming else that of args.json."""
+    if call.resume and "strategy" not in call.given:
+        return args_json.load(call.settings.experiment_root)[0].strategy
+    return call.settings.strategy
 
 
 def _settings_to_resume(call: Call) -> Settings:

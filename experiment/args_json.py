@@ -163,9 +163,9 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
 
 
 def resume(settings: Settings, given: dict[str, Any]) -> Settings:
-    """The flags to go on with: those of args.json, and of flags.CHANGED_BY_RESUMING those that are given.
-    The seed may be None still.
+    """The flags to go on with: those of args.json, but for those that resuming may change.
 
+    These are flags.CHANGED_BY_RESUMING. The seed may still be None.
     What changes is logged. A warning is logged for each given flag that is not used, each flag that
     args.json lacks, and each of its keys that is no flag.
 

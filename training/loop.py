@@ -158,7 +158,5 @@ def _open_log(settings: Settings, cluster: Cluster, iteration: int) -> None:
         (root / "train.log").touch()
         args_json.write(settings)
         terminal.log_to(root / "train.log")
-    else:
-        log.setLevel("ERROR")  # the chief's lines are enough
     for line in train_log.parameter_lines(args_json.content(settings)):
         log.info(line, extra=terminal.ONLY_IN_FILE)

@@ -10,7 +10,15 @@ from paths import PROJECT
 from runtime import tensorflow
 
 
-def test_ctrl_c_within_an_import_counts_after_it():
+@pytest.fixture
+def ctrl_c_is_heard():
+    """Where the tests run in the background, it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_within_an_import_counts_after_it(ctrl_c_is_heard):
     with pytest.raises(KeyboardInterrupt), tensorflow._interrupted_afterwards():
         try:
             signal.raise_signal(signal.SIGINT)

@@ -22,6 +22,7 @@ from data import images as image_data
 from experiment import args_json, detailed_logs
 from network import checkpoints
 from runtime import files
+from runtime.cluster import Cluster
 from training import loop, recorder
 from training.collapse import CollapseWatch
 
@@ -230,6 +231,18 @@ def test_an_interrupted_and_resumed_run_equals_the_whole_bit_for_bit(
     log = (root / "train.log").read_text()
     assert "--loading_threads is 2 from now on; it was 8." in log
     assert json.loads((root / "args.json").read_text())["loading_threads"] == 2
+
+
+@pytest.mark.parametrize("index, lines", [(0, 1), (1, 0)])
+def test_only_the_chief_warns_of_flags_that_are_not_used(whole, monkeypatch, capfd, index, lines):
+    def no_strategy(name):
+        raise common.UserError("far enough")
+
+    monkeypatch.setattr(train, "find_cluster", lambda strategy: Cluster(size=2, index=index))
+    monkeypatch.setattr(train, "make_strategy", no_strategy)
+    with pytest.raises(common.UserError, match="far enough"):
+        run(f"--experiment_root={whole}", "--resume", "--margin=0.5")
+    assert capfd.readouterr().err.count("--margin 0.5 is not used") == lines
 
 
 def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(

@@ -371,6 +371,7 @@ def is_per_query(path: str) -> bool:
 
 
 def options_of(args: argparse.Namespace) -> Options:
+    """The flags as evaluation.evaluate takes them. Raises: UserError for those that do not fit."""
     return Options(
         metric=args.metric,
         excluder=args.excluder,
@@ -406,7 +407,7 @@ def main(args: argparse.Namespace) -> None:
     origins = tuple(embeddings_file.origin(path) for path in embeddings)
     query, gallery = _with_files(query, gallery, options, origins)
     _warn_about_metric(log, args, origins[0])
-    _warn_about_embeddings(log, args, query, gallery)
+    _warn_about_embeddings(log, args, (query, gallery), origins)
     if args.report or args.baseline:
         for csv, images in zip(csvs, (query_set, gallery_set), strict=True):
             dataset.check_images(csv, args.image_root, images.fids, args.allow_any_path)
@@ -418,7 +419,7 @@ def main(args: argparse.Namespace) -> None:
         _log_pooling(log, len(query_set.fids), len(results.query.fids))
     _warn_about_unmatched(log, results)
     print(summary(results))
-    made = made_of(args, query, gallery)
+    made = made_of(args, (query, gallery), origins)
     if args.filename is not None:
         content = results.as_json() | {"made": made}
         _write("filename", args.filename, files.write_json, content)
@@ -436,7 +437,9 @@ def main(args: argparse.Namespace) -> None:
         log.info(f"Wrote {os.path.join(args.report, 'report.html')}.")
 
 
-def made_of(args: argparse.Namespace, query: Embedded, gallery: Embedded) -> dict[str, object]:
+def made_of(
+    args: argparse.Namespace, sets: tuple[Embedded, Embedded], origins: tuple[Origin, ...]
+) -> dict[str, object]:
     """How results came about: `made` of the JSON file.
 
     Returns:
@@ -449,9 +452,8 @@ def made_of(args: argparse.Namespace, query: Embedded, gallery: Embedded) -> dic
         "version": version(),
         "flags": {name: _plain(value) for name, value in vars(args).items()},
     }
-    for part, images in (("query", query), ("gallery", gallery)):
+    for part, images, origin in zip(("query", "gallery"), sets, origins, strict=True):
         path = getattr(args, f"{part}_embeddings")
-        origin = embeddings_file.origin(path)
         made[part] = {
             "dataset": os.path.abspath(getattr(args, f"{part}_dataset")),
             "images": len(images.embs),
@@ -563,18 +565,20 @@ def _warn_about_metric(log: logging.Logger, args: argparse.Namespace, origin: Or
 
 
 def _warn_about_embeddings(
-    log: logging.Logger, args: argparse.Namespace, query: Embedded, gallery: Embedded
+    log: logging.Logger,
+    args: argparse.Namespace,
+    sets: tuple[Embedded, Embedded],
+    origins: tuple[Origin, ...],
 ) -> None:
     """Warn where the two files were made in different ways, or the figures may mean nothing."""
     paths = (args.query_embeddings, args.gallery_embeddings)
-    origins = [embeddings_file.origin(path) for path in paths]
     for name, of_query, of_gallery in embeddings_file.differences(*origins):
         log.warning(
             f"The {name} of {paths[0]} is {of_query}, that of {paths[1]} {of_gallery}. Embed both alike, unless this "
             "is meant."
         )
     one_point = False
-    for path, images in dict(zip(paths, (query, gallery), strict=True)).items():
+    for path, images in dict(zip(paths, sets, strict=True)).items():
         embs = images.embs
         if len(embs) > 1 and (embs[:100] == embs[0]).all() and (embs[-100:] == embs[0]).all():
             one_point = True
@@ -582,9 +586,9 @@ def _warn_about_embeddings(
                 f"All embeddings of {path} seem to be one point: ranks mean nothing. See docs/troubleshooting.md."
             )
     if pipeline.excludes_by_file(args.excluder):
-        plausibility.warn_about_queries_apart(query, gallery, args.excluder)
+        plausibility.warn_about_queries_apart(*sets, args.excluder)
     if not one_point:
-        plausibility.warn_about_copies(query, gallery, args.excluder)
+        plausibility.warn_about_copies(*sets, args.excluder)
 
 
 def _log_pooling(log: logging.Logger, before: int, after: int) -> None:

@@ -27,6 +27,7 @@ from PIL import (
 
 from common import UserError, first_few, reason
 from runtime.terminal import log
+from runtime.wrong_files import what_came
 
 KINDS = "JPEG, PNG, GIF, BMP or WebP"
 # 512 MiB as RGB. Pillow refuses larger ones, too, as bombs: small files that fill the memory.
@@ -193,14 +194,13 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def _not_an_image(start: bytes, kind: str) -> str:
+    what = what_came(start)
+    if what:
+        return f"it is {what}"
     if kind:
         return f"it is {kind} file"
-    if not start:
-        return "the file is empty"
     if not any(start):
         return "the file begins with zeros, as one that was not copied to its end does"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS and not the file itself: run `git lfs pull`"
     return f"it is of an unknown kind, and begins with {start[:16]!r}"
 
 

@@ -4,6 +4,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from runtime.wrong_files import what_came
+
 _CONVERT = "load it with PyTorch, put its arrays into the Keras net, and save that as .weights.h5"
 
 
@@ -20,20 +22,13 @@ def name_of(path: Path) -> str | None:
         return None
     with open(path, "rb") as file:
         start = file.read(512)
-    return _by_content(path, start) or _by_suffix(path, start)
+    return what_came(start) or _by_content(path, start) or _by_suffix(path, start)
 
 
 _SAVED_MODEL = "a SavedModel: give the checkpoint that it was made from, or Keras' weights file"
 
 
 def _by_content(path: Path, start: bytes) -> str | None:
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        return "an empty file: copy it again"
-    if text.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS and not the file itself: run `git lfs pull` where it is from"
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "a web page and not the file that it offers: download the file itself"
     if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
         return "an archive: unpack it (tar -xf) and give the checkpoint in it"
     if zipfile.is_zipfile(path):

@@ -216,14 +216,14 @@ HUGE_JPEG = encoded(Image.new("L", (16, 16)), "JPEG").replace(
 )
 _webp = encoded(GRADIENT, "WEBP", quality=95)
 REFUSED = {
-    "empty": (b"", "the file is empty"),
+    "empty": (b"", "it is an empty file: copy it again"),
     "text": (b"no image", "unknown kind, and begins with b'no image'"),
     "zeros": (bytes(30_000), "begins with zeros"),
     "TIFF": (encoded(GRADIENT, "TIFF"), "it is a TIFF file"),
     "AVIF": (b"\0\0\0\x20ftypavif" + bytes(40), "it is an AVIF file"),
     "HEIC": (b"\0\0\0\x20ftypheic" + bytes(40), "it is a HEIC file"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is a PostScript file"),
-    "web page": (b"<!DOCTYPE html><html>", "it is an HTML, SVG or XML file"),
+    "web page": (b"<!DOCTYPE html><html>", "it is a web page and not the file that it offers"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     "huge PNG": (
         png(0, size=(14_000, 13_500), bits=1) + bytes(20_000),

@@ -33,7 +33,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -45,7 +45,7 @@ import common
 from common import UserError
 from data import dataset, fids
 from data.dataset import Dataset
-from evaluation import embeddings_file, pipeline, plausibility, pooling
+from evaluation import embeddings_file, figures, pipeline, plausibility, pooling
 from evaluation.embeddings_file import Origin
 from evaluation.pipeline import Embedded, Options, Results
 from experiment import args_json
@@ -113,11 +113,20 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 def _add_figures(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("figures")
     group.add_argument(
+        "--figures",
+        nargs="+",
+        type=figures.name,
+        metavar="NAME",
+        help=f"What is printed: some of {', '.join(figures.NAMES)}, each K an integer. Without this flag, mAP, top-1, "
+        "top-2, top-5, top-10 and mINP.",
+    )
+    group.add_argument(
         "--filename",
         type=common.writeable_file,
         metavar="JSON",
-        help="Write mAP, mINP, CMC (one per rank), precision_at_recall (interpolated), and aps and inps (one per "
-        "query, null without a true match) to this file, and how they were made: date, version, flags, checkpoints.",
+        help="Write mAP, mINP, MAP_at_R, R_precision, CMC (one per rank), precision_at_recall (interpolated), and aps "
+        "and inps (one per query, null without a true match) to this file, where no cameras are read also Recall_at_K, "
+        "and how they were made: date, version, flags, checkpoints.",
     )
     group.add_argument(
         "--per_query",
@@ -418,7 +427,7 @@ def main(args: argparse.Namespace) -> None:
     if results.pooled:
         _log_pooling(log, len(query_set.fids), len(results.query.fids))
     _warn_about_unmatched(log, results)
-    print(summary(results))
+    print(summary(results, args.figures))
     made = made_of(args, (query, gallery), origins)
     if args.filename is not None:
         content = results.as_json() | {"made": made}
@@ -485,8 +494,10 @@ def _plain(value: object) -> object:
     return value if isinstance(value, bool | int | float | None) else str(value)
 
 
-def summary(results: Results) -> str:
-    """The line with the figures that everybody looks at first."""
+def summary(results: Results, names: Sequence[str] | None = None) -> str:
+    """A line of figures: those of the names, or those that everybody looks at first."""
+    if names:
+        return " | ".join(f"{name}: {results.figure(name):.2%}" for name in names)
     return (
         f"mAP: {results.mAP:.2%} | top-1: {results.top(1):.2%} top-2: {results.top(2):.2%} | "
         f"top-5: {results.top(5):.2%} | top-10: {results.top(10):.2%} | mINP: {results.mINP:.2%}"
@@ -504,7 +515,7 @@ def _evaluate_baseline(
     results = baselines.evaluate_baseline(
         args.baseline, query_set, gallery_set, args.image_root, options
     )
-    print(f"{summary(results)} (baseline: {args.baseline})")
+    print(f"{summary(results, args.figures)} (baseline: {args.baseline})")
     return {args.baseline: results}
 
 

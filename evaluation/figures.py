@@ -1,11 +1,25 @@
 """Figures of an evaluation: AP, CMC, mINP and precision at recall from ranks; the ROC from pairs."""
 
+import argparse
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from evaluation import distances, ranking
+
+NAMES = ("mAP", "mINP", "MAP@R", "R-precision", "top-K", "Recall@K")
+TOP = re.compile(r"(?:top-|Recall@)([1-9][0-9]*)")  # two names of one figure
+
+
+def name(text: str) -> str:
+    """A flag type: one of NAMES, with a number for its K."""
+    if text not in NAMES[:4] and not TOP.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"should be one of {', '.join(NAMES)}, with an integer of at least 1 for K. Received: {text}"
+        )
+    return text
 
 
 def average_precision(ranks: np.ndarray, market: bool = False) -> float:
@@ -35,6 +49,29 @@ def inverse_negative_penalty(ranks: np.ndarray) -> float:
         ranks: of its n >= 1 true matches, ascending, from 1.
     """
     return float(len(ranks) / ranks[-1])
+
+
+def map_at_r(ranks: np.ndarray) -> float:
+    """The MAP@R of one query, in 0..1: its AP over the first R images only.
+
+    R is the number of its true matches. Only those of them count that are among the first R: Musgrave
+    et al., A Metric Learning Reality Check, section 3.2.
+
+    Args:
+        ranks: of its R >= 1 true matches, ascending, from 1.
+    """
+    found = np.arange(1, len(ranks) + 1)
+    precisions = np.where(ranks <= len(ranks), found / ranks, 0)
+    return float(precisions.mean())
+
+
+def r_precision(ranks: np.ndarray) -> float:
+    """The share of true matches among the first R images of one query, in 0..1.
+
+    Args:
+        ranks: of its R >= 1 true matches, ascending, from 1.
+    """
+    return float(np.mean(ranks <= len(ranks)))
 
 
 def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RECALLS = tuple(tenth / 10 for tenth in range(1, 11))
 FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
+KS = (1, 2, 4, 8, 10, 20, 30, 100, 1000)  # of Recall@K, as papers report it
 PER_QUERY_COLUMNS = ("pid", "fid", "AP", "INP", "matches", "first_rank", "last_rank")
 
 Excluder = Callable[[Sequence[str]], np.ndarray]  # query fids -> bool [Q, G], True = ignored
@@ -114,10 +115,12 @@ class Results:
         ranks: of each query's true matches, int64, ascending, from 1; empty without one.
         aps, inps: AP and inverse negative penalty of each query, None without a true match.
         mAP, mINP: their means.
+        map_at_r, r_precision: means of MAP@R and R-precision over the queries.
         cmc: float64 [G], the share of queries with a true match among the first 1..G images.
         precision_at_recall: interpolated, by recall.
         tpr_at_fpr: the share of true pairs that is accepted, by FPR.
         pooled: whether queries were pooled.
+        cameras: whether the excluder reads cameras. Where it does not, top-k is called Recall@K.
         distances: from n rows of queries to their distances to the gallery, float64 [n, G], inf
             where an image is ignored for a query.
     """
@@ -129,26 +132,52 @@ class Results:
     inps: list[float | None]
     mAP: float  # noqa: N815, its name everywhere
     mINP: float  # noqa: N815
+    map_at_r: float
+    r_precision: float
     cmc: np.ndarray
     precision_at_recall: dict[float, float]
     tpr_at_fpr: dict[float, float | None]
     pooled: bool
+    cameras: bool
     distances: Callable[[Sequence[int] | np.ndarray], np.ndarray]
 
     def top(self, k: int) -> float:
         """The share of queries with a true match among the first k images, or all if G is less."""
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
+    def figure(self, name: str) -> float:
+        """A figure by its name, one of figures.NAMES with a number for its K: "mAP", "top-5".
+
+        Raises:
+            KeyError: there is no figure of this name.
+        """
+        plain = {
+            "mAP": self.mAP,
+            "mINP": self.mINP,
+            "MAP@R": self.map_at_r,
+            "R-precision": self.r_precision,
+        }
+        if name in plain:
+            return plain[name]
+        match = figures.TOP.fullmatch(name)
+        if match is None:
+            raise KeyError(name)
+        return self.top(int(match[1]))
+
     def as_json(self) -> dict[str, object]:
         """What evaluate.py writes to its JSON file."""
         values = {
             "mAP": self.mAP,
             "mINP": self.mINP,
+            "MAP_at_R": self.map_at_r,
+            "R_precision": self.r_precision,
             "CMC": self.cmc.tolist(),
             "aps": self.aps,
             "inps": self.inps,
             "precision_at_recall": self.precision_at_recall,
         }
+        if not self.cameras:
+            values["Recall_at_K"] = {k: self.top(k) for k in KS if k <= len(self.cmc)}
         if self.tpr_at_fpr:
             values["TPR_at_FPR"] = self.tpr_at_fpr
         if self.pooled:
@@ -231,10 +260,13 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         inps=inps,
         mAP=_mean(aps),
         mINP=_mean(inps),
+        map_at_r=_mean([figures.map_at_r(r) for r in ranks if len(r)]),
+        r_precision=_mean([figures.r_precision(r) for r in ranks if len(r)]),
         cmc=figures.cmc(ranks, len(gallery.dataset.fids)),
         precision_at_recall=dict(zip(options.recalls, precisions, strict=True)),
         tpr_at_fpr=dict(zip(options.fprs, tprs, strict=True)),
         pooled=options.multi_query is not None,
+        cameras=hasattr(excluder, "keys"),
         distances=dists_of,
     )
 

@@ -400,8 +400,12 @@ def _figures(results: Results, baselines: Mapping[str, Results]) -> str:
 
 
 def _values(results: Results) -> dict[str, float]:
-    tops = {f"top-{k}": results.top(k) for k in (1, 2, 5, 10)}
-    return {"mAP": results.mAP, "mINP": results.mINP, **tops}
+    names = ["mAP", "mINP", "MAP@R", "R-precision"]
+    if results.cameras:
+        names += [f"top-{k}" for k in (1, 2, 5, 10)]
+    else:
+        names += [f"Recall@{k}" for k in (1, 2, 4, 8)]
+    return {name: results.figure(name) for name in names}
 
 
 def _figure(svg: str, caption: str) -> str:

@@ -87,8 +87,8 @@ def pool(rows, embs, how):
 
 
 def score(dists, query_rows, gallery_rows):
-    """AP, n / r_n, and the rank of the first match of every query; None without a match. Rows are
-    (pid, camera).
+    """AP, n / r_n, MAP@R, R-precision, and the rank of the first match of every query; None without a
+    match. Rows are (pid, camera).
     """
     figures = []
     for row, (pid, camera) in zip(dists, query_rows, strict=True):
@@ -97,5 +97,10 @@ def score(dists, query_rows, gallery_rows):
         ranks = [rank for rank, j in enumerate(kept, 1) if gallery_rows[j][0] == pid]
         n = len(ranks)
         ap = n and sum(i / rank for i, rank in enumerate(ranks, 1)) / n
-        figures.append((ap, n / ranks[-1], ranks[0]) if n else None)
+        map_at_r = found = 0
+        for seen, j in enumerate(kept[:n], 1):
+            if gallery_rows[j][0] == pid:
+                found += 1
+                map_at_r += found / seen / n
+        figures.append((ap, n / ranks[-1], map_at_r, found / n, ranks[0]) if n else None)
     return figures

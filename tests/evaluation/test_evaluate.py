@@ -29,7 +29,7 @@ def argv(flags):
         text
         for name, value in flags.items()
         if value is not None
-        for text in (f"--{name}", str(value))
+        for text in (f"--{name}", *str(value).split(" "))
         if text
     ]
 
@@ -102,17 +102,34 @@ def test_the_summary_and_the_file(small, capsys):
     )
     assert err == ""
     got = results(small)
-    figures = {"mAP", "mINP", "CMC", "aps", "inps", "precision_at_recall"}
+    figures = {
+        "mAP",
+        "mINP",
+        "MAP_at_R",
+        "R_precision",
+        "CMC",
+        "aps",
+        "inps",
+        "precision_at_recall",
+    }
     assert got.keys() == figures | {"made"}
     assert got["aps"] == pytest.approx([1, 0.7, 0.5])
     assert got["mAP"] == pytest.approx(2.2 / 3)
     assert got["inps"] == pytest.approx([1, 2 / 5, 1 / 2])
     assert got["mINP"] == pytest.approx((1 + 2 / 5 + 1 / 2) / 3)
     assert got["CMC"] == pytest.approx([2 / 3, 1, 1, 1, 1, 1])
+    assert got["MAP_at_R"] == got["R_precision"] == pytest.approx(0.5)
     tenths = [*(f"0.{tenth}" for tenth in range(1, 10)), "1.0"]
     assert list(got["precision_at_recall"]) == tenths
     names = sorted(path.name for path in small["filename"].parent.iterdir())
     assert names == ["gallery.csv", "gallery.h5", "query.csv", "query.h5", "results.json"]
+
+
+def test_the_figures_that_are_asked_for_are_printed(small, capsys):
+    run(small | {"figures": "MAP@R R-precision Recall@1 top-2"})
+    assert capsys.readouterr().out == (
+        "MAP@R: 50.00% | R-precision: 50.00% | Recall@1: 66.67% | top-2: 100.00%\n"
+    )
 
 
 def test_what_more_is_asked_for_is_in_the_file(small):
@@ -647,6 +664,10 @@ BAD = {
     "roc without a file": (
         replaced(roc="", filename=None),
         "--roc: has no effect without --filename",
+    ),
+    "figure unknown": (
+        replaced(figures="mAP Recall@0"),
+        "--figures: should be one of mAP, .*Recall@K, .*Received: Recall@0",
     ),
     "flag unknown": (replaced(gallery="x"), "--gallery"),
     "query_dataset missing": (

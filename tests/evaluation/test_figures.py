@@ -22,6 +22,10 @@ def test_figures_of_one_query_are_those_of_plain_loops(count):
     for market in (False, True):
         got = figures.average_precision(ranks, market)
         assert got == pytest.approx(plain_ap(order, market), abs=1e-12)
+    first = order[:count]
+    assert figures.r_precision(ranks) == pytest.approx(first.sum() / count)
+    wanted = sum(first[: i + 1].mean() for i in range(count) if first[i]) / count
+    assert figures.map_at_r(ranks) == pytest.approx(wanted, abs=1e-12)
     wanted = count / (1 + np.flatnonzero(order)[-1])
     assert figures.inverse_negative_penalty(ranks) == pytest.approx(wanted)
 
@@ -46,6 +50,9 @@ def test_average_precision_by_hand():
 def test_other_figures_by_hand():
     assert figures.inverse_negative_penalty(np.array([1, 4, 12])) == 3 / 12
     assert figures.inverse_negative_penalty(np.array([1, 2])) == 1
+    # Of four matches the first four images hold three, at ranks 1, 2 and 4.
+    assert figures.r_precision(np.array([1, 2, 4, 5])) == 3 / 4
+    assert figures.map_at_r(np.array([1, 2, 4, 5])) == (1 + 1 + 3 / 4) / 4
     # Precisions 1/2, 2/3, 3/7, so from the first on it is 2/3; and of a query with one match 1/4
     # throughout. The query without a match does not count.
     ranks = [np.array([2, 3, 7]), np.array([], np.int64), np.array([4])]

@@ -91,10 +91,32 @@ def test_figures_by_hand():
     assert results.mINP == pytest.approx((1 + 2 / 5 + 1 / 2) / 3)
     assert results.cmc == pytest.approx([2 / 3, 1, 1, 1, 1, 1])
     assert [results.top(k) for k in (1, 2, 6, 100)] == pytest.approx([2 / 3, 1, 1, 1])
+    # The first finds its one match, the second one of its two among its first two.
+    assert results.map_at_r == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert results.r_precision == pytest.approx((1 + 1 / 2 + 0) / 3)
     # The precisions of the second query are 1 up to a recall of 0.5, then 2/5.
     precisions = [2.5 / 3] * 5 + [1.9 / 3] * 5
     assert list(results.precision_at_recall) == [tenth / 10 for tenth in range(1, 11)]
     assert list(results.precision_at_recall.values()) == pytest.approx(precisions)
+
+
+def test_figures_have_names():
+    results = evaluate(*SMALL, EUCLIDEAN)
+    names = {"mAP": results.mAP, "mINP": results.mINP, "MAP@R": 0.5, "R-precision": 0.5}
+    for k in (1, 2, 6, 100):
+        names |= {f"top-{k}": results.top(k), f"Recall@{k}": results.top(k)}
+    for name, value in names.items():
+        assert results.figure(name) == pytest.approx(value)
+    for name in ("top-0", "top-", "Recall", "map"):
+        with pytest.raises(KeyError, match=name):
+            results.figure(name)
+
+
+def test_where_no_cameras_are_read_top_k_is_also_called_recall():
+    assert "Recall_at_K" not in evaluate(*SMALL, EUCLIDEAN).as_json()
+    results = evaluate(*SMALL, Options("euclidean", "diagonal"))
+    assert list(results.as_json()["Recall_at_K"]) == [1, 2, 4]  # of six images
+    assert results.as_json()["Recall_at_K"][2] == results.top(2)
 
 
 def test_market_ap_by_hand():
@@ -198,9 +220,11 @@ def test_figures_are_those_of_plain_loops(options, metric):
 
     assert got.aps == [w and pytest.approx(w[0]) for w in wanted]
     assert got.inps == [w and pytest.approx(w[1]) for w in wanted]
-    aps, inps, firsts = zip(*filter(None, wanted), strict=True)
+    aps, inps, map_at_rs, r_precisions, firsts = zip(*filter(None, wanted), strict=True)
     assert got.mAP == pytest.approx(np.mean(aps))
     assert got.mINP == pytest.approx(np.mean(inps))
+    assert got.map_at_r == pytest.approx(np.mean(map_at_rs))
+    assert got.r_precision == pytest.approx(np.mean(r_precisions))
     np.testing.assert_allclose(got.cmc, [np.mean(np.array(firsts) <= k) for k in range(1, 161)])
     if metric == "cityblock" or options.rerank:  # brute has the others squared
         dists_of_two = got.distances([3, 0])

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -21,7 +22,7 @@ def images(pids, fids):
     )
 
 
-def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=()):
+def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=(), cameras=True):
     """Results of two Datasets; distances: from rows of queries to [n, G]."""
     known = [ap for ap in aps if ap is not None]
     return Results(
@@ -32,10 +33,13 @@ def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=()):
         inps=[],
         mAP=float(np.mean(known)) if known else 0.0,
         mINP=0.4321,
+        map_at_r=0.2345,
+        r_precision=0.3456,
         cmc=np.array(cmc),
         precision_at_recall={},
         tpr_at_fpr={},
         pooled=False,
+        cameras=cameras,
         distances=distances,
     )
 
@@ -219,6 +223,8 @@ def test_the_page_holds_figures_lists_and_identities(case, written):
     for name, share in {
         "mINP": 0.4321,
         "mAP": case.results.mAP,
+        "MAP@R": 0.2345,
+        "R-precision": 0.3456,
         "top-5": case.results.cmc[4],
     }.items():
         assert f"{name}{share:.1%}" in page.text
@@ -344,6 +350,14 @@ def test_a_baseline_stands_beside_each_figure(case, tmp_path):
     assert f"mAP{case.results.mAP:.1%}color_histogram 12.3%" in page.text
     assert f"top-10{case.results.top(10):.1%}color_histogram {baseline.top(10):.1%}" in page.text
     assert "color_histogram" not in case.write(tmp_path / "without").text
+
+
+def test_where_no_cameras_are_read_top_k_is_called_recall(case, written, tmp_path):
+    assert "Recall@" not in written[1].text
+    results = dataclasses.replace(case.results, cameras=False)
+    report.write(tmp_path, results, case.root, {})
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert f"Recall@4{results.cmc[3]:.1%}" in text and "top-1" not in text
 
 
 def test_charts_are_there_as_png(written):

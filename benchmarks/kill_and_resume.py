@@ -3,7 +3,8 @@
     python -m benchmarks.kill_and_resume --kills 50
 
 Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights,
-statistics, Adam's moments, the losses in train.log, TensorBoard's scalars and the detailed logs.
+statistics, Adam's moments, the losses in train.log, metrics.jsonl, TensorBoard's scalars and the
+detailed logs.
 Takes about ten seconds a kill.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 import common
-from experiment import detailed_logs
+from experiment import detailed_logs, metrics_log
 
 NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images", "images_per_sec"}
 
@@ -82,6 +83,14 @@ def logged_iterations(root: Path) -> dict[int, str]:
     return {int(match[1]): match[2] for match in found if match}
 
 
+def logged_metrics(root: Path) -> list[dict]:
+    """The lines of metrics.jsonl, but for times."""
+    return [
+        {name: value for name, value in line.items() if name not in NEVER_EQUAL}
+        for line in metrics_log.read(root)
+    ]
+
+
 def starts(root: Path) -> int:
     log = root / "train.log"
     return log.read_text().count("Starting training") if log.exists() else 0
@@ -143,6 +152,8 @@ def differences(a: Path, b: Path) -> list[str]:
     lines = (b / "train.log").read_text()
     if len(re.findall(r" iter: *\d+,", lines)) != len(logged_iterations(b)):
         found.append("iterations that stand twice in train.log")
+    if logged_metrics(a) != logged_metrics(b):
+        found.append("metrics.jsonl")
     for name in ("embeddings", "losses", "fids"):
         if detailed_logs.read(a / name).tobytes() != detailed_logs.read(b / name).tobytes():
             found.append(f"detailed log {name}")

@@ -6,11 +6,12 @@ that was left alone. Detailed logs need none of this: each of their rows has its
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 
-from experiment import train_log
+from experiment import metrics_log, train_log
 from runtime import files
 
 # What a killed run can leave half-written.
@@ -18,20 +19,21 @@ _LEFTOVERS = (
     "checkpoint*.partial",
     "args.json.partial",
     "train.log.partial",
+    "metrics.jsonl.partial",
     "events.out.partial.*",
 )
 
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
-    """Remove what is later than `iteration` from train.log and from TensorBoard's events.
+    """Remove what is later than `iteration` from the logs and from TensorBoard's events.
 
     What a kill left half-written is removed, too. A file is replaced in one step, and only if
     something in it has to go.
     """
     root = Path(experiment_root)
     _remove_leftovers(root)
-    if (root / "train.log").exists():
-        _rewind_log(root / "train.log", iteration)
+    _rewind_log(root / "train.log", iteration, train_log.iteration_of)
+    _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
     for path in sorted(root.glob("events.out.tfevents.*")):
         _rewind_events(path, iteration)
 
@@ -50,17 +52,17 @@ def _remove_leftovers(root: Path) -> None:
                 path.unlink()
 
 
-def _rewind_log(path: Path, iteration: int) -> None:
+def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int | None]) -> None:
+    """Remove lines that are later or not complete; those about no single iteration stay."""
+    if not path.exists():
+        return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _at(line) <= iteration]
+    kept = [
+        line for line in lines if line.endswith(b"\n") and (iteration_of(line) or 0) <= iteration
+    ]
     if len(kept) < len(lines):
         with files.complete_file(path) as partial:
             partial.write_bytes(b"".join(kept))
-
-
-def _at(line: bytes) -> int:
-    """The iteration of a line; 0 for lines about no single one."""
-    return train_log.iteration_of(line) or 0
 
 
 def _rewind_events(path: Path, iteration: int) -> None:

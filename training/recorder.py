@@ -1,4 +1,4 @@
-"""What a training tells: train.log, TensorBoard, detailed logs, the live line on the terminal."""
+"""What a training tells: train.log, metrics.jsonl, TensorBoard, detailed logs, the live line."""
 
 import contextlib
 import dataclasses
@@ -11,9 +11,10 @@ import tensorflow as tf
 
 import loss
 from common import UserError
-from experiment import detailed_logs, train_log
+from experiment import detailed_logs, metrics_log, train_log
 from experiment.detailed_logs import DetailedLogs
 from experiment.flags import Settings
+from experiment.metrics_log import MetricsLog
 from runtime import files, terminal
 from runtime.terminal import log
 from training import summaries
@@ -53,6 +54,7 @@ class Recorder:
         self._root = Path(settings.experiment_root)
         self._collapse = CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
         self._details = DetailedLogs(self._root, self._layout_of_details())
+        self._metrics = MetricsLog(self._root, active=is_chief)
         self._writer = tf.summary.create_noop_writer()
         if is_chief:
             self._writer = tf.summary.create_file_writer(str(self._root))
@@ -66,7 +68,7 @@ class Recorder:
         self._contexts = contextlib.ExitStack()
 
     def __enter__(self) -> "Recorder":
-        for context in (self._writer.as_default(), self._details, self._bar):
+        for context in (self._writer.as_default(), self._metrics, self._details, self._bar):
             self._contexts.enter_context(context)
         return self
 
@@ -98,7 +100,8 @@ class Recorder:
     def sync(self) -> None:
         """Have all that was logged on the disk. A thread may call this."""
         self._details.sync()
-        for file in (self._root / "train.log", *self._root.glob("events.out.tfevents.*")):
+        logs = [self._root / "train.log", self._root / metrics_log.NAME]
+        for file in (*logs, *self._root.glob("events.out.tfevents.*")):
             files.sync(file)
 
     def _layout_of_details(self) -> dict:
@@ -145,7 +148,9 @@ class Recorder:
             "secs_waiting_for_images": done.batch.waited,
             "images_per_sec": len(done.batch.rows) / seconds,
         }
-        summaries.write_scalars(number, scalars | {"learning_rate": done.rate} | timing)
+        scalars |= {"learning_rate": done.rate} | timing
+        summaries.write_scalars(number, scalars)
+        self._metrics.write(number, scalars)
         self._write_pictures(number, result, done.batch.rows)
         if settings.detailed_logs:
             self._details.write(

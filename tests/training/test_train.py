@@ -19,7 +19,7 @@ import common
 import train
 from benchmarks import kill_and_resume
 from data import images as image_data
-from experiment import args_json, detailed_logs
+from experiment import args_json, detailed_logs, metrics_log
 from network import checkpoints
 from runtime import files
 from runtime.cluster import Cluster
@@ -173,6 +173,15 @@ def test_tensorboard_has_the_originals_tags_at_every_iteration(whole):
     np.testing.assert_allclose(rates, [3e-4] * 4 + [3e-5, 3e-6], rtol=1e-6)
     means = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("loss")]
     assert [f"{value:.3f}" for value in means] == [line[3] for line in iteration_lines(whole)]
+
+    lines = list(metrics_log.read(whole))
+    assert [line.pop("iteration") for line in lines] == list(range(1, ITERATIONS + 1))
+    scalars = {tag for tag in tags if "embedding" not in tag and "distribution" not in tag}
+    for line in lines:
+        assert line.keys() == scalars
+    for tag in scalars:
+        values = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+        np.testing.assert_allclose([line[tag] for line in lines], values, rtol=1e-6)
 
 
 def test_detailed_logs_hold_every_iteration(whole, dataset):

@@ -1,0 +1,84 @@
+"""metrics.jsonl: what was logged, as numbers, for programs. It is written and read here alone.
+
+One JSON object a line, for each iteration that is logged and for each validation:
+
+    {"iteration": 120, "loss": 0.534, "batch_top1": 0.61, "learning_rate": 0.0003, ...}
+    {"iteration": 120, "validation/mAP": 0.412, "validation/top-1": 0.553, ...}
+
+`iteration` counts from 1. All other names are the tags of TensorBoard's scalars, and their values
+are numbers; one that is not finite is null. Iterations rise from line to line, and a validation
+follows the iteration that it is of. Resuming takes back the lines of iterations that run again.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends lines: a context that has the file open.
+
+    Args:
+        active: False for a process that writes nothing.
+    """
+
+    def __init__(self, experiment_root: str | os.PathLike, active: bool = True):
+        self._path = Path(experiment_root) / NAME
+        self._active = active
+
+    def __enter__(self) -> "MetricsLog":
+        if self._active:
+            # By lines: whoever reads while the training runs finds only complete ones.
+            self._file = open(self._path, "a", buffering=1, encoding="ascii", newline="\n")  # noqa: SIM115
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._active:
+            self._file.close()
+
+    def write(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Write one line. values: numbers by TensorBoard's tags."""
+        if self._active:
+            self._file.write(line(iteration, values))
+
+
+def line(iteration: int, values: Mapping[str, float]) -> str:
+    """One line of the file."""
+    numbers = {name: float(value) for name, value in values.items()}
+    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    return json.dumps({"iteration": iteration} | finite, allow_nan=False) + "\n"
+
+
+def read(experiment_root: str | os.PathLike) -> Iterator[dict]:
+    """The objects of all lines, in order; none where there is no file.
+
+    A line that is no such object, cut off by a kill say, is passed over.
+    """
+    path = Path(experiment_root) / NAME
+    if not path.exists():
+        return
+    with open(path, "rb") as lines:
+        for text in lines:
+            values = _parsed(text)
+            if values is not None:
+                yield values
+
+
+def iteration_of(text: bytes) -> int | None:
+    """The iteration of a line; None for one that is no line of the file."""
+    values = _parsed(text)
+    return None if values is None else values["iteration"]
+
+
+def _parsed(text: bytes) -> dict | None:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("iteration"), int):
+        return None
+    return values

@@ -36,7 +36,7 @@ NON_IDENTITIES = {"-1": "junk", "0000": "distractors", "0": "distractors"}
 EXIT_CODES = {
     "images that are missing": 10,
     "images that cannot be decoded": 11,
-    "headers, which a CSV should not have": 12,
+    "headers that do not name the columns pid and fid": 12,
     "images with more than one pid": 13,
     "copies of an image under another pid": 14,
     "images in both training and test": 15,
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{images.path}:", *summary(images, of_set, args.batch_k), sep="\n  ")
     for line in pid_checks.few_images(sets[0].pids, args.batch_k):
         print(f"For a training on {sets[0].path}: {line}")
-    listed = problems(sets, found) | {"headers, which a CSV should not have": headers}
+    listed = problems(sets, found) | {"headers that do not name the columns pid and fid": headers}
     kinds = [kind for kind in EXIT_CODES if listed[kind]]
     if not kinds:
         print("No problems.")

@@ -1,15 +1,15 @@
-"""Data sets: CSVs of pid,fid and the image files that they name."""
+"""Data sets: CSVs of pid,fid and more columns, and the image files that they name."""
 
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from common import UserError, first_few
+from common import UserError, first_few, suggestion
+from data import table
 from runtime import terminal
 
 # A file system in a network answers late: where each answer took 0.5 ms, 32 threads were 27 times as
@@ -18,37 +18,104 @@ _THREADS = 32
 _CHUNK = 256  # files that a thread looks for at a time
 
 
+SPLITS = ("train", "query", "gallery", "val")
+WHOLE = (0, 0, 0, 0)  # the box of an image of which all is meant
+
+_TEXT = ("pids", "fids", "cameras", "splits", "groups", "tracklets")
+
+
+class ImageFiles(NamedTuple):
+    """Where the pixels of N images are."""
+
+    paths: Sequence[str]  # of the files
+    boxes: np.ndarray | None = None  # as of a Dataset
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, N of them, in the order of their CSV.
 
-    The columns become object arrays: a row takes the memory of its own text, however long the text
-    of another row is.
+    The columns of text become object arrays: a row takes the memory of its own text, however long
+    the text of another row is. A column that the CSV does not have is None.
 
     Attributes:
         pids, fids: str [N].
-        path: the CSV; "" for a data set that has none.
+        path: the CSV, or several joined by ", "; "" for a data set that has none.
+        cameras: str [N], none empty.
+        boxes: int32 [N, 4], x1, y1, x2, y2 in pixels of the image as it is stored, x2 and y2 the
+            first beyond the box; the part of the file that is meant. WHOLE where all of it is.
+        splits: str [N], of SPLITS.
+        groups: str [N], none empty: what figures are told apart by, and batches can be.
+        tracklets: str [N]; "" for an image that is in none.
+        sets: int32 [N], which of several CSVs each row is of, from 0; None for rows of one.
     """
 
     pids: np.ndarray
     fids: np.ndarray
     path: str = ""
+    _: dataclasses.KW_ONLY
+    cameras: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    splits: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    tracklets: np.ndarray | None = None
+    sets: np.ndarray | None = None
 
     def __post_init__(self):
-        for name in ("pids", "fids"):
-            column = np.asarray(getattr(self, name), dtype=object)
+        for name, column in self.columns().items():
+            column = np.asarray(column, dtype=object if name in _TEXT else np.int32)
             object.__setattr__(self, name, column)  # it is frozen for all others
 
     def __len__(self) -> int:
         return len(self.pids)
 
-    def select(self, rows: np.ndarray) -> "Dataset":
-        """Some of the images. rows: int [n], in any order, or bool [N]."""
-        return dataclasses.replace(self, pids=self.pids[rows], fids=self.fids[rows])
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns that there are, by the names of the attributes."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "path"]
+        columns = {name: getattr(self, name) for name in names}
+        return {name: column for name, column in columns.items() if column is not None}
 
-    def paths(self, image_root: str | os.PathLike) -> np.ndarray:
-        """The image files: str [N], an object array."""
-        return np.array([os.path.join(image_root, fid) for fid in self.fids], dtype=object)
+    def select(self, rows: np.ndarray | slice) -> "Dataset":
+        """Some of the images. rows: int [n], in any order, bool [N], or a slice."""
+        chosen = {name: column[rows] for name, column in self.columns().items()}
+        return dataclasses.replace(self, **chosen)
+
+    def paths(self, image_root: str | os.PathLike | Sequence[str]) -> np.ndarray:
+        """The image files: str [N], an object array.
+
+        Args:
+            image_root: the directory that fids are relative to, or one for each of several sets.
+        """
+        if isinstance(image_root, str | os.PathLike):
+            return np.array([os.path.join(image_root, fid) for fid in self.fids], dtype=object)
+        sets = np.zeros(len(self), np.int32) if self.sets is None else self.sets
+        pairs = zip(sets.tolist(), self.fids, strict=True)
+        return np.array([os.path.join(image_root[i], fid) for i, fid in pairs], dtype=object)
+
+    def files(self, image_root: str | os.PathLike | Sequence[str]) -> ImageFiles:
+        """Where the pixels are. image_root: as for paths."""
+        return ImageFiles(self.paths(image_root), self.boxes)
+
+    def names(self) -> np.ndarray:
+        """What each image is called where fids may come twice: str [N], an object array.
+
+        The fid, with `#x1,y1,x2,y2` after it for a box, and with `1:`, `2:` and so on before it for
+        a row of several sets.
+        """
+        names = with_boxes(self.fids, self.boxes)
+        if self.sets is None:
+            return names
+        pairs = zip(self.sets.tolist(), names, strict=True)
+        return np.array([f"{number + 1}:{name}" for number, name in pairs], dtype=object)
+
+
+def with_boxes(names: Sequence[str], boxes: np.ndarray | None) -> np.ndarray:
+    """Names of files, each with `#x1,y1,x2,y2` after it where a box is meant: str [N]."""
+    if boxes is None:
+        return np.asarray(names, dtype=object)
+    pairs = zip(names, boxes.tolist(), strict=True)
+    named = [f"{name}#{','.join(map(str, box))}" if any(box) else name for name, box in pairs]
+    return np.array(named, dtype=object)
 
 
 def labels_of(names: Sequence[str]) -> np.ndarray:
@@ -62,17 +129,21 @@ def labels_of(names: Sequence[str]) -> np.ndarray:
 # ------------------------------------------------------------------------- reading
 
 
-def load(path: str | os.PathLike) -> Dataset:
-    """Read a data set: a CSV without header, one `pid,fid` a row.
+def load(path: str | os.PathLike, split: str | None = None) -> Dataset:
+    """Read a data set: a CSV without header, one `pid,fid` a row, or a CSV with header or a Parquet
+    file, which may have the columns camera, x1, y1, x2, y2, split, group and tracklet, too.
 
-    Both columns are kept as they are written: leading zeros matter, `NA` and `#` are ordinary text.
-    Fields that hold commas are quoted, as in every CSV. Blank lines are skipped.
+    data/table.py has the rule that tells a header. Text is kept as it is written: leading zeros
+    matter. Other columns are not used; of those that look like a typo a warning tells.
+
+    Args:
+        split: of SPLITS: take only its rows, where the file has a column split.
 
     Returns:
         a data set of at least one image.
     Raises:
-        UserError for a missing, unreadable or empty file, and for the first row without exactly two
-        columns.
+        UserError for a missing, unreadable or empty file, and for the first row with a wrong number
+        of columns, a box that is none, an unknown split, or an empty camera or group.
     """
     path = os.fspath(path)
     try:
@@ -82,59 +153,96 @@ def load(path: str | os.PathLike) -> Dataset:
         raise UserError(
             f"cannot read the data set {path}: {error.strerror}. Give an existing CSV of pid,fid."
         ) from None
-    pids, fids = _read_plain(content) or _read_strictly(path, content)
+    rows = table.read(path, content)
+    pids, fids = rows.columns["pid"], rows.columns["fid"]
     if not len(pids):
         raise UserError(
             f"the data set {path} is empty. It should have one line pid,fid for every image."
         )
-    return Dataset(pids, fids, path)
+    _check_filled(path, rows, "camera")
+    _check_filled(path, rows, "group")
+    images = Dataset(
+        pids,
+        fids,
+        path,
+        cameras=rows.columns.get("camera"),
+        boxes=_boxes(path, rows),
+        splits=_splits(path, rows),
+        groups=rows.columns.get("group"),
+        tracklets=rows.columns.get("tracklet"),
+    )
+    return images if split is None else part(images, split)
 
 
-def _read_plain(content: bytes) -> tuple[Sequence[str], Sequence[str]] | None:
-    """Both columns of a CSV of which every line is a row without quotes; None for any other."""
-    # pandas forgives what stands behind a closing quote and ends a text at a NUL.
-    if b'"' in content or b"\0" in content:
+def part(images: Dataset, split: str) -> Dataset:
+    """The rows of a split; all where the data set has no splits.
+
+    Raises:
+        UserError where no row is of the split.
+    """
+    if images.splits is None:
+        return images
+    chosen = images.splits == split
+    if not chosen.any():
+        there = ", ".join(dict.fromkeys(images.splits))
+        raise UserError(
+            f"{images.path} has no row whose split is {split}, but {there}. Give a CSV that has some, or take the "
+            "column split out to use all rows."
+        )
+    return images.select(chosen)
+
+
+def _check_filled(path: str, rows: table.Table, name: str) -> None:
+    column = rows.columns.get(name)
+    empty = [] if column is None else np.flatnonzero(column == "")
+    if len(empty):
+        raise UserError(
+            f"{path}, {rows.place(empty[0])}: {name} is empty, as in {len(empty)} rows. Received: "
+            f"{_row(rows, empty[0])!r}. Give one to every row, such as unknown, or take the column out."
+        )
+
+
+def _row(rows: table.Table, row: int) -> str:
+    return ",".join(str(column[row]) for column in rows.columns.values())
+
+
+def _splits(path: str, rows: table.Table) -> np.ndarray | None:
+    column = rows.columns.get("split")
+    if column is None:
         return None
     import pandas
 
-    try:
-        table = pandas.read_csv(
-            io.BytesIO(content),
-            header=None,
-            dtype=object,
-            na_filter=False,
-            skip_blank_lines=False,
-            quoting=csv.QUOTE_NONE,
-        )
-    except (pandas.errors.EmptyDataError, pandas.errors.ParserError, UnicodeDecodeError):
-        return None
-    columns = [table[name].to_numpy() for name in table]
-    if len(columns) != 2 or any((column == "").any() for column in columns):
-        return None  # a blank line or a fault
-    return columns[0], columns[1]
-
-
-def _read_strictly(path: str, content: bytes) -> tuple[Sequence[str], Sequence[str]]:
-    """Both columns of any CSV, or the error that names the line of its first fault."""
-    pids, fids = [], []
-    try:
-        with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, strict=True)
-            for row in reader:
-                if len(row) < 2 and not "".join(row).strip():
-                    continue
-                if len(row) != 2 or not row[0] or not row[1]:
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: should be two columns, pid,fid. Received: {','.join(row)!r}. "
-                        "Correct the line; a field that holds a comma needs double quotes."
-                    )
-                pids.append(row[0])
-                fids.append(row[1])
-    except (csv.Error, UnicodeDecodeError) as error:
+    unknown = np.flatnonzero(~pandas.Series(column, dtype=object).isin(SPLITS).to_numpy())
+    if len(unknown):
+        value = column[unknown[0]]
         raise UserError(
-            f"{path} is no CSV in UTF-8: {error}. Save it as plain text, one pid,fid a line."
-        ) from None
-    return pids, fids
+            f"{path}, {rows.place(unknown[0])}: split should be one of {', '.join(SPLITS)}. Received: {value!r}."
+            f"{suggestion(value, SPLITS)} Correct it; rows of no use can be left out."
+        )
+    return column
+
+
+def _boxes(path: str, rows: table.Table) -> np.ndarray | None:
+    if "x1" not in rows.columns:
+        return None
+    import pandas
+
+    text = np.stack([rows.columns[name] for name in table.BOX], axis=1).astype(object)
+    whole = ((text == "") | pandas.isna(text)).all(axis=1)
+    numbers = pandas.to_numeric(text.ravel(), errors="coerce").astype(np.float64)
+    numbers = numbers.reshape(text.shape)
+    numbers[whole] = WHOLE
+    fits = (numbers == np.rint(numbers)).all(axis=1) & (numbers >= 0).all(axis=1)
+    fits &= (numbers[:, :2] < numbers[:, 2:]).all(axis=1) & (numbers < 2**31).all(axis=1)
+    wrong = np.flatnonzero(~fits & ~whole)
+    if len(wrong):
+        row = wrong[0]
+        raise UserError(
+            f"{path}, {rows.place(row)}: x1,y1,x2,y2 should be whole pixels, 0 <= x1 < x2 and 0 <= y1 < y2, or all be "
+            f"empty for the whole image. Received: {','.join(map(str, text[row]))!r} for {rows.columns['fid'][row]}. "
+            "Correct the box, or remove the row."
+        )
+    return numbers.astype(np.int32)
 
 
 # ------------------------------------------------------------------------- image files
@@ -182,7 +290,7 @@ def check_images(
         raise UserError(
             f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: "
             f"{first_few(missing)}. File ids are relative to --image_root: correct the one or the other"
-            f"{', or remove the header, line 1, of the CSV' if only_first else ''}."
+            f"{', or remove the header, line 1, of the CSV, or name its columns pid,fid' if only_first else ''}."
         )
 
 

@@ -346,10 +346,10 @@ CASES = {
         1,
         "three.csv, line 1: .*two columns",
     ),
-    "a CSV with a header": (
+    "a CSV with a header of other names": (
         [*TRAIN, "--train_set=header.csv"],
         1,
-        "1 of the 5 images.*: fid. .*remove the header",
+        "1 of the 5 images.*: file. .*remove the header.*name its columns pid,fid",
     ),
     "a CSV that is an image": ([*TRAIN, "--train_set=images/a.png"], 1, "a.png is no CSV in UTF-8"),
     "a CSV with an open quote": ([*TRAIN, "--train_set=quote.csv"], 1, "quote.csv is no CSV"),
@@ -650,7 +650,7 @@ def place(dataset, tmp_path_factory):
         "empty": [],
         "one": [good[0], "0002"],
         "three": ["0001,a.png,1"],
-        "header": ["pid,fid", *good],
+        "header": ["id,file", *good],
         "quote": ['0001,"a.png'],
         "missing": [f"000{number // 2},m{number}" for number in range(4)],
         "outside": [*good[:2], "0002,../good.csv", f"0002,{root}/images/a.png"],

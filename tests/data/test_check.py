@@ -131,19 +131,21 @@ def test_help_documents_the_exit_codes(capsys):
 @pytest.mark.parametrize(
     "rows, told",
     [
-        (["pid,fid", *GOOD[:4]], True),
+        (["PID,FID", *GOOD[:4]], True),
         (["identity,file name", *GOOD[:4]], True),
         (["1,gone", *GOOD[:4]], False),  # an image of pid 1 without suffix
         (["3,gone.png", *GOOD[:4]], False),
         (["3,plain", *GOOD[:4]], False),  # which is there
-        (["pid,fid", "3,plain"], False),  # no file has a suffix: it is one that is missing
-        (["pid,fid"], False),
+        (["id,file", "3,plain"], False),  # no file has a suffix: it is one that is missing
+        (["id,file"], False),
     ],
 )
 def test_a_header_is_told_as_one(rows, told, images, capsys):
     Image.new("RGB", (3, 3)).save(images / "plain", "PNG")
     code, out = run(images, rows, capsys)
-    assert (f"headers, which a CSV should not have: 1\n    {images}/set.csv, line 1" in out) == told
+    assert (
+        f"headers that do not name the columns pid and fid: 1\n    {images}/set.csv, line 1" in out
+    ) == told
     if told:
         assert code == 12 and "missing: 1" not in out and "4 rows, 2 pids" in out
 

@@ -2,6 +2,7 @@ import csv
 import threading
 
 import numpy as np
+import pandas
 import pytest
 
 from common import UserError
@@ -195,3 +196,92 @@ def test_images_outside_of_the_root(tmp_path, fid):
     with pytest.raises(UserError, match=r"1 of the 4 images of a.csv are not below.*--allow_any"):
         dataset.check_paths("a.csv", tmp_path, fids, allow_any_path=False)
     dataset.check_paths("a.csv", tmp_path, fids, allow_any_path=True)
+
+
+# ------------------------------------------------------------------------- columns
+
+COLUMNS = """pid,fid,camera,x1,y1,x2,y2,split,group,tracklet
+1,a.jpg,c1,0,1,2,3,train,g,t1
+1,b.jpg,c2,,,,,train,g,
+2,a.jpg,c1,4,5.0,6,7,query,h,t1
+"""
+
+
+def test_the_columns_of_a_csv_with_a_header(tmp_path):
+    data = dataset.load(write(tmp_path / "a.csv", COLUMNS))
+    assert data.cameras.tolist() == ["c1", "c2", "c1"] and data.cameras.dtype == object
+    assert data.boxes.tolist() == [[0, 1, 2, 3], [0, 0, 0, 0], [4, 5, 6, 7]]
+    assert data.boxes.dtype == np.int32
+    assert data.splits.tolist() == ["train", "train", "query"]
+    assert data.groups.tolist() == ["g", "g", "h"] and data.tracklets.tolist() == ["t1", "", "t1"]
+    assert data.names().tolist() == ["a.jpg#0,1,2,3", "b.jpg", "a.jpg#4,5,6,7"]
+    some = data.select(np.array([2, 0]))
+    assert some.cameras.tolist() == ["c1", "c1"] and some.tracklets.tolist() == ["t1", "t1"]
+    assert some.boxes.tolist() == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert data.select(slice(1, 2)).groups.tolist() == ["g"]
+
+
+def test_columns_that_a_csv_lacks_are_none(tmp_path):
+    for text in ("1,a.jpg\n", "pid,fid\n1,a.jpg\n"):
+        data = dataset.load(write(tmp_path / "a.csv", text))
+        assert set(data.columns()) == {"pids", "fids"} and data.boxes is None
+        assert data.select(np.array([0])).cameras is None
+        assert data.names().tolist() == ["a.jpg"]
+
+
+def test_a_split_has_its_rows(tmp_path):
+    path = write(tmp_path / "a.csv", COLUMNS)
+    assert dataset.load(path, "train").fids.tolist() == ["a.jpg", "b.jpg"]
+    assert dataset.load(path, "query").boxes.tolist() == [[4, 5, 6, 7]]
+    with pytest.raises(UserError, match="a.csv has no row whose split is val, but train, query"):
+        dataset.load(path, "val")
+    plain = write(tmp_path / "b.csv", "1,a.jpg\n")
+    assert len(dataset.load(plain, "val")) == 1
+
+
+@pytest.mark.parametrize(
+    "header, row, message",
+    [
+        ("split", "test", "line 2: split should be one of train, query, gallery, val. Received: 'test'"),
+        ("split", "qeury", "Received: 'qeury'. Meant: query"),
+        ("split", "", "Received: ''"),
+        ("camera", "", r"line 2: camera is empty, as in 1 rows. Received: '1,a.jpg,'. Give one"),
+        ("group", "", "line 2: group is empty"),
+        ("x1,y1,x2,y2", "0,0,0,5", r"line 2: x1,y1,x2,y2 should be .*Received: '0,0,0,5' for a.jpg"),
+        ("x1,y1,x2,y2", "0,0,0,0", "Received: '0,0,0,0'"),
+        ("x1,y1,x2,y2", "0,9,5,5", "Received: '0,9,5,5'"),
+        ("x1,y1,x2,y2", "-1,0,5,5", "Received: '-1,0,5,5'"),
+        ("x1,y1,x2,y2", "0,0,5,", "Received: '0,0,5,'"),
+        ("x1,y1,x2,y2", "0,0,5,5.5", "Received: '0,0,5,5.5'"),
+        ("x1,y1,x2,y2", "0,0,5,five", "Received: '0,0,5,five'"),
+        ("x1,y1,x2,y2", "0,0,5,inf", "Received: '0,0,5,inf'"),
+        ("x1,y1,x2,y2", "0,0,5,3000000000", "Received: '0,0,5,3000000000'"),
+    ],
+)  # fmt: skip
+def test_a_bad_cell_is_named_with_its_line(tmp_path, header, row, message):
+    path = write(tmp_path / "bad.csv", f"pid,fid,{header}\n1,a.jpg,{row}\n")
+    with pytest.raises(UserError, match=message) as error:
+        dataset.load(path)
+    assert "bad.csv" in str(error.value)
+
+
+def test_a_header_without_rows_is_an_empty_set(tmp_path):
+    with pytest.raises(UserError, match="is empty"):
+        dataset.load(write(tmp_path / "a.csv", "pid,fid\n"))
+
+
+def test_parquet_is_read_as_a_csv(tmp_path):
+    path = write(tmp_path / "a.csv", COLUMNS)
+    frame = pandas.read_csv(path)  # with floats, and NaN where there is no box
+    frame.to_parquet(tmp_path / "a.parquet")
+    data, expected = dataset.load(tmp_path / "a.parquet"), dataset.load(path)
+    assert set(data.columns()) == set(expected.columns())
+    for name, column in data.columns().items():
+        assert column.tolist() == getattr(expected, name).tolist()
+
+
+def test_paths_and_names_of_several_sets():
+    data = Dataset(pids=["1", "2"], fids=["a.jpg", "a.jpg"], sets=[0, 1])
+    assert data.paths(["A", "B"]).tolist() == ["A/a.jpg", "B/a.jpg"]
+    assert data.paths("C").tolist() == ["C/a.jpg", "C/a.jpg"]
+    assert data.names().tolist() == ["1:a.jpg", "2:a.jpg"]

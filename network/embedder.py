@@ -1,4 +1,4 @@
-"""From images to embeddings, by the network of an experiment."""
+"""From images to embeddings, by a network or by that of an experiment."""
 
 import functools
 import os
@@ -30,61 +30,52 @@ _OVERSHOOT = 64
 _NORMALIZED = 10
 
 
-class Embedder:
-    """Embeds images by the network of an experiment.
-
-        embedder = Embedder("exp", crop_augment="center")
-        embs = embedder(["a.jpg", "b.png"])  # float32 [2, D]
+class NetworkEmbedder:
+    """Embeds images by a network.
 
     Made within the scope of a tf.distribute.Strategy, it works on all devices of that.
 
     Args:
-        experiment_root: directory with args.json and checkpoints, of ours or of the original.
-        checkpoint: name of one of them, such as checkpoint-25000; the newest if None.
+        network: as of model.build, for images of input_size(flags, crop_augment). Each call takes
+            the weights that it has then.
+        flags: those of its training.
         flip_augment, crop_augment: which variants of each image are embedded, as the flags of
             embed.py.
         aggregator: how the embeddings of several variants become one, "mean" or "normalized_mean".
         batch_size: variants of images that go through the network at a time, on all devices
             together.
         loading_threads: files loaded in parallel; changes no result.
-        architecture: model_name, head_name, embedding_dim, net_input_height and so on
-            (experiment.flags.Architecture), for a checkpoint that came without args.json.
 
     Attributes:
         flags: those of the training.
-        checkpoint: the path of the one in use.
         variant_names: of the A variants of each image, in their order.
         size: height and width of what the network takes.
         network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
         aggregate: [A, n, D] -> [n, D].
 
     Raises:
-        UserError: experiment or checkpoint are missing, damaged or do not fit.
+        UserError: the aggregator does not fit the variants.
     """
 
     def __init__(
         self,
-        experiment_root: str | os.PathLike,
-        checkpoint: str | None = None,
+        network: keras.Model,
+        flags: Architecture,
         *,
         flip_augment: bool = False,
         crop_augment: str | None = None,
         aggregator: str | None = None,
         batch_size: int = 256,
         loading_threads: int = 8,
-        **architecture,
     ):
         pooling.check_aggregator(aggregator, flip_augment, crop_augment)
-        self.flags = args_json.architecture(experiment_root, architecture)
-        _warn_about_other_crops(self.flags, crop_augment)
+        self.network = network
+        self.flags = flags
         self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
-        self._views = Views(self.flags.net_size, flip_augment, crop_augment)
+        self._views = Views(flags.net_size, flip_augment, crop_augment)
         self.variant_names = self._views.names
-        self._resized = self.flags.pre_crop_size if crop_augment else self.flags.net_size
-        self.size = self._resized if crop_augment == "avgpool" else self.flags.net_size
-        self.checkpoint, self.network = load(
-            experiment_root, self.flags, checkpoint=checkpoint, size=self.size
-        )
+        self._resized = flags.pre_crop_size if crop_augment else flags.net_size
+        self.size = input_size(flags, crop_augment)
         self._strategy = tf.distribute.get_strategy()
         self._turns = devices.turns(self._strategy)
         images_a_replica = max(1, batch_size // (len(self.variant_names) * self._turns.replicas))
@@ -208,6 +199,60 @@ class Embedder:
         """As many images as go through the network at a time, and so on."""
         for start in range(0, len(images), self._images_at_a_time):
             yield images[start : start + self._images_at_a_time]
+
+
+class Embedder(NetworkEmbedder):
+    """Embeds images by the network of an experiment.
+
+        embedder = Embedder("exp", crop_augment="center")
+        embs = embedder(["a.jpg", "b.png"])  # float32 [2, D]
+
+    Args:
+        experiment_root: directory with args.json and checkpoints, of ours or of the original.
+        checkpoint: name of one of them, such as checkpoint-25000; the newest if None.
+        flip_augment, crop_augment, aggregator, batch_size, loading_threads: as of NetworkEmbedder.
+        architecture: model_name, head_name, embedding_dim, net_input_height and so on
+            (experiment.flags.Architecture), for a checkpoint that came without args.json.
+
+    Attributes:
+        checkpoint: the path of the one in use; the others are those of NetworkEmbedder.
+
+    Raises:
+        UserError: experiment or checkpoint are missing, damaged or do not fit.
+    """
+
+    def __init__(
+        self,
+        experiment_root: str | os.PathLike,
+        checkpoint: str | None = None,
+        *,
+        flip_augment: bool = False,
+        crop_augment: str | None = None,
+        aggregator: str | None = None,
+        batch_size: int = 256,
+        loading_threads: int = 8,
+        **architecture,
+    ):
+        pooling.check_aggregator(aggregator, flip_augment, crop_augment)
+        flags = args_json.architecture(experiment_root, architecture)
+        _warn_about_other_crops(flags, crop_augment)
+        self.checkpoint, network = load(
+            experiment_root, flags, checkpoint=checkpoint, size=input_size(flags, crop_augment)
+        )
+        super().__init__(
+            network,
+            flags,
+            flip_augment=flip_augment,
+            crop_augment=crop_augment,
+            aggregator=aggregator,
+            batch_size=batch_size,
+            loading_threads=loading_threads,
+        )
+
+
+def input_size(flags: Architecture, crop_augment: str | None) -> Size:
+    """Height and width of what the network takes. crop_augment: as the flag of embed.py."""
+    return flags.pre_crop_size if crop_augment == "avgpool" else flags.net_size
 
 
 def load(

@@ -7,9 +7,10 @@ import argparse
 import ast
 import contextlib
 import difflib
-import errno
 import filecmp
 import importlib
+import io
+import math
 import os
 import re
 import signal
@@ -85,6 +86,7 @@ def is_ignored(number: int) -> bool:
 
 def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
     """Run a command: main(parse_args()). A UserError ends it with one line on stderr and code 1."""
+    _open_standard_streams()
     # An exception, so that half-written files are removed on the way out, as with Ctrl-C.
     for number in ENDING_SIGNALS:
         if not is_ignored(number):
@@ -100,17 +102,107 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            sys.exit(
-                f"{name}: error: the disk is full ({error}). What was complete is untouched: make room and call again, "
-                "a training with --resume."
-            )
-        if error.filename is None:
+    except Exception as error:
+        told = exhausted(error) or _told_of_path(error)
+        if told is None:
             raise
-        sys.exit(
-            f"{name}: error: cannot use {error.filename}: {error.strerror}. Check the path and its permissions."
-        )
+        sys.exit(f"{name}: error: {told}")
+
+
+def _tell_an_early_ctrl_c() -> None:
+    """Answer Ctrl-C in one line, too, while a command still imports what it needs.
+
+    Python ends with the status of the signal. Only for the commands of this folder: who imports
+    this module into a program of their own has their own ways.
+    """
+    # Python says -m until it has imported the package of the module that it is to run.
+    command = sys.argv[0]
+    if command != "-m" and not (command and Path(command).resolve().is_relative_to(HERE)):
+        return
+    before = sys.excepthook
+
+    def tell(kind, error, traceback):
+        if issubclass(kind, KeyboardInterrupt):
+            print("Interrupted.", file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = tell
+
+
+_tell_an_early_ctrl_c()
+
+
+def _open_standard_streams() -> None:
+    """Let every command write to its standard streams, whatever they are.
+
+    A stream that was closed (`2>&-`) becomes the null device: Python has None in its place, and the
+    next file that is opened would get its number, and what TensorFlow prints. A name that the
+    encoding of a terminal lacks is written with escapes.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+# What ran out, by what NumPy, h5py, TensorFlow and the system say, and what helps.
+_EXHAUSTED = (
+    (
+        r"too many open files",
+        "too many files are open",
+        "Raise the limit (ulimit -n 4096), or give fewer --loading_threads.",
+    ),
+    (
+        r"can't start new thread|thread.*resource temporarily unavailable",
+        "no more threads can be started",
+        "Raise the limits of processes and memory (ulimit -u, ulimit -v), or give fewer --loading_threads.",
+    ),
+    (
+        r"no space left|disk quota exceeded|file too large",
+        "the disk is full",
+        "Make room and call again.",
+    ),
+    (
+        r"out of memory|unable to allocate|cannot allocate|can't allocate|failed to allocate|allocation failed"
+        r"|bad_alloc|\boom\b|resource_?exhausted",
+        "out of memory",
+        "A smaller --batch_size needs less; in a training, smaller --batch_p, --batch_k or net_input, or --cache none.",
+    ),
+)
+
+
+def exhausted(error: Exception) -> str | None:
+    """The message for an error that says that memory, disk, threads or open files ran out.
+
+    The same for Python's, NumPy's, h5py's and TensorFlow's errors. None for any other error.
+    """
+    by_tensorflow = type(error).__module__.startswith("tensorflow.")
+    if not by_tensorflow and not isinstance(error, MemoryError | OSError | RuntimeError):
+        return None
+    text = reason(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text += f": {error.filename}"
+    kind = "out of memory " if isinstance(error, MemoryError) else ""
+    # TensorFlow's class, which need not be imported for this.
+    kind += "resource exhausted" if type(error).__name__ == "ResourceExhaustedError" else ""
+    for pattern, what, remedy in _EXHAUSTED:
+        if re.search(pattern, f"{text} {kind}", re.IGNORECASE):
+            return f"{what} ({text[:300]}). {remedy} What was complete is untouched; a training goes on with --resume."
+    return None
+
+
+def _told_of_path(error: Exception) -> str | None:
+    """The message for an error of the system about a file; None for any other error."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    return f"cannot use {error.filename}: {error.strerror}. Check the path and its permissions."
 
 
 # ------------------------------------------------------------------------- flags
@@ -142,6 +234,19 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     """Reports an error in one line, without listing all flags before it."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's. Ends with an error for what is no UTF-8, before anything is written.
+
+        HDF5, JSON and TensorFlow hold paths as UTF-8.
+        """
+        words = sys.argv[1:] if args is None else args
+        foreign = [word for word in words if not _is_utf8(word)]
+        if foreign:
+            self.error(
+                f"paths should be UTF-8. Received: {ascii(foreign[0])}. Rename the file or the folder"
+            )
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             words = message.split()
@@ -151,6 +256,15 @@ class _Parser(argparse.ArgumentParser):
         elif choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
             message += suggestion(choice[1], choice[2].replace("'", "").split(", "))
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _is_utf8(text: str) -> bool:
+    """Python reads the bytes of another encoding as halves of characters, which UTF-8 lacks."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
@@ -176,15 +290,40 @@ def number(kind: type, allowed: Callable[[Any], bool], description: str) -> Call
         except ValueError:
             value = None
         if value is None or not allowed(value):
-            raise argparse.ArgumentTypeError(f"should be {description}. Received: {text}")
+            shown = text if len(text) <= 100 else f"{text[:100]}..."
+            raise argparse.ArgumentTypeError(f"should be {description}. Received: {shown}")
         return value
 
     return convert
 
 
-positive_int = number(int, lambda n: n >= 1, "an integer of at least 1")
-non_negative_int = number(int, lambda n: n >= 0, "an integer of at least 0")
-positive_float = number(float, lambda x: 0 < x < float("inf"), "a finite number above 0")
+def integer(lowest: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A flag's type: an integer from `lowest` to `most`, by default what 64 bits hold."""
+    at_least = number(int, lambda n: n >= lowest, f"an integer of at least {lowest}")
+    at_most = number(int, lambda n: n <= most, f"at most {most}")
+
+    def convert(text: str) -> int:
+        at_least(text)
+        return at_most(text)
+
+    return convert
+
+
+def real(allowed: Callable[[float], bool], description: str) -> Callable[[str], float]:
+    """A flag's type: a number for which `allowed` is true, and which float32 can hold."""
+    in_range = number(float, allowed, description)
+    fits = number(float, lambda x: abs(x) < 3.4e38, "below 3.4e38, as float32 is")
+
+    def convert(text: str) -> float:
+        in_range(text)
+        return fits(text)
+
+    return convert
+
+
+positive_int = integer(1)
+non_negative_int = integer(0)
+positive_float = real(lambda x: 0 < x < math.inf, "a finite number above 0")
 
 
 def readable_file(text: str) -> str:
@@ -273,7 +412,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "help": "Directory that the file ids of the CSV are relative to.",
     },
     "loading_threads": {
-        "type": positive_int,
+        "type": integer(1, most=1024),
         "default": 8,
         "metavar": "N",
         "help": "Images loaded in parallel. Does not change any result.",

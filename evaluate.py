@@ -32,6 +32,7 @@ beside it, in the report and in a second line on the terminal. From Python: `fro
 import argparse
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -163,7 +164,7 @@ def _add_post_processing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--query_expansion",
-        type=common.number(int, lambda k: k >= 2, "an integer of at least 2"),
+        type=common.integer(2),
         nargs="?",
         const=5,
         metavar="K",
@@ -172,7 +173,7 @@ def _add_post_processing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--query_expansion_alpha",
-        type=common.number(float, lambda x: 0 <= x < float("inf"), "a finite number of at least 0"),
+        type=common.real(lambda x: 0 <= x < math.inf, "a finite number of at least 0"),
         default=Options.query_expansion_alpha,
         metavar="X",
         help="Exponent of the weights. With 0, the K nearest have the same weight.",

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import secrets
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +75,7 @@ def main(call: Call) -> None:
         check_root(settings.experiment_root)
     train_set = _load_dataset(settings, call.resume)
     lock = folder.lock(settings.experiment_root) if cluster.is_chief else contextlib.nullcontext()
-    with lock, explain_lost_workers(cluster), explain_out_of_memory():
+    with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
 
@@ -125,22 +124,6 @@ def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
     for line in pids.warnings(train_set.pids, settings.batch_k):
         log.warning(line)
     return train_set
-
-
-@contextlib.contextmanager
-def explain_out_of_memory() -> Iterator[None]:
-    """Raises: UserError where TensorFlow has run out of something, with what helps."""
-    try:
-        yield
-    except Exception as error:
-        # TensorFlow's class, which need not be imported for this.
-        if type(error).__name__ != "ResourceExhaustedError":
-            raise
-        raise UserError(
-            f"out of memory, or of room on the disk: {common.reason(error)[:300]}. With less "
-            "--batch_p, --batch_k or net_input it needs less memory; saved checkpoints are "
-            "untouched, go on with --resume."
-        ) from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+import common  # noqa: F401, first of all: it answers Ctrl-C

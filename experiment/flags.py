@@ -82,16 +82,15 @@ def _shared(group: str, name: str) -> Any:
 
 
 def _pixels(help: str, default: int) -> Any:
-    return _flag("model", help, type=common.positive_int, metavar="PIXELS", default=default)
+    kind = common.integer(1, most=16384)
+    return _flag("model", help, type=kind, metavar="PIXELS", default=default)
 
 
 # ------------------------------------------------------------------------- types of flags
 
 _fraction = common.number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 _below_one = common.number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-_non_negative_float = common.number(
-    float, lambda x: 0 <= x < math.inf, "a finite number of at least 0"
-)
+_non_negative_float = common.real(lambda x: 0 <= x < math.inf, "a finite number of at least 0")
 
 
 def _milestones(text: str) -> str:
@@ -108,7 +107,7 @@ def _milestones(text: str) -> str:
 def _margin(text: str) -> float | str:
     if text in ("soft", "none"):
         return text
-    return common.number(float, math.isfinite, '"soft", "none" or a finite number')(text)
+    return common.real(math.isfinite, '"soft", "none" or a finite number')(text)
 
 
 # ------------------------------------------------------------------------- the table
@@ -150,7 +149,7 @@ class Architecture:
     embedding_dim: int = _flag(
         "model",
         "Dimension of the embeddings.",
-        type=common.positive_int,
+        type=common.integer(1, most=1_000_000),
         metavar="D",
         default=128,
     )
@@ -276,14 +275,14 @@ class Settings(Architecture):
     batch_p: int = _flag(
         "data",
         "Number of pids in a batch, at least 2.",
-        type=common.positive_int,
+        type=common.integer(1, most=1_000_000),
         metavar="P",
         default=32,
     )
     batch_k: int = _flag(
         "data",
         "Number of images of each pid in a batch, at least 2.",
-        type=common.positive_int,
+        type=common.integer(1, most=10_000),
         metavar="K",
         default=4,
     )
@@ -425,7 +424,7 @@ class Settings(Architecture):
         "optimization",
         "Iteration from which the learning rate falls. -1 means no decay. The schedules multistep "
         "and constant do not use it.",
-        type=common.number(int, lambda n: n >= -1, "-1 or an integer of at least 0"),
+        type=common.number(int, lambda n: -1 <= n < 2**63, "-1 or an integer of at least 0"),
         metavar="N",
         default=15000,
     )

@@ -185,8 +185,10 @@ class NetworkEmbedder:
             return paths[start : start + self._images_at_a_time]
 
         with image_data.explain_bad_images(being_loaded):
+            # tf.data sets memory aside for a whole batch, which may be more than there are images.
+            batch_size = min(self._images_at_a_time, len(paths))
             for batch in image_data.test_batches(
-                paths, self._images_at_a_time, self._loading_threads, self._resized
+                paths, batch_size, self._loading_threads, self._resized
             ):
                 start += batch.shape[0]
                 yield batch

@@ -29,5 +29,9 @@ def export() -> None:
 def _run(name: str) -> None:
     project = Path(__file__).resolve().parents[1]
     sys.path.insert(0, str(project))
-    command = importlib.import_module(name)
+    try:
+        command = importlib.import_module(name)
+    except KeyboardInterrupt:  # common.run answers it from here on
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     importlib.import_module("common").run(command.main, command.parse_args)

@@ -191,6 +191,61 @@ CASES = {
     ),
     "a height of 0": ([*TRAIN, "--net_input_height=0"], 2, "--net_input_height.*Received: 0"),
     "no threads": ([*TRAIN, "--loading_threads=0"], 2, "--loading_threads.*Received: 0"),
+    "threads beyond sense": (
+        [*TRAIN, "--loading_threads=1000000000"],
+        2,
+        "--loading_threads: should be at most 1024. Received: 1000000000",
+    ),
+    "images of a pid beyond sense": (
+        [*TRAIN, "--batch_k=100000000"],
+        2,
+        "--batch_k: should be at most 10000. Received",
+    ),
+    "a height beyond sense": (
+        [*TRAIN, "--net_input_height=1000000000"],
+        2,
+        "--net_input_height: should be at most 16384. Received",
+    ),
+    "a dimension beyond sense": (
+        [*TRAIN, "--embedding_dim=1000000000000"],
+        2,
+        "--embedding_dim: should be at most 1000000. Received",
+    ),
+    "a number of 400 digits": (
+        [*TRAIN, f"--checkpoint_frequency={'9' * 400}"],
+        2,
+        "--checkpoint_frequency: should be at most 9223372036854775807. Received: 9{100}\\.\\.\\.$",
+    ),
+    "a rate beyond float32": (
+        [*TRAIN, "--learning_rate=1e39"],
+        2,
+        "--learning_rate: should be below 3.4e38, as float32 is. Received: 1e39",
+    ),
+    "a path that is no UTF-8": (
+        [*TRAIN, "--experiment_root=new\udcff"],
+        2,
+        r"paths should be UTF-8. Received: '--experiment_root=new\\udcff'. Rename",
+    ),
+    "embedding a CSV whose path is no UTF-8": (
+        [*EMBED, "--dataset=\udcff.csv"],
+        2,
+        "paths should be UTF-8",
+    ),
+    "embedding with threads beyond sense": (
+        [*EMBED, "--loading_threads=1025"],
+        2,
+        "--loading_threads: should be at most 1024. Received: 1025",
+    ),
+    "embedding by a batch beyond 64 bits": (
+        [*EMBED, f"--batch_size={2**63}"],
+        2,
+        "--batch_size: should be at most 9223372036854775807. Received",
+    ),
+    "evaluating by a batch beyond 64 bits": (
+        [*EVALUATE, f"--batch_size={2**63}"],
+        2,
+        "--batch_size: should be at most 9223372036854775807. Received",
+    ),
     "learning_rate 0": ([*TRAIN, "--learning_rate=0"], 2, "--learning_rate.*above 0. Received: 0"),
     "learning_rate inf": ([*TRAIN, "--learning_rate=inf"], 2, "--learning_rate.*Received: inf"),
     "no iterations": ([*TRAIN, "--train_iterations=0"], 2, "--train_iterations.*Received: 0"),

@@ -1,9 +1,14 @@
 import argparse
+import ast
 import errno
 import os
 import re
+import shlex
+import signal
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import common
@@ -227,6 +232,98 @@ def test_a_full_disk_ends_a_command_with_one_line(monkeypatch):
 
     with pytest.raises(SystemExit, match="the disk is full .*No space left.*--resume"):
         common.run(main, lambda: None)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (MemoryError(), r"out of memory \(MemoryError\).*smaller --batch_size.*--resume"),
+        (np.exceptions.AxisError("axis"), None),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "out of memory .*Cannot allocate"),
+        (OSError("Unable to create dataset (memory allocation failed)"), "out of memory"),  # h5py's
+        (OSError("Can't write data (error message = 'No space left on device')"), "disk is full"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "a/b"), "the disk is full .*: a/b"),
+        (
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x.jpg"),
+            "many files are .*x.jpg.*ulimit",
+        ),
+        (RuntimeError("can't start new thread"), "no more threads.*ulimit -u.*--loading_threads"),
+        (RuntimeError("a bug"), None),
+        (ValueError("out of memory"), None),
+    ],
+)
+def test_what_ran_out_is_told_with_what_helps(error, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["embed.py"])
+
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit if words else type(error), match=words):
+        common.run(main, lambda: None)
+
+
+def test_an_array_beyond_the_memory_is_told(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    with pytest.raises(SystemExit, match="evaluate.py: error: out of memory .*Unable to allocate"):
+        common.run(lambda _: np.empty(2**60, np.int8), lambda: None)
+
+
+def python(code, before="", after=""):
+    """Run Python code in a shell, in the project's folder."""
+    command = f"{before} {shlex.quote(sys.executable)} -c {shlex.quote(code)} {after}"
+    return subprocess.run(command, shell=True, cwd=common.HERE, capture_output=True, text=True)
+
+
+def test_ctrl_c_while_a_command_imports_is_answered_in_one_line():
+    for argv0, answered in ((common.HERE / "train.py", True), ("/elsewhere/my.py", False)):
+        code = f"import sys; sys.argv = ['{argv0}']; import common; raise KeyboardInterrupt"
+        done = python(code)
+        assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert (done.stderr == "Interrupted.\n") == answered
+
+
+def test_streams_that_are_closed_are_no_end_and_get_no_file(tmp_path):
+    path = tmp_path / "x"
+    code = (
+        "import sys, common\n"
+        "def main(_):\n"
+        "    print('out'); print('err', file=sys.stderr); sys.stdin.read()\n"
+        f"    with open({str(path)!r}, 'w') as file: file.write(str(file.fileno()))\n"
+        "common.run(main, lambda: None)"
+    )
+    done = python(code, after="<&- >&- 2>&-")
+    assert done.returncode == 0 and int(path.read_text()) > 2
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped():
+    code = "import common\ncommon.run(lambda _: print('Ägypten \\udcff'), lambda: None)"
+    done = python(code, before="PYTHONIOENCODING=ascii PYTHONUTF8=0")
+    assert (done.returncode, done.stdout) == (0, "\\xc4gypten \\udcff\n")
+
+
+@pytest.mark.parametrize(
+    "kind, good, bad",
+    [
+        (common.positive_int, ["1", str(2**63 - 1)], ["0", "x", "1.5", str(2**63), "9" * 5000]),
+        (common.integer(2, most=9), ["2", "9"], ["1", "10"]),
+        (common.positive_float, ["1e-9", "1e38"], ["0", "nan", "inf", "1e39", "x"]),
+    ],
+)
+def test_numbers_have_bounds(kind, good, bad):
+    for text in good:
+        assert kind(text) == ast.literal_eval(text)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"should be .*Received: {text[:100]}"):
+            kind(text)
+
+
+def test_what_is_no_utf_8_ends_before_anything_else(capsys):
+    parser = common.make_parser("A command.")
+    common.add_flag(parser, "experiment_root")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--experiment_root", os.fsdecode(b"exp\xff")])
+    assert r"paths should be UTF-8. Received: 'exp\udcff'" in capsys.readouterr().err
+    assert parser.parse_args(["--experiment_root", "Ägypten"]).experiment_root == "Ägypten"
 
 
 def test_what_cannot_be_logged_is_raised(tmp_path):

@@ -1,4 +1,5 @@
 import contextlib
+import re
 
 import numpy as np
 import pytest
@@ -174,6 +175,21 @@ def test_an_error_of_another_kind_is_left_as_it_is():
     unchanged = pytest.raises(tf.errors.ResourceExhaustedError, match="no memory")
     with unchanged, images.explain_bad_images(lambda: PATHS):
         raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+
+@pytest.mark.parametrize(
+    "message, words",
+    [
+        ("x.jpg; Too many open files", "too many files are open .*ulimit -n"),
+        ("a/checkpoint; No space left on device", "the disk is full"),
+        ("OOM when allocating tensor with shape[4]", "out of memory .*--batch_p.*--resume"),
+        ("Resource was exhausted somehow", "out of memory"),
+    ],
+)
+def test_what_tensorflow_ran_out_of_is_told(message, words):
+    told = common.exhausted(tf.errors.ResourceExhaustedError(None, None, message))
+    assert re.search(words, told)
+    assert common.exhausted(tf.errors.NotFoundError(None, None, "x.jpg")) is None
 
 
 def test_images_that_cannot_be_decoded_are_found(tmp_path):

@@ -50,6 +50,11 @@ def test_files_and_arrays_are_embedded(embedder, expected, dataset):
     assert embedder._embed.experimental_get_tracing_count() == 1
 
 
+def test_a_batch_size_beyond_sense_is_all_images_at_once(trained, expected, dataset):
+    embs = Embedder(trained, batch_size=10**13)([dataset.root / fid for fid in dataset.fids])
+    close(embs, expected(False, None)[0])
+
+
 def test_arrays_of_different_sizes_are_embedded(embedder):
     sizes = (24, 16), (50, 31), (12, 40)
     arrays = [np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8) for size in sizes]

@@ -113,7 +113,7 @@ def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
             train_set.fids,
             settings.allow_any_path,
         )
-        cameras.cameras_of(train_set.fids, settings.cameras)
+        cameras.cameras_of(train_set, settings.cameras)
     except UserError as error:
         if not resuming:
             raise

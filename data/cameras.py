@@ -1,5 +1,5 @@
-"""Person and camera of an image, as data sets write them into file names: for excluders, sampling
-and CSVs.
+"""Person and camera of an image, as data sets write them into file names, or into columns: for
+excluders, sampling and CSVs.
 """
 
 import argparse
@@ -8,7 +8,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from common import UserError
+from data.dataset import Dataset
+
+COLUMN = "column"  # the rule that takes the camera from the CSV
 
 
 class FileNamePattern(NamedTuple):
@@ -40,34 +45,36 @@ def pid_and_camera(pattern: str, fid: str) -> tuple[str, str] | None:
 
 
 def rule(text: str) -> str:
-    """A flag type: a name of PATTERNS, or a regular expression with one group, the camera."""
+    """A flag type: COLUMN, a name of PATTERNS, or a regular expression with one group, the camera."""
     try:
-        groups = 1 if text in PATTERNS else re.compile(text).groups
+        groups = 1 if text in (COLUMN, *PATTERNS) else re.compile(text).groups
     except re.error:
         groups = None
     if groups != 1:
         raise argparse.ArgumentTypeError(
-            f"should be one of {', '.join(PATTERNS)}, or a regular expression with one group, the camera. "
+            f"should be {COLUMN}, one of {', '.join(PATTERNS)}, or a regular expression with one group, the camera. "
             f"Received: {text}"
         )
     return text
 
 
-def cameras_of(fids: Sequence[str], rule: str | None) -> list[str] | None:
-    """The camera of each fid; None without a rule.
+def cameras_of(images: Dataset, rule: str | None) -> Sequence[str] | None:
+    """The camera of each image; None without a rule.
 
     Args:
-        rule: a name of PATTERNS, or a regular expression with one group. It is searched for in the
-            whole fid, folders included.
+        rule: COLUMN, a name of PATTERNS, or a regular expression with one group. The latter is
+            searched for in the whole fid, folders included.
 
     Raises:
-        UserError for the first fid without a camera.
+        UserError for a data set without the column, or for the first fid without a camera.
     """
     if rule is None:
         return None
+    if rule == COLUMN:
+        return _column(images)
     found = []
     names = {}  # images of a camera share its name: a million strings less
-    for fid in fids:
+    for fid in images.fids:
         camera = _camera(fid, rule)
         if camera is None:
             expected = f"{rule} not found"
@@ -79,6 +86,20 @@ def cameras_of(fids: Sequence[str], rule: str | None) -> list[str] | None:
             )
         found.append(names.setdefault(camera, camera))
     return found
+
+
+def pids_and_cameras(images: Dataset) -> list[tuple[str, str]]:
+    """Both columns of the CSV, for each image. Raises: UserError where it has no cameras."""
+    return list(zip(images.pids, _column(images), strict=True))
+
+
+def _column(images: Dataset) -> np.ndarray:
+    if images.cameras is None:
+        raise UserError(
+            f"{images.path} has no column camera. Give a CSV with a header and this column, such as pid,fid,camera; or "
+            "read cameras from file names, by --cameras or --excluder with the name of a data set."
+        )
+    return images.cameras
 
 
 def _camera(fid: str, rule: str) -> str | None:

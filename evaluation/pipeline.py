@@ -8,8 +8,8 @@ import numpy as np
 
 import common
 from common import UserError
-from data import fids
-from data.dataset import Dataset
+from data import cameras, fids
+from data.dataset import Dataset, with_boxes
 from evaluation import distances, figures, pooling, ranking
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ FPRS = (1e-4, 1e-3, 1e-2, 1e-1)
 KS = (1, 2, 4, 8, 10, 20, 30, 100, 1000)  # of Recall@K, as papers report it
 PER_QUERY_COLUMNS = ("pid", "fid", "AP", "INP", "matches", "first_rank", "last_rank")
 
-Excluder = Callable[[Sequence[str]], np.ndarray]  # query fids -> bool [Q, G], True = ignored
+Excluder = Callable[[Sequence], np.ndarray]  # names of queries -> bool [Q, G], True = ignored
 
 
 class Embedded(NamedTuple):
@@ -221,7 +221,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     _check_finite("gallery", gallery.embs)
     excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
     if options.multi_query:
-        query = _pool(query, excluder, options.multi_query)
+        query = _pool(query, names_for(options.excluder, query), excluder, options.multi_query)
     names = names_for(options.excluder, query)
     query, gallery, bounds = _compare(query, gallery, options)
 
@@ -272,6 +272,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
 
 
 _NAMES = ("the query set", "the gallery")
+_NO_EMBS = np.zeros((0, 0), np.float32)
 
 
 def check_datasets(
@@ -286,7 +287,9 @@ def check_datasets(
         UserError: the excluder cannot parse a query or reads no cameras for multi_query, or query
             and gallery have no pid in common.
     """
-    excluder = _load_excluder(options.excluder, query.fids)
+    excluder = _load_excluder(
+        options.excluder, names_for(options.excluder, Embedded(query, _NO_EMBS))
+    )
     if options.multi_query and not hasattr(excluder, "keys"):
         raise UserError(
             f"--multi_query pools the queries of one camera, but --excluder {options.excluder} reads no cameras. Give "
@@ -331,8 +334,9 @@ def _check_finite(name: str, embs: np.ndarray) -> None:
         )
 
 
-def _load_excluder(name: str, fids: Sequence[str]) -> Excluder:
-    return common.load_plugin("excluders", name).Excluder(fids)
+def _load_excluder(name: str, names: Sequence) -> Excluder:
+    """names: as from names_for."""
+    return common.load_plugin("excluders", name).Excluder(names)
 
 
 def excludes_by_file(name: str) -> bool:
@@ -340,22 +344,25 @@ def excludes_by_file(name: str) -> bool:
     return getattr(common.load_plugin("excluders", name), "BY_FILE", False)
 
 
-def names_for(excluder: str, images: Embedded) -> Sequence[str]:
-    """What an excluder is given of the images: their fids, or their files."""
-    if images.files is not None and excludes_by_file(excluder):
-        return images.files
-    return images.dataset.fids
+def names_for(excluder: str, images: Embedded) -> Sequence:
+    """What an excluder is given of the images: fids, files, or the columns pid and camera."""
+    if getattr(common.load_plugin("excluders", excluder), "BY_COLUMN", False):
+        return cameras.pids_and_cameras(images.dataset)
+    if not excludes_by_file(excluder):
+        return images.dataset.fids
+    names = images.dataset.fids if images.files is None else images.files
+    return with_boxes(names, images.dataset.boxes)
 
 
 def file_names_of(images: Embedded) -> Sequence[str]:
-    """Names that are equal where the file is, as far as that is known."""
-    return fids.normalized(images.dataset.fids) if images.files is None else images.files
+    """Names that are equal where file and box are, as far as that is known."""
+    names = fids.normalized(images.dataset.fids) if images.files is None else images.files
+    return with_boxes(names, images.dataset.boxes)
 
 
-def _pool(query: Embedded, excluder, how: str) -> Embedded:
+def _pool(query: Embedded, names: Sequence, excluder, how: str) -> Embedded:
     """One query for all of the same pid and camera. Its name is that of the first."""
-    keys = excluder.keys(query.dataset.fids)
-    keys = list(zip(query.dataset.pids, keys, strict=True))
+    keys = list(zip(query.dataset.pids, excluder.keys(names), strict=True))
     firsts, embs = pooling.pool_queries(query.embs, keys, how)
     return query.select(firsts, embs)
 

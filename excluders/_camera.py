@@ -8,7 +8,7 @@ from common import UserError
 from data import cameras
 from excluders._same import Same
 
-JUNK_PID = "-1"
+JUNK = "-1"  # the pid of an image that shows nobody
 
 
 class CameraExcluder:
@@ -27,11 +27,11 @@ class CameraExcluder:
         self._pattern = pattern
         keys = self.keys(gallery_fids)
         self._same = Same(keys)
-        self._junk = np.array([pid == JUNK_PID for pid, _ in keys], bool)
+        self.junk = np.array([pid == JUNK for pid, _ in keys], bool)
 
     def __call__(self, query_fids: Sequence[str]) -> np.ndarray:
         ignored = self._same(self.keys(query_fids))
-        ignored |= self._junk
+        ignored |= self.junk
         return ignored
 
     def keys(self, fids: Sequence[str]) -> list[tuple[str, str]]:

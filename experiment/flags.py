@@ -288,9 +288,10 @@ class Settings(Architecture):
     )
     cameras: str | None = _flag(
         "data",
-        "Draw the K images of a pid from as many cameras as possible. The camera is read from the "
-        f"file id, by one of {', '.join(cameras.PATTERNS)}, or by a regular expression whose one "
-        "group is the camera. Without this flag, cameras play no part.",
+        "Draw the K images of a pid from as many cameras as possible. The camera is that of the "
+        f"CSV's column camera ({cameras.COLUMN}), or it is read from the file id, by one of "
+        f"{', '.join(cameras.PATTERNS)}, or by a regular expression whose one group is the camera. "
+        "Without this flag, cameras play no part.",
         type=cameras.rule,
         metavar="RULE",
     )

@@ -56,7 +56,7 @@ class Batches:
             settings.batch_p,
             settings.batch_k,
             known(settings.seed),
-            cameras=cameras.cameras_of(dataset.fids, settings.cameras),
+            cameras=cameras.cameras_of(dataset, settings.cameras),
         )
         self._shards = devices.shards(
             strategy, cluster, settings.batch_p, settings.batch_k, settings.mining

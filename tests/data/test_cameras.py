@@ -4,6 +4,7 @@ import pytest
 
 import common
 from data import cameras
+from data.dataset import Dataset
 
 FIDS = {
     "market1501": {"query/0001_c1s1_001051_00.jpg": "1", "-1_c12s3_000001_01.jpg": "12"},
@@ -19,10 +20,14 @@ FIDS = {
 }
 
 
+def images(fids):
+    return Dataset(["1"] * len(fids), list(fids))
+
+
 @pytest.mark.parametrize("rule", FIDS)
 def test_a_camera_is_read_from_the_fid(rule):
     assert cameras.rule(rule) == rule
-    assert cameras.cameras_of(list(FIDS[rule]), rule) == list(FIDS[rule].values())
+    assert cameras.cameras_of(images(FIDS[rule]), rule) == list(FIDS[rule].values())
 
 
 def test_every_pattern_is_an_excluder_and_is_tried_here():
@@ -31,7 +36,7 @@ def test_every_pattern_is_an_excluder_and_is_tried_here():
 
 
 def test_without_a_rule_there_are_no_cameras():
-    assert cameras.cameras_of(["a.png"], None) is None
+    assert cameras.cameras_of(images(["a.png"]), None) is None
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,16 @@ def test_the_first_fid_without_a_camera_is_named(rule):
     with pytest.raises(
         common.UserError, match=r"--cameras .*Received: 'cx/bad.jpg'.*leave --cameras out"
     ):
-        cameras.cameras_of([*good, "cx/bad.jpg", "worse.jpg"], rule)
+        cameras.cameras_of(images([*good, "cx/bad.jpg", "worse.jpg"]), rule)
+
+
+def test_a_camera_is_read_from_the_column():
+    data = Dataset(["1", "2"], ["a_c5s1_", "b"], "x.csv", cameras=["left", "right"])
+    assert cameras.rule("column") == "column"
+    assert list(cameras.cameras_of(data, "column")) == ["left", "right"]
+    assert cameras.pids_and_cameras(data) == [("1", "left"), ("2", "right")]
+    with pytest.raises(common.UserError, match="x.csv has no column camera. Give .*pid,fid,camera"):
+        cameras.cameras_of(Dataset(["1"], ["a"], "x.csv"), "column")
 
 
 @pytest.mark.parametrize("text", ["", "market", "c(", r"c\d", r"(c)(\d)"])

@@ -68,6 +68,23 @@ def test_same_person_in_the_same_camera_and_junk_are_ignored(name, images):
             assert ignored[q, g] == (g_pid == "-1" or (q_pid, q_camera) == (g_pid, g_camera))
 
 
+@pytest.mark.parametrize("name, images", IMAGES.items())
+def test_junk_is_what_is_ignored_for_every_query(name, images):
+    junk = excluder(name, [fid for *_, fid in images]).junk
+    assert junk.dtype == bool and junk.tolist() == [pid == "-1" for pid, *_ in images]
+
+
+def test_cameras_by_column():
+    gallery = [("1", "a"), ("1", "b"), ("2", "a"), ("-1", "a"), ("2", "-1"), ("0", "1")]
+    by_column = excluder("cameras", gallery)
+    np.testing.assert_array_equal(
+        by_column([("1", "a"), ("2", "b"), ("3", "a")]),
+        np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0]], bool),
+    )
+    assert by_column.junk.tolist() == [False, False, False, True, True, False]
+    assert by_column.keys(gallery[:2]) == gallery[:2]
+
+
 def test_diagonal_ignores_the_query_itself():
     gallery = ["a/1.jpg", "b/1.jpg", "-1_c1s1_0_0.jpg", "a/1.jpg"]
     ignored = excluder("diagonal", gallery)(["b/1.jpg", "1.jpg", "a/1.jpg"])
@@ -103,8 +120,7 @@ def test_the_forms_are_told_apart():
 
 
 def test_the_excluders_there_are():
-    assert {"diagonal", *IMAGES} <= set(common.plugin_names("excluders"))
-    with pytest.raises(
-        common.UserError, match="cuhk03, diagonal, duke, market1501, msmt17, veri776"
-    ):
+    assert {"diagonal", "cameras", *IMAGES} <= set(common.plugin_names("excluders"))
+    names = "cameras, cuhk03, diagonal, duke, market1501, msmt17, veri776"
+    with pytest.raises(common.UserError, match=names):
         common.load_plugin("excluders", "_camera")

@@ -10,7 +10,7 @@ import pytest
 from paths import GOLDEN, PROJECT
 
 from common import UserError
-from data import dataset
+from data import cameras, dataset
 from data.dataset import Dataset
 from evaluation import Embedded, Options, distances, embeddings_file, evaluate
 
@@ -330,3 +330,40 @@ def test_the_room_imports_what_is_asked_for_and_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+# ------------------------------------------------------------------------- columns
+
+
+def test_cameras_by_column_are_those_of_the_file_names():
+    query, gallery = golden_set("market1501_query"), golden_set("market1501_gallery")
+    expected = evaluate(query, gallery, Options("euclidean", "market1501"))
+
+    def by_column(images):
+        fids = images.dataset.fids
+        keys = [cameras.pid_and_camera("market1501", fid) for fid in fids]
+        renamed = [f"{row}.jpg" for row in range(len(fids))]
+        columns = Dataset([key[0] for key in keys], renamed, cameras=[key[1] for key in keys])
+        return Embedded(columns, images.embs)
+
+    got = evaluate(by_column(query), by_column(gallery), Options("euclidean", "cameras"))
+    assert got.aps == expected.aps and (got.cmc == expected.cmc).all()
+    pooled = evaluate(query, gallery, Options("euclidean", "market1501", multi_query="mean"))
+    got = evaluate(
+        by_column(query), by_column(gallery), Options("euclidean", "cameras", multi_query="mean")
+    )
+    assert got.aps == pooled.aps
+
+
+def test_cameras_by_column_need_the_column():
+    images = embedded([("1", "a"), ("1", "b")], [[0], [1]])
+    with pytest.raises(UserError, match="images.csv has no column camera"):
+        evaluate(images, images, Options("euclidean", "cameras"))
+
+
+def test_boxes_of_one_file_are_images_of_their_own():
+    boxes = [[0, 0, 5, 5], [5, 0, 9, 5], [0, 0, 0, 0]]
+    data = Dataset(["1", "1", "2"], ["a.jpg", "./a.jpg", "a.jpg"], boxes=boxes)
+    images = Embedded(data, np.float32([[0], [1], [5]]))
+    results = evaluate(images, images, Options("euclidean", "diagonal", rerank=True, rerank_k2=1))
+    assert results.aps == [1.0, 1.0, None]

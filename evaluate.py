@@ -30,7 +30,6 @@ beside it, in the report and in a second line on the terminal. From Python: `fro
 """
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -50,7 +49,7 @@ from evaluation import embeddings_file, figures, pipeline, plausibility, pooling
 from evaluation.embeddings_file import Origin
 from evaluation.pipeline import Embedded, Options, Results
 from experiment import args_json
-from runtime import files, terminal
+from runtime import files, json_files, terminal
 from runtime.tensorflow import import_tensorflow
 from runtime.version import version
 
@@ -364,8 +363,8 @@ def _same_file(path: str, other: str) -> bool:
 def is_result(path: str) -> bool:
     """Whether a file is empty or what --filename writes."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        return not text or "mAP" in json.loads(text)
+        content = Path(path).read_bytes()
+        return not content or "mAP" in json_files.parse(content)
     except (OSError, TypeError, ValueError):
         return False
 
@@ -431,7 +430,7 @@ def main(args: argparse.Namespace) -> None:
     print(summary(results, args.figures))
     made = made_of(args, (query, gallery), origins)
     if args.filename is not None:
-        content = results.as_json() | {"made": made}
+        content = json_files.with_digest(results.as_json() | {"made": made})
         _write("filename", args.filename, files.write_json, content)
     if args.per_query is not None:
         _write("per_query", args.per_query, write_table, results.per_query())

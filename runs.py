@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import common
 from common import UserError
 from experiment import args_json, train_log
-from runtime import terminal
+from runtime import json_files, terminal
+from runtime.terminal import log
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Different in each experiment, or without a part in what it learns.
-_NOT_COMPARED = {"experiment_root", "resume"}
+_NOT_COMPARED = {"experiment_root", "resume", json_files.DIGEST}
 _NONE = "-"
 
 
@@ -88,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    terminal.setup_logging("runs")
     roots = [root for directory in args.experiments for root in experiments(directory)]
     runs = table(roots)
     if args.csv:
@@ -118,7 +120,7 @@ def table(roots: Sequence[Path]) -> "pd.DataFrame":
     """A row of text for each experiment; columns in which there is nothing are left out."""
     import pandas as pd  # only here, so that --help does not wait for it
 
-    flags = [args_json.read(root) for root in roots]
+    flags = [_flags_of(root) for root in roots]
     differing = differing_flags(flags)
     found = [list(evaluations(root)) for root in roots]
     several = len({evaluation.kind.data for of_run in found for evaluation in of_run}) > 1
@@ -134,6 +136,16 @@ def table(roots: Sequence[Path]) -> "pd.DataFrame":
     return runs.loc[:, (runs != _NONE).any()]
 
 
+def _flags_of(root: Path) -> dict:
+    """What args.json holds; {}, with a warning, where it cannot be read: the others still can."""
+    try:
+        args_json.warn_if_changed(root)
+        return args_json.read(root)
+    except UserError as error:
+        log.warning(str(error))
+        return {}
+
+
 def differing_flags(flags: Sequence[dict]) -> list[str]:
     """Names of the flags that do not have the same value in all experiments."""
     names = sorted(set().union(*flags) - _NOT_COMPARED)
@@ -147,12 +159,20 @@ def as_text(runs: "pd.DataFrame") -> str:
 
 def evaluations(root: Path) -> Iterator[Evaluation]:
     """The evaluations in an experiment's directory, from the oldest to the newest."""
-    for path in sorted(root.glob("*.json"), key=lambda path: (path.stat().st_mtime, path)):
+    found = [path for path in root.glob("*.json") if path.is_file()]
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime, path)):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result))
-        except (ValueError, TypeError, LookupError):  # another JSON file
+            result = json_files.read(path)
+            evaluation = Evaluation(
+                path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result)
+            )
+        except (OSError, ValueError, TypeError, LookupError):  # another JSON file
             continue
+        if json_files.is_changed(result):
+            log.warning(
+                f"{path} was changed after evaluate.py wrote it. If nobody edited it, it is damaged: evaluate again."
+            )
+        yield evaluation
 
 
 def kind_of(result: dict) -> Kind:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, suggestion
-from experiment import flags, folder, rules
+from experiment import flags, folder, rules, train_log
 from experiment.flags import Architecture, Settings
-from runtime import files
+from runtime import files, json_files
 from runtime.terminal import log
 
 # Flags that name files: where an experiment is only embedded, they need not exist.
 _PATHS = ("train_set", "image_root", "initial_checkpoint")
 # Of one call and not of the experiment: experiments get moved.
 _OF_THE_CALL = {"experiment_root", "resume"}
+# Keys of args.json that resuming expects beside the flags of the training.
+_NO_FLAGS = {*_OF_THE_CALL, json_files.DIGEST}
 
 
 def read(experiment_root: str | os.PathLike) -> dict:
@@ -30,7 +32,7 @@ def read(experiment_root: str | os.PathLike) -> dict:
     """
     path = Path(experiment_root) / "args.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json_files.read(path)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist, so {experiment_root} is no experiment. Give the "
@@ -57,10 +59,35 @@ def content(settings: Settings) -> dict:
 
 
 def write(settings: Settings) -> None:
-    """Write args.json: all flags. Keys in it that are no flags stay."""
+    """Write args.json: all flags and a digest of them. Keys in it that are no flags stay."""
     root = Path(settings.experiment_root)
     before = read(root) if (root / "args.json").exists() else {}
-    files.write_json(root / "args.json", before | content(settings))
+    values = json_files.with_digest(before | content(settings))
+    files.write_json(root / "args.json", values)
+
+
+def warn_if_changed(experiment_root: str | os.PathLike) -> None:
+    """Log a warning where args.json is not what train.py wrote: it was edited, or is damaged.
+
+    What has changed is told as far as train.log has the flags of the last run.
+
+    Raises:
+        UserError: as `read` does.
+    """
+    stored = read(experiment_root)
+    if not json_files.is_changed(stored):
+        return
+    logged = train_log.parameters(experiment_root, folder.newest_iteration(experiment_root))
+    changes = [
+        f"{name} is {stored.get(name, 'not there')} and was {value}"
+        for name, value in logged.items()
+        if name not in _OF_THE_CALL and value != str(stored.get(name))
+    ]
+    log.warning(
+        f"{Path(experiment_root) / 'args.json'} was changed after train.py wrote it"
+        f"{': ' if changes else ''}{', '.join(changes)}. It counts as it is now. If nobody edited it, it is damaged: "
+        "restore it from a backup."
+    )
 
 
 def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
@@ -93,7 +120,7 @@ def _value(field: dataclasses.Field, stored: Any) -> Any:
     name = field.name
     options = field.metadata["options"]
     if name in _PATHS:
-        if not isinstance(stored, str | None):
+        if not isinstance(stored, str | None) or (stored and "\0" in stored):
             raise ValueError(f"{name} should be a path. Received: {json.dumps(stored)}.")
         return stored
     is_switch = isinstance(options["default"], bool)
@@ -140,6 +167,7 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
     path = Path(experiment_root) / "args.json"
     if path.exists():
         settings, _ = load(experiment_root)
+        warn_if_changed(experiment_root)
         rules.check_architecture(settings)
         for name, value in given.items():
             if value != getattr(settings, name):
@@ -179,10 +207,11 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
     """
     root = settings.experiment_root
     stored, lacking = load(root)
+    warn_if_changed(root)
     for name in ("train_set", "image_root"):
         if getattr(settings if name in lacking else stored, name) is None:
             raise UserError(f"{root}/args.json names no {name}. Add it there.")
-    for name in sorted(read(root).keys() - vars(stored).keys() - _OF_THE_CALL):
+    for name in sorted(read(root).keys() - vars(stored).keys() - _NO_FLAGS):
         hint = suggestion(name, vars(stored))
         log.warning(f"args.json has {name}, which is no flag and does nothing.{hint}")
     changes = {name: getattr(settings, name) for name in lacking}

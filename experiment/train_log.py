@@ -6,7 +6,8 @@
     Training using the following parameters:
     batch_p: 32
 
-Before each of them stands "<time> [INFO] train: ", as before every line of the file.
+Before each of them stands "<time> [INFO] train: ", as before every line of the file. Only a line that
+begins so counts: a flag may have any text as its value.
 """
 
 import os
@@ -20,19 +21,21 @@ import numpy as np
 
 from runtime import files
 
-_ITERATION = re.compile(rb"\] train: iter: *(\d+),")
+_START = r"\S+ \S+ \[INFO\] train: "
+_NUMBER = r" *(\d{1,18})"  # a number of 5,000 digits is none, and no int
+_ITERATION = re.compile(rf"{_START}iter:{_NUMBER},".encode())
 _NUMBERS = re.compile(
-    r"\] train: iter: *(\d+), loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
+    rf"{_START}iter:{_NUMBER}, loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
 )
-_INTERRUPTED = re.compile(r"\] train: Interrupted after iteration \d+\.")
+_INTERRUPTED = re.compile(rf"{_START}Interrupted after iteration \d+\.")
 _FINISHED = re.compile(
-    r"\] train: (?:Finished all (\d+) iterations\.|Nothing to do: all (\d+) iterations )"
+    rf"{_START}(?:Finished all{_NUMBER} iterations\.|Nothing to do: all{_NUMBER} iterations )"
 )
 
 _PARAMETERS = "Training using the following parameters:"
-_START = r"\S+ \S+ \[INFO\] train: "
+_HEADING = re.compile(_START + re.escape(_PARAMETERS) + "$")
 _PARAMETER = re.compile(_START + r"(\w+): (.*)")
-_REACHED = re.compile(_START + r"(?:iter: *(\d+),|Saved .*checkpoint-(\d+)\.$)")
+_REACHED = re.compile(rf"{_START}(?:iter:{_NUMBER},|Saved .*checkpoint-(\d{{1,18}})\.$)")
 
 
 class Logged(NamedTuple):
@@ -71,7 +74,8 @@ def iteration_line(
 
 def parameter_lines(flags: Mapping[str, Any]) -> list[str]:
     """The lines of the flags of a run: a heading, and one for each, by name."""
-    return [_PARAMETERS, *(f"{name}: {flags[name]}" for name in sorted(flags))]
+    values = {name: " ".join(str(flags[name]).splitlines()) for name in sorted(flags)}
+    return [_PARAMETERS, *(f"{name}: {value}" for name, value in values.items())]
 
 
 def interrupted_line(iteration: int, command: str) -> str:
@@ -97,7 +101,7 @@ def nothing_to_do_line(iterations: int) -> str:
 
 def iteration_of(line: bytes) -> int | None:
     """The iteration that a line is about; None for lines about no single one."""
-    match = _ITERATION.search(line)
+    match = _ITERATION.match(line)
     return int(match[1]) if match else None
 
 
@@ -120,7 +124,7 @@ def parameters(experiment_root: str | os.PathLike, iteration: int) -> dict[str, 
         if reached := _REACHED.match(line):
             if int(reached[1] or reached[2]) <= iteration:
                 found = flags
-        elif line.rstrip("\n").endswith(f"] train: {_PARAMETERS}"):
+        elif _HEADING.match(line):
             flags = {}
         elif parameter := _PARAMETER.match(line):
             flags[parameter[1]] = parameter[2]
@@ -131,7 +135,7 @@ def last(experiment_root: str | os.PathLike) -> Logged | None:
     """The last logged iteration; None where there is none, or no train.log."""
     found = None
     for line in _lines(experiment_root):
-        if match := _NUMBERS.search(line):
+        if match := _NUMBERS.match(line):
             found = Logged(int(match[1]), match[2], match[3])
     return found
 
@@ -151,18 +155,18 @@ def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> 
         return "running"
     found = "stopped"
     for line in _lines(experiment_root):
-        if match := _FINISHED.search(line):
+        if match := _FINISHED.match(line):
             all_done = iterations is None or int(match[1] or match[2]) >= iterations
             found = "finished" if all_done else "stopped"
-        elif _INTERRUPTED.search(line):
+        elif _INTERRUPTED.match(line):
             found = "interrupted"
-        elif _NUMBERS.search(line):
+        elif _NUMBERS.match(line):
             found = "stopped"
     return found
 
 
 def _lines(experiment_root: str | os.PathLike):
     path = Path(experiment_root) / "train.log"
-    if path.exists():
+    if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as lines:
             yield from lines

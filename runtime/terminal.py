@@ -77,13 +77,21 @@ def say(line: str) -> None:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table: columns aligned to the left, two spaces apart."""
+    """The lines of a table: columns aligned to the left, two spaces apart.
+
+    What a terminal would obey, or could not show, becomes a question mark.
+    """
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 # ------------------------------------------------------------------------- the log

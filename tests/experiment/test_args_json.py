@@ -5,7 +5,7 @@ from paths import GOLDEN
 
 import train
 from common import UserError
-from experiment import args_json
+from experiment import args_json, train_log
 from experiment.flags import Settings
 from runtime import files, terminal
 
@@ -59,6 +59,8 @@ def test_what_args_json_lacks_has_its_default(tmp_path):
         ("crop_augment", "yes"),
         ("decay_start_iteration", -2),
         ("train_set", 5),
+        ("train_set", "a\0b"),
+        ("image_root", ["a"]),
     ],
 )
 def test_a_value_that_is_not_allowed_is_told_by_name(tmp_path, name, value):
@@ -138,6 +140,32 @@ def test_what_is_written_is_read_back(tmp_path):
     stored = json.loads((tmp_path / "args.json").read_text())
     assert list(stored) == sorted(stored) and stored["resume"] is False and stored["margin"] == 0.5
     assert args_json.load(tmp_path) == (settings, [])
+    (tmp_path / "args.json").write_text(json.dumps(stored), encoding="utf-8-sig")
+    assert args_json.load(tmp_path) == (settings, [])
     files.write_json(tmp_path / "args.json", stored | {"a_note": "mine"})
     args_json.write(settings)
-    assert json.loads((tmp_path / "args.json").read_text()) == stored | {"a_note": "mine"}
+    noted = json.loads((tmp_path / "args.json").read_text())
+    assert noted.pop("digest") != stored.pop("digest")
+    assert noted == stored | {"a_note": "mine"}
+
+
+def test_what_changed_since_it_was_written_is_told_and_counts(tmp_path, capfd):
+    root = str(tmp_path)
+    settings = Settings(experiment_root=root, train_set="a.csv", image_root="i", batch_p=16, seed=3)
+    args_json.write(settings)
+    assert not any("was changed" in line for line in resumed(tmp_path, capfd)[1])
+    lines = train_log.parameter_lines(args_json.content(settings))
+    (tmp_path / "train.log").write_text("".join(f"0 0 [INFO] train: {line}\n" for line in lines))
+    with open(tmp_path / "train.log", "a") as log:
+        log.write("0 0 [INFO] train: Saved x/checkpoint-0.\n")
+    path = tmp_path / "args.json"
+    path.write_text(path.read_text().replace('"batch_p": 16', '"batch_p": 18'))
+    for _ in range(2):
+        changed, warnings = resumed(tmp_path, capfd)
+        (line,) = [line for line in warnings if "was changed" in line]
+        assert "after train.py wrote it: batch_p is 18 and was 16. It counts" in line
+        assert changed.batch_p == 18
+    args_json.architecture(tmp_path, {})
+    assert "batch_p is 18 and was 16" in capfd.readouterr().err
+    args_json.write(changed)
+    assert not any("was changed" in line for line in resumed(tmp_path, capfd)[1])

@@ -9,6 +9,7 @@ from paths import PROJECT
 import common
 import runs
 from experiment import folder
+from runtime import files, json_files
 
 START = "2026-01-02 03:04:05,678 [INFO] train: "
 LINE = START + "iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
@@ -254,3 +255,50 @@ assert "tensorflow" not in sys.modules
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 600" in done.stdout
+
+
+def test_one_odd_file_does_not_end_the_table(tmp_path, capfd):
+    good = write(tmp_path / "good", [LINE.format(5, 0.5)], [("r.json", 0.5, 0.5)], seed=1)
+    bad = write(tmp_path / "bad")
+    (bad / "args.json").write_text("{")
+    (bad / "train.log").unlink()
+    (bad / "train.log").mkdir()
+    odd = {
+        "nan.json": '{"mAP": NaN, "CMC": [1]}',
+        "deep.json": "[" * 10**5,
+        "digits.json": '{"mAP": %s, "CMC": [1]}' % ("1" * 5000),
+        "half.json": '{"mAP": 0.1, "CMC": [1], "made": {"\\ud800": 1}}',
+        "bytes.json": "",
+    }
+    for name, text in odd.items():
+        (good / name).write_text(text)
+    (good / "bytes.json").write_bytes(b"\xff\xfe{")
+    (good / "folder.json").mkdir()
+    (good / "gone.json").symlink_to("nowhere")
+    runs.main(runs.parse_args([str(tmp_path), "--csv"]))
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1:] == [
+        f"{bad},0 of ?,stopped,-,-,-,-,-,-,-",
+        f"{good},5 of 600,stopped,0.500,92.19%,50.0%,50.0%,r.json,1,600",
+    ]
+    (line,) = err.splitlines()
+    assert f"{bad}/args.json cannot be read as JSON" in line
+
+
+def test_what_a_terminal_would_obey_is_not_printed(tmp_path, capsys):
+    a = write(tmp_path / "a", note="\033[2J\x07evil")
+    b = write(tmp_path / "b", note="\u202efdp.exe")
+    out = shown(capsys, a, b)
+    assert "?[2J?evil" in out and "?fdp.exe" in out and out.replace("\n", "").isprintable()
+
+
+def test_a_changed_evaluation_is_told(tmp_path, capfd):
+    root = write(tmp_path / "a")
+    files.write_json(root / "r.json", json_files.with_digest({"mAP": 0.25, "CMC": [0.5]}))
+    assert runs.table([root])["best mAP"].tolist() == ["25.0%"]
+    assert not capfd.readouterr().err
+    (root / "r.json").write_text((root / "r.json").read_text().replace("0.25", "0.95"))
+    runs.main(runs.parse_args([str(root)]))
+    out, err = capfd.readouterr()
+    assert "95.0%" in out
+    assert "r.json was changed after evaluate.py wrote it" in err

@@ -90,3 +90,38 @@ def test_the_state_of_a_training(tmp_path, lines, state):
     assert train_log.state(tmp_path) == state
     with folder.lock(tmp_path):
         assert train_log.state(tmp_path) == "running"
+
+
+def test_the_value_of_a_flag_is_not_read_as_a_line(tmp_path):
+    values = (
+        "lr test iter: 5",
+        "x] train: iter:     7, loss min|avg|max: 0|9|9, batch-p@3: 1%",
+        "a\n" + START + "iter:     7, ",
+        "] train: Finished all 9 iterations.",
+        "] train: Interrupted after iteration 3. To go on: ",
+        "] train: " + "Training using the following parameters:",
+    )
+    for value in values:
+        flags = {"experiment_root": value, "z": "1"}
+        write(tmp_path, *train_log.parameter_lines(flags), "Saved x/checkpoint-0.")
+        lines = (tmp_path / "train.log").read_bytes().splitlines()
+        assert [train_log.iteration_of(line) for line in lines] == [None] * 4
+        assert train_log.last(tmp_path) is None
+        assert train_log.state(tmp_path) == "stopped"
+        assert train_log.parameters(tmp_path, 0)["z"] == "1"
+        assert train_log.parameters(tmp_path, 0)["experiment_root"] == value.replace("\n", " ")
+
+
+def test_numbers_of_5000_digits_are_none(tmp_path):
+    many = "9" * 5000
+    write(
+        tmp_path,
+        *train_log.parameter_lines({"seed": 1}),
+        iteration_line(3),
+        iteration_line(4).replace("4", many, 1),
+        f"Finished all {many} iterations.",
+        f"Saved x/checkpoint-{many}.",
+    )
+    assert train_log.last(tmp_path).iteration == 3
+    assert train_log.state(tmp_path) == "stopped"
+    assert train_log.parameters(tmp_path, 3)["seed"] == "1"

@@ -6,24 +6,26 @@
     fids                UTF-8 strings [N], of the CSV, in its order
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
         variants became one, and the directory of the images
+    attribute crc32: the CRC-32 of the numbers of `emb`
 
 Only `emb` is needed to evaluate, as floats of any precision.
 """
 
 import contextlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
 
-from common import UserError
+from common import UserError, reason
 from data import fids as file_names
 from data.dataset import Dataset
 from evaluation import distances
-from runtime import files
+from runtime import files, hdf5
 from runtime.terminal import log
 
 EMB = "emb"
@@ -33,6 +35,7 @@ FIDS = "fids"
 CHECKPOINT = "checkpoint"
 AGGREGATOR = "aggregator"
 IMAGE_ROOT = "image_root"
+CRC = "crc32"
 
 
 class Origin(NamedTuple):
@@ -60,13 +63,21 @@ def default_name(dataset: str | os.PathLike) -> str:
 
 
 class Writer:
-    """Takes embeddings as they come; see create."""
+    """Takes embeddings as they come; see create.
 
-    def __init__(self, file: h5py.File, shape: tuple[int, int], augmentation_types: Sequence[str]):
-        A = len(augmentation_types)
+    Args:
+        file: is written to and not to be mapped, or left to HDF5: a full disk would end the process
+            or leave it with a broken library, and not raise OSError.
+        shape: (N, D).
+        offsets: where `emb` begins in the file, and each variant of `emb_aug`.
+    """
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, int], offsets: Sequence[int]):
+        self._file = file
+        self._shape = shape
+        self._offsets = offsets
         self.count = 0  # of rows so far
-        self._emb = file.create_dataset(EMB, shape, np.float32)
-        self._emb_aug = file.create_dataset(EMB_AUG, (A, *shape), np.float32) if A > 1 else None
+        self.crc = 0
 
     def add(self, embs: np.ndarray, variants: np.ndarray | None = None) -> None:
         """Write the next n rows.
@@ -74,12 +85,24 @@ class Writer:
         Args:
             embs: [n, D].
             variants: [A, n, D], needed where the file has several augmentation types.
+
+        Raises:
+            ValueError: they are of another shape, or more than the file has room for.
+            OSError: the disk is full.
         """
-        rows = slice(self.count, self.count + len(embs))
-        self._emb[rows] = embs
-        if self._emb_aug is not None:
-            self._emb_aug[:, rows] = variants
-        self.count = rows.stop
+        count, dim = self._shape
+        parts = [embs, *([] if len(self._offsets) == 1 or variants is None else variants)]
+        n = len(embs)
+        if {np.shape(part) for part in parts} != {(n, dim)} or len(parts) != len(self._offsets):
+            raise ValueError(f"embeddings should be [{n}, {dim}] in each of {len(self._offsets)}")
+        if self.count + n > count:
+            raise ValueError(f"there is room for {count} embeddings. Received: {self.count + n}")
+        for offset, part in zip(self._offsets, parts, strict=True):
+            rows = np.ascontiguousarray(part, "<f4")
+            self._file.seek(offset + self.count * dim * 4)
+            self._file.write(rows)
+        self.crc = zlib.crc32(np.ascontiguousarray(embs, "<f4"), self.crc)
+        self.count += n
 
 
 @contextlib.contextmanager
@@ -96,32 +119,69 @@ def create(
             for embs in batches:
                 file.add(embs)
 
-    Rows go to the disk as they come, so memory does not grow with their number.
+    The room for all rows is taken first, so that a full disk is told at once. Rows go to the disk as
+    they come, so memory does not grow with their number.
 
     Args:
-        count, dim: N and D.
+        count, dim: N and D, at least 1.
         origin: how they are made; what is None is left out of the file. Paths become absolute.
         fids: of the N images, for the check that `load` makes; left out of the file if None.
 
     Raises:
         UserError: another process is writing the same file.
+        OSError: the disk is full.
         ValueError: there were not `count` rows.
     """
     origin = origin or Origin()
+    with files.complete_file(path) as partial:
+        offsets = _lay_out(partial, (count, dim), origin, fids)
+        with open(partial, "r+b") as file:
+            writer = Writer(file, (count, dim), offsets)
+            yield writer
+        if writer.count != count:
+            raise ValueError(f"{path} should get {count} embeddings. Received: {writer.count}")
+        with h5py.File(partial, "r+", locking=False) as h5:
+            h5.attrs.modify(CRC, np.uint32(writer.crc))
+
+
+def _lay_out(
+    path: Path, shape: tuple[int, int], origin: Origin, fids: Sequence[str] | None
+) -> list[int]:
+    """Write all but the embeddings, and take the room for these.
+
+    Returns:
+        Where `emb` begins in the file, in bytes, and each variant of `emb_aug`.
+    """
+    A = len(origin.augmentation_types or ())
+    variants = A if A > 1 else 0
+    bytes_of_emb = 4 * shape[0] * shape[1]
+    # HDF5 does not survive a full disk: what it will need must be there before it is called.
+    names = [] if fids is None else list(fids)
+    # HDF5 does not survive a full disk: what it will need must be there before it is called.
+    bytes_of_fids = sum(len(name.encode("utf-8", "surrogateescape")) + 64 for name in names)
+    files.allocate(path, (1 + variants) * bytes_of_emb + bytes_of_fids + 2**18)
+    at_once = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    at_once.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # complete_file has a lock already, which the one of HDF5 would meet.
-    with files.complete_file(path) as partial, h5py.File(partial, "w", locking=False) as file:
+    with h5py.File(path, "w", locking=False) as file:
         for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT):
             value = getattr(origin, name)
             if value is not None:
                 file.attrs[name] = value if name == AGGREGATOR else os.path.abspath(value)
+        file.attrs[CRC] = np.uint32(0)
         if origin.augmentation_types:
             file[AUGMENTATION_TYPES] = np.array(origin.augmentation_types, dtype="S")
         if fids is not None:
-            file.create_dataset(FIDS, data=list(fids), dtype=h5py.string_dtype())
-        writer = Writer(file, (count, dim), origin.augmentation_types or ())
-        yield writer
-        if writer.count != count:
-            raise ValueError(f"{path} should get {count} embeddings. Received: {writer.count}")
+            file.create_dataset(FIDS, data=names, dtype=h5py.string_dtype())
+        emb = file.create_dataset(EMB, shape, "<f4", dcpl=at_once)
+        offsets = [emb.id.get_offset()]
+        if variants:
+            emb_aug = file.create_dataset(EMB_AUG, (A, *shape), "<f4", dcpl=at_once)
+            first = emb_aug.id.get_offset()
+            offsets += [first + number * bytes_of_emb for number in range(A)]
+    files.allocate(path, os.path.getsize(path))
+    return offsets
 
 
 # ------------------------------------------------------------------------- reading
@@ -149,16 +209,11 @@ def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
     Raises:
         UserError: the file is anything else, or has embeddings of other images or in another order.
     """
-    try:
-        with h5py.File(path) as file:
-            emb = _find_emb(path, file, images)
-            fids = _read_fids(file)
-            embs = _read(path, emb)
-    except (OSError, RuntimeError, ValueError) as error:
-        # h5py raises any of them for a damaged file.
-        raise UserError(
-            f"{path} cannot be read as HDF5 ({error}). Make it anew with embed.py."
-        ) from None
+    with _reading(path) as file:
+        emb = _find_emb(path, file, images)
+        fids = _read_fids(path, file, images)
+        embs = _read(path, emb)
+        crc_of_file = hdf5.attribute(file, CRC)
     if fids is None:
         log.warning(
             f"{path} does not say which images it has embeddings of, as files of older versions: only their number "
@@ -166,43 +221,69 @@ def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
         )
     else:
         _check_rows(path, fids, images)
-    finite = [np.isfinite(embs[rows]).all(axis=1) for rows in distances.row_slices(embs, 2**20)]
+    finite = []
+    crc = 0
+    for rows in distances.row_slices(embs, 2**20):
+        finite.append(np.isfinite(embs[rows]).all(axis=1))
+        crc = zlib.crc32(np.ascontiguousarray(embs[rows], "<f4"), crc)
     broken = np.flatnonzero(~np.concatenate(finite))
     if len(broken):
         raise UserError(
             f"{len(broken)} of the {len(embs)} embeddings in {path} are NaN or infinite in float32, the first in row "
             f"{broken[0]} (counted from 0). Embed with a checkpoint from before the training went wrong."
         )
+    if crc_of_file is not None and crc_of_file != crc:
+        log.warning(
+            f"{path} was changed after embed.py wrote it. If nobody changed its embeddings, it is damaged: embed again."
+        )
     return embs
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """A file of embeddings, open to be read. Raises: UserError where it cannot be."""
+    try:
+        with hdf5.reading(path) as file:
+            yield file
+    except hdf5.ERRORS as error:
+        raise UserError(
+            f"{path} cannot be read as HDF5 ({reason(error)}). Make it anew with embed.py."
+        ) from None
 
 
 def head(path: str | os.PathLike, images: Dataset, count: int) -> np.ndarray:
     """The embeddings of the first images, `count` at most: [n, D].
 
     Raises:
-        UserError: the file has embeddings of other images, or in another order.
+        UserError: the file cannot be read, or has embeddings of other images or in another order.
     """
-    with h5py.File(path) as file:
+    with _reading(path) as file:
         emb = _find_emb(path, file, images)
-        fids = _read_fids(file)
-        if fids is not None:
-            _check_rows(path, fids, images)
-        return emb[:count]
+        fids = _read_fids(path, file, images)
+        first = emb[:count]
+    if fids is not None:
+        _check_rows(path, fids, images)
+    return first
 
 
 def origin(path: str | os.PathLike) -> Origin:
-    """How the embeddings of a file were made."""
-    with h5py.File(path) as file:
-        types = file.get(AUGMENTATION_TYPES)
+    """How the embeddings of a file were made. Raises: UserError where it cannot be read."""
+    with _reading(path) as file:
+        types = hdf5.dataset(file, AUGMENTATION_TYPES)
         names = None
-        if isinstance(types, h5py.Dataset):
-            names = tuple(_text(name) for name in np.ravel(types[()]))
+        if types is not None and types.ndim == 1:
+            names = tuple(hdf5.text(name) for name in types[()])
         return Origin(
-            checkpoint=_attribute(file, CHECKPOINT),
+            checkpoint=_text_of(file, CHECKPOINT),
             augmentation_types=names,
-            aggregator=_attribute(file, AGGREGATOR),
-            image_root=_attribute(file, IMAGE_ROOT),
+            aggregator=_text_of(file, AGGREGATOR),
+            image_root=_text_of(file, IMAGE_ROOT),
         )
+
+
+def _text_of(file: h5py.File, name: str) -> str | None:
+    value = hdf5.attribute(file, name)
+    return value if isinstance(value, str) else None
 
 
 def differences(one: Origin, other: Origin) -> list[tuple[str, str, str]]:
@@ -229,22 +310,23 @@ def what_would_be_lost(path: str | os.PathLike, images: Dataset, made: Origin) -
         has embeddings of the same images, made alike.
     """
     try:
-        with h5py.File(path) as file:
-            emb = file.get(EMB)
-            if not isinstance(emb, h5py.Dataset) or emb.ndim != 2:
+        with hdf5.reading(path) as file:
+            emb = hdf5.dataset(file, EMB)
+            if emb is None or emb.ndim != 2:
                 return [f"no embeddings but {', '.join(file) or 'nothing'}"]
-            fids = _read_fids(file)
             count = len(emb)
+            fids = _fids_of(file)
+            names = None if fids is None or len(fids) != len(images) else _texts(fids)
         before = _beside(path, origin(path), made)
-    except (OSError, RuntimeError, ValueError):
+    except (UserError, *hdf5.ERRORS):
         return []  # damaged: there is nothing to lose
     lost = []
     if count != len(images):
         lost.append(f"{count} images, not {len(images)}")
-    elif fids is not None:
-        row = _first_difference(fids, images.fids)
+    elif names is not None:
+        row = _first_difference(names, images.fids)
         if row is not None:
-            lost.append(f"other images (in row {row + 1} {fids[row]}, not {images.fids[row]})")
+            lost.append(f"other images (in row {row + 1} {names[row]}, not {images.fids[row]})")
     for name, value, new in differences(before, made):
         lost.append(f"{name} {value}, not {new}")
     return lost
@@ -264,20 +346,25 @@ def _words(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
 
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _fids_of(file: h5py.File) -> h5py.Dataset | None:
+    fids = hdf5.dataset(file, FIDS)
+    return fids if fids is not None and fids.ndim == 1 and fids.dtype.kind in "OS" else None
 
 
-def _attribute(file: h5py.File, name: str) -> str | None:
-    value = file.attrs.get(name)
-    return None if value is None else _text(value)
+def _texts(fids: h5py.Dataset) -> list[str]:
+    return [hdf5.text(fid) for fid in fids[()]]
 
 
-def _read_fids(file: h5py.File) -> list[str] | None:
-    fids = file.get(FIDS)
-    if not isinstance(fids, h5py.Dataset) or fids.ndim != 1:
+def _read_fids(path: str | os.PathLike, file: h5py.File, images: Dataset) -> list[str] | None:
+    """The fids of the file; None where it has none. Raises: UserError for another number of them."""
+    fids = _fids_of(file)
+    if fids is None:
         return None
-    return [_text(fid) for fid in fids[()]]
+    if len(fids) != len(images):
+        raise UserError(
+            f"{path} is damaged: it has {len(images)} embeddings and {len(fids)} fids. Make it anew with embed.py."
+        )
+    return _texts(fids)
 
 
 def _first_difference(fids: Sequence[str], others: Sequence[str]) -> int | None:
@@ -294,10 +381,6 @@ def _first_difference(fids: Sequence[str], others: Sequence[str]) -> int | None:
 
 def _check_rows(path: str | os.PathLike, fids: Sequence[str], images: Dataset) -> None:
     """Raises: UserError unless the rows are those of the CSV."""
-    if len(fids) != len(images):
-        raise UserError(
-            f"{path} is damaged: it has {len(images)} embeddings and {len(fids)} fids. Make it anew with embed.py."
-        )
     row = _first_difference(fids, images.fids)
     if row is None:
         return
@@ -311,8 +394,8 @@ def _check_rows(path: str | os.PathLike, fids: Sequence[str], images: Dataset) -
 
 def _find_emb(path: str | os.PathLike, file: h5py.File, images: Dataset) -> h5py.Dataset:
     """The data set `emb` of the file. Raises: UserError unless it has a row for each image."""
-    emb = file.get(EMB)
-    if not isinstance(emb, h5py.Dataset):
+    emb = hdf5.dataset(file, EMB)
+    if emb is None:
         raise UserError(
             f"{path} should hold a data set `{EMB}`. Received: {list(file)}. Make it with embed.py."
         )

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -16,17 +16,13 @@ import tensorflow as tf
 
 import common
 from common import UserError, reason
+from runtime import hdf5
 
 SUFFIXES = (".h5", ".hdf5", ".keras")  # .weights.h5 is an .h5, too
 
 # What the libraries raise for a file that is missing, damaged or of another format.
 _READ_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    AttributeError,
-    TypeError,
+    *hdf5.ERRORS,
     zipfile.BadZipFile,
 )
 
@@ -122,11 +118,11 @@ def _read_layers(path: Path) -> tuple[Layers, bool]:
         with (
             zipfile.ZipFile(path) as archive,
             archive.open("model.weights.h5") as file,
-            h5py.File(file) as h5,
+            hdf5.reading(file) as h5,
         ):
             return _keras3_layers(h5), False
-    with h5py.File(path) as h5:
-        group = h5.get("model_weights", h5)  # a whole model was saved, or only its weights
+    with hdf5.reading(path) as h5:
+        group = hdf5.find(h5, "model_weights") or h5  # a whole model was saved, or its weights
         if "layer_names" in group.attrs:
             return _keras2_layers(group), True
         return _keras3_layers(h5), False
@@ -142,7 +138,7 @@ def _keras3_layers(h5: h5py.File) -> Layers:
             name = group.attrs.get("name", path)
             # A layer without a name was numbered by what had been built before.
             name = kind if re.fullmatch(rf"{kind}_\d+", name) else name
-            layers.append((name, [group[number][()] for number in sorted(group, key=int)]))
+            layers.append((name, [_array(group, number) for number in sorted(group, key=int)]))
 
     h5.visititems(visit)
     if not any(arrays for _, arrays in layers):
@@ -153,9 +149,20 @@ def _keras3_layers(h5: h5py.File) -> Layers:
 def _keras2_layers(group: h5py.Group) -> Layers:
     layers = []
     for layer in _strings(group.attrs["layer_names"]):
-        weights = _strings(group[layer].attrs["weight_names"])
-        layers.append((layer, [group[layer][weight][()] for weight in weights]))
+        weights = _strings(_found(group, layer).attrs["weight_names"])
+        layers.append((layer, [_array(group, f"{layer}/{weight}") for weight in weights]))
     return layers
+
+
+def _array(group: h5py.Group, name: str) -> np.ndarray:
+    return _found(group, name, hdf5.dataset)[()]
+
+
+def _found(group: h5py.Group, name: str, find: Callable = hdf5.find):
+    found = find(group, name)
+    if found is None:
+        raise ValueError(f"{name} is missing")
+    return found
 
 
 def _strings(attribute) -> list[str]:

@@ -166,14 +166,40 @@ def sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
-def check_disk_space(directory: str | os.PathLike) -> None:
+def check_disk_space(directory: str | os.PathLike, needed: int = 2**16) -> None:
     """Raise OSError if the disk is full: TensorBoard loses its events without a word.
 
+    Args:
+        needed: bytes that should be free.
+
     Raises:
-        OSError: ENOSPC, if less than 64 kB are free.
+        OSError: ENOSPC, if they are not.
     """
-    if shutil.disk_usage(directory).free < 2**16:
+    if shutil.disk_usage(directory).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+
+def allocate(path: str | os.PathLike, size: int) -> None:
+    """Make sure at once that a file has room on the disk for all that it will hold.
+
+    Args:
+        path: of a file that exists. What it holds stays.
+        size: of the whole file to come, in bytes.
+
+    Raises:
+        OSError: the disk, the quota or the limit on files does not allow it.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        check_disk_space(Path(path).absolute().parent, size)
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            # Some C libraries do not work around file systems that cannot do it.
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            check_disk_space(Path(path).absolute().parent, size)
 
 
 def write_json(path: str | os.PathLike, value) -> None:

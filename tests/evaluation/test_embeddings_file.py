@@ -1,3 +1,8 @@
+import fcntl
+import os
+import resource
+import zlib
+
 import h5py
 import numpy as np
 import pytest
@@ -6,6 +11,7 @@ from common import UserError
 from data.dataset import Dataset
 from evaluation import embeddings_file
 from evaluation.embeddings_file import Origin
+from runtime import terminal
 
 EMBS = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
 
@@ -30,7 +36,8 @@ def test_rows_are_written_as_they_come_and_read_back(tmp_path):
             file.add(EMBS[start : start + 20])
         assert not path.exists()
     with h5py.File(path) as file:
-        assert list(file) == ["emb"] and not file.attrs
+        assert list(file) == ["emb"] and list(file.attrs) == ["crc32"]
+        assert file.attrs["crc32"] == zlib.crc32(EMBS.tobytes())
     np.testing.assert_array_equal(embeddings_file.load(path, images(50)), EMBS)
     np.testing.assert_array_equal(embeddings_file.head(path, images(50), 3), EMBS[:3])
     assert embeddings_file.is_hdf5(path)
@@ -76,6 +83,44 @@ def test_a_file_that_lacks_rows_does_not_appear(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def small_disk():
+    """A limit on the size of files stands for a full disk. Call it with the limit, in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000, 10**5, 10**6])
+def test_a_full_disk_is_told_before_the_first_row(tmp_path, small_disk, size):
+    origin = Origin("c", ("a", "b"))
+    small_disk(size)
+    with (
+        pytest.raises(OSError, match="File too large"),
+        embeddings_file.create(tmp_path / "emb.h5", 10**4, 32, origin, images(10**4).fids),
+    ):
+        pytest.fail("the room should be taken first")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_room_that_was_taken_is_enough(tmp_path):
+    path = tmp_path / "emb.h5"
+    fids = ["x" * (row % 97) for row in range(1000)]
+    with embeddings_file.create(path, 1000, 3, Origin("c", ("a", "b", "c"), "mean"), fids) as file:
+        partial = tmp_path / next(iter(os.listdir(tmp_path)))
+        room = partial.stat().st_size
+        assert partial.stat().st_blocks * 512 >= room
+        for row in range(1000):
+            file.add(np.full((1, 3), row), np.full((3, 1, 3), row))
+        with pytest.raises(ValueError, match="room for 1000 embeddings. Received: 1001"):
+            file.add(np.zeros((1, 3)), np.zeros((3, 1, 3)))
+        with pytest.raises(ValueError, match=r"should be \[1, 3\] in each of 4"):
+            file.add(np.zeros((1, 3)), np.zeros((2, 1, 3)))
+    assert path.stat().st_size == room
+    embs = embeddings_file.load(path, Dataset(fids, fids, "x.csv"))
+    np.testing.assert_array_equal(embs, np.arange(1000)[:, None] * np.ones(3))
+
+
 # ------------------------------------------------------------------------- reading
 
 
@@ -105,13 +150,6 @@ def test_what_lies_in_one_piece_is_mapped_and_not_read(tmp_path):
     assert got.dtype == np.float32
     assert not got.flags.owndata and not got.flags.writeable
     np.testing.assert_array_equal(got, EMBS)
-
-
-def test_embeddings_that_were_never_written_are_zeros(tmp_path):
-    with h5py.File(tmp_path / "emb.h5", "w") as file:
-        file.create_dataset("emb", (4, 3), np.float32)
-    got = embeddings_file.load(tmp_path / "emb.h5", images(4))
-    np.testing.assert_array_equal(got, np.zeros((4, 3)))
 
 
 def cut(path):
@@ -144,8 +182,86 @@ def ending_with(value, count):
     return embeddings(embs)
 
 
+def with_emb(make):
+    """A file of which `make`, given the file and the folder, makes `emb`."""
+
+    def change(path):
+        with h5py.File(path, "w") as file:
+            make(file, path.parent)
+
+    return change
+
+
+def elsewhere(folder):
+    """Another file: what is in it should not be read."""
+    with h5py.File(folder / "other.h5", "w") as file:
+        file["emb"] = EMBS
+    EMBS.tofile(folder / "other.raw")
+    return folder / "other.h5"
+
+
+def external_link(file, folder):
+    file["emb"] = h5py.ExternalLink(elsewhere(folder).name, "emb")
+
+
+def broken_external_link(file, folder):
+    file["emb"] = h5py.ExternalLink("nowhere.h5", "emb")
+
+
+def soft_link(file, folder):
+    file["other"] = EMBS
+    file["emb"] = h5py.SoftLink("/other")
+
+
+def raw_storage(file, folder):
+    elsewhere(folder)
+    raw = [(str(folder / "other.raw"), 0, EMBS.nbytes)]
+    file.create_dataset("emb", EMBS.shape, np.float32, external=raw)
+
+
+def missing_raw_storage(file, folder):
+    file.create_dataset("emb", EMBS.shape, np.float32, external=[("nowhere", 0, EMBS.nbytes)])
+
+
+def virtual(name):
+    def make(file, folder):
+        elsewhere(folder)
+        layout = h5py.VirtualLayout(EMBS.shape, np.float32)
+        layout[:] = h5py.VirtualSource(folder / name, "emb", EMBS.shape)
+        file.create_virtual_dataset("emb", layout)
+
+    return make
+
+
+def claimed(shape, **options):
+    return lambda file, folder: file.create_dataset("emb", shape, np.float32, **options)
+
+
+def half_written(file, folder):
+    emb = file.create_dataset("emb", EMBS.shape, np.float32, chunks=(10, 7))
+    emb[:30] = EMBS[:30]
+    file["filler"] = np.zeros(1000)
+
+
 # name: what is done to the file, words of the message in their order.
 BAD = {
+    "an external link": (with_emb(external_link), "`emb` is a link: copy what it leads to"),
+    "a broken external link": (with_emb(broken_external_link), "`emb` is a link"),
+    "a soft link": (with_emb(soft_link), "`emb` is a link"),
+    "raw storage": (with_emb(raw_storage), "`emb` is kept in other files: copy it into one"),
+    "missing raw storage": (with_emb(missing_raw_storage), "`emb` is kept in other files"),
+    "virtual": (with_emb(virtual("other.h5")), "`emb` is kept in other files"),
+    "virtual, missing": (with_emb(virtual("nowhere.h5")), "`emb` is kept in other files"),
+    "a claim of much": (
+        with_emb(claimed((50, 10**12))),
+        "`emb` would be of 200000000000000 bytes, in a file of",
+    ),
+    "a claim of many chunks": (
+        with_emb(claimed((50, 10**9), chunks=(1, 1000), compression="gzip")),
+        "`emb` would be of 200000000000 bytes",
+    ),
+    "never written": (with_emb(claimed((50, 2))), "`emb` was never written, or not to its end"),
+    "half written": (with_emb(half_written), "`emb` was never written, or not to its end"),
     "an empty file": (lambda path: path.write_bytes(b""), "emb.h5 cannot be read as HDF5"),
     "a CSV": (lambda path: path.write_text("1,a.jpg\n"), "emb.h5 cannot be read as HDF5"),
     "cut": (cut, "emb.h5 cannot be read as HDF5.*embed.py"),
@@ -177,6 +293,67 @@ def test_what_is_wrong_with_a_file_is_told(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_only_the_dimension_is_bounded_by_the_size_of_the_file(tmp_path):
+    """Zeros that were packed well are no damage."""
+    with h5py.File(tmp_path / "emb.h5", "w") as file:
+        file.create_dataset("emb", data=np.zeros((50, 10**4), "f4"), compression="gzip")
+    assert (tmp_path / "emb.h5").stat().st_size < 50 * 10**4
+    assert embeddings_file.load(tmp_path / "emb.h5", images(50)).shape == (50, 10**4)
+
+
+def test_attributes_of_any_type_do_no_harm(tmp_path):
+    values = (
+        h5py.Empty("f4"),
+        np.zeros((2, 3)),
+        np.void(b"opaque"),
+        np.array([b"a", b"b"]),
+        np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]),
+        np.float64("nan"),
+        np.uint64(2**64 - 1),
+        True,
+    )
+    for value in values:
+        path = tmp_path / "emb.h5"
+        write(path)
+        with h5py.File(path, "a") as file:
+            for name in ("checkpoint", "aggregator", "image_root"):
+                file.attrs[name] = value
+            file.attrs["reference"] = file["emb"].ref
+            if not isinstance(value, np.integer):
+                file.attrs["crc32"] = value
+        assert embeddings_file.origin(path) == Origin()
+        np.testing.assert_array_equal(embeddings_file.load(path, images(50)), EMBS)
+
+
+def test_augmentation_types_of_any_kind_are_text_or_none(tmp_path):
+    cases = ((np.arange(2), ("0", "1")), (np.zeros((2, 2)), None), (b"a", None))
+    for value, wanted in cases:
+        with h5py.File(tmp_path / "emb.h5", "w") as file:
+            file["augmentation_types"] = value
+        assert embeddings_file.origin(tmp_path / "emb.h5").augmentation_types == wanted
+
+
+def test_a_change_of_the_numbers_is_told(tmp_path, capfd):
+    terminal.setup_logging("test")
+    path = tmp_path / "emb.h5"
+    with embeddings_file.create(path, 50, 7, fids=images(50).fids) as file:
+        file.add(EMBS[:20])
+        file.add(EMBS[20:])
+    embeddings_file.load(path, images(50))
+    assert not capfd.readouterr().err
+    with h5py.File(path, "r+") as file:
+        file["emb"][49, 6] += np.float32(1e-6)
+    embeddings_file.load(path, images(50))
+    assert "emb.h5 was changed after embed.py wrote it." in capfd.readouterr().err
+
+
+def test_a_file_that_another_program_has_locked_is_read(tmp_path):
+    write(tmp_path / "emb.h5")
+    with open(tmp_path / "emb.h5") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        np.testing.assert_array_equal(embeddings_file.load(tmp_path / "emb.h5", images(50)), EMBS)
+
+
 def test_differences_are_those_of_what_both_files_tell():
     one = Origin("/exp/1", ("a",), "mean")
     for other, wanted in (
@@ -194,8 +371,9 @@ def test_differences_are_those_of_what_both_files_tell():
 
 def with_fids(path, fids, **origin):
     count = len(fids)
+    views = len(origin.get("augmentation_types", ()))
     with embeddings_file.create(path, count, 7, Origin(**origin), fids) as file:
-        file.add(EMBS[:count])
+        file.add(EMBS[:count], np.stack([EMBS[:count]] * views) if views else None)
     return path
 
 

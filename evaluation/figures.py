@@ -1,4 +1,4 @@
-"""Figures of an evaluation: AP, CMC, mINP and precision at recall from ranks; the ROC from pairs."""
+"""Figures of an evaluation from ranks: AP, CMC, mINP, MAP@R, precision at recall, by their names."""
 
 import argparse
 import math
@@ -7,19 +7,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluation import distances, ranking
-
-NAMES = ("mAP", "mINP", "MAP@R", "R-precision", "top-K", "Recall@K")
+NAMES = ("mAP", "mINP", "MAP@R", "R-precision", "top-K", "Recall@K", "EER", "TPR@FPR")
 TOP = re.compile(r"(?:top-|Recall@)([1-9][0-9]*)")  # two names of one figure
 
 
 def name(text: str) -> str:
-    """A flag type: one of NAMES, with a number for its K."""
-    if text not in NAMES[:4] and not TOP.fullmatch(text):
+    """A flag type: one of NAMES, with numbers for K and FPR."""
+    plain = text in NAMES[:4] or text == "EER"
+    if not plain and not TOP.fullmatch(text) and false_positives(text) is None:
         raise argparse.ArgumentTypeError(
-            f"should be one of {', '.join(NAMES)}, with an integer of at least 1 for K. Received: {text}"
+            f"should be one of {', '.join(NAMES)}, with an integer of at least 1 for K and a share such as 1e-3 for "
+            f"FPR. Received: {text}"
         )
     return text
+
+
+def false_positives(name: str) -> float | None:
+    """The FPR of a name such as TPR@1e-3; None for another name."""
+    head, _, number = name.partition("TPR@")
+    try:
+        fpr = float(number)
+    except ValueError:
+        return None
+    return fpr if not head and 0 <= fpr <= 1 else None
 
 
 def average_precision(ranks: np.ndarray, market: bool = False) -> float:
@@ -107,62 +117,3 @@ def precision_at_recall(ranks: Sequence[np.ndarray], recalls: Sequence[float]) -
         needed = [math.ceil(recall * len(query) - 1e-9) for recall in recalls]
         curves.append([best_from[count - 1] for count in needed])
     return np.mean(curves, axis=0).tolist()
-
-
-def tpr_at_fpr(
-    comparison: ranking.Comparison, fprs: Sequence[float], batch_size: int = 256
-) -> list[float | None]:
-    """Points of the ROC of verification, over all pairs of a query and an image that is not ignored.
-
-    A pair is accepted when its distance is below a threshold. There are 65,537 thresholds, evenly
-    spread from 0 to the greatest distance of the first 16 queries (squared for "euclidean").
-
-    Args:
-        fprs: shares of the wrong pairs, in 0..1.
-        batch_size: as for match_ranks.
-
-    Returns:
-        For each FPR the share of the true pairs that are accepted at the greatest threshold that
-        accepts no more than this share of the wrong pairs; None where there are no true or no
-        wrong pairs.
-    """
-    bins = 2**16
-    lower, _ = comparison.bounds(slice(0, min(16, len(comparison.query_pids))))
-    greatest = lower.max()
-    scale = bins / greatest if greatest > 0 else 1.0
-
-    def histogram(dists: np.ndarray) -> np.ndarray:
-        numbers = np.empty(dists.shape, np.float32)  # precise enough for a bin, and much faster
-        with np.errstate(over="ignore"):
-            np.multiply(dists, scale, out=numbers, casting="same_kind")
-        np.clip(numbers, 0, bins, out=numbers)
-        return np.bincount(numbers.astype(np.int32).ravel(), minlength=bins + 1)
-
-    def count(matches: list[np.ndarray], wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        positives = histogram(np.concatenate(matches))
-        negatives = np.zeros(bins + 1, np.int64)
-        for part in distances.row_slices(wrong, 2**18):
-            negatives += histogram(wrong[part])
-        return positives, negatives, int(np.count_nonzero(wrong < np.inf))
-
-    counts = ranking.map_queries(count, comparison, batch_size)
-    positives = sum(block[0] for block in counts)
-    negatives = sum(block[1] for block in counts)
-    negative_count = sum(block[2] for block in counts)
-    positive_count = positives.sum()
-    if not positive_count or not negative_count:
-        return [None] * len(fprs)
-
-    accepted_positives = _counts_below(positives)
-    accepted_negatives = _counts_below(negatives)
-    tprs: list[float | None] = []
-    for fpr in fprs:
-        allowed = fpr * negative_count
-        threshold = np.searchsorted(accepted_negatives, allowed, side="right") - 1
-        tprs.append(float(accepted_positives[threshold] / positive_count))
-    return tprs
-
-
-def _counts_below(histogram: np.ndarray) -> np.ndarray:
-    """How many distances lie below each threshold, which is the lower edge of a bin."""
-    return np.concatenate([[0], np.cumsum(histogram[:-1])])

@@ -11,6 +11,7 @@ from common import UserError
 from data import cameras, fids
 from data.dataset import Dataset, with_boxes
 from evaluation import distances, figures, pooling, ranking
+from evaluation.verification import OpenSet, PairCounts, Verification, nearest_found, verification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +54,9 @@ class Options:
         rerank_lambda: weight of the distance itself; the rest is that of the neighborhoods.
         use_market_ap: AP as in the code that came with Market-1501, instead of scikit-learn's.
         recalls: above 0, up to 1: where the interpolated precision is wanted.
-        fprs: in 0..1: where the share of accepted true pairs is wanted. Takes another round of
-            distances.
+        fprs: in 0..1: where the share of accepted true pairs and the distance are wanted. With any
+            of them there is a `verification`.
+        open_set: also tell which queries whose pid the gallery lacks would be accepted.
         batch_size: queries compared at a time, at most. Does not change any result.
 
     Raises:
@@ -73,6 +75,7 @@ class Options:
     use_market_ap: bool = False
     recalls: Sequence[float] = RECALLS
     fprs: Sequence[float] = ()
+    open_set: bool = False
     batch_size: int = 256
 
     def __post_init__(self):
@@ -119,6 +122,9 @@ class Results:
         cmc: float64 [G], the share of queries with a true match among the first 1..G images.
         precision_at_recall: interpolated, by recall.
         tpr_at_fpr: the share of true pairs that is accepted, by FPR.
+        verification: the ROC with its distances; None if it was not asked for, or if there are no
+            wrong pairs.
+        open_set: what was asked for with `open_set`, else None.
         pooled: whether queries were pooled.
         cameras: whether the excluder reads cameras. Where it does not, top-k is called Recall@K.
         distances: from n rows of queries to their distances to the gallery, float64 [n, G], inf
@@ -137,6 +143,8 @@ class Results:
     cmc: np.ndarray
     precision_at_recall: dict[float, float]
     tpr_at_fpr: dict[float, float | None]
+    verification: Verification | None
+    open_set: OpenSet | None
     pooled: bool
     cameras: bool
     distances: Callable[[Sequence[int] | np.ndarray], np.ndarray]
@@ -146,8 +154,10 @@ class Results:
         return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     def figure(self, name: str) -> float:
-        """A figure by its name, one of figures.NAMES with a number for its K: "mAP", "top-5".
+        """A figure by its name, one of figures.NAMES with numbers for K and FPR: "mAP", "top-5".
 
+        Returns:
+            a share in 0..1; NaN for EER and TPR@FPR without `verification`.
         Raises:
             KeyError: there is no figure of this name.
         """
@@ -160,9 +170,18 @@ class Results:
         if name in plain:
             return plain[name]
         match = figures.TOP.fullmatch(name)
-        if match is None:
+        if match is not None:
+            return self.top(int(match[1]))
+        fpr = figures.false_positives(name)
+        if name != "EER" and fpr is None:
             raise KeyError(name)
-        return self.top(int(match[1]))
+        if self.verification is None:
+            return np.nan
+        return (
+            self.verification.equal_error().fpr
+            if fpr is None
+            else self.verification.at_fpr(fpr).tpr
+        )
 
     def as_json(self) -> dict[str, object]:
         """What evaluate.py writes to its JSON file."""
@@ -180,6 +199,10 @@ class Results:
             values["Recall_at_K"] = {k: self.top(k) for k in KS if k <= len(self.cmc)}
         if self.tpr_at_fpr:
             values["TPR_at_FPR"] = self.tpr_at_fpr
+        if self.verification is not None:
+            values |= self.verification.as_json(self.tpr_at_fpr)
+            if self.open_set is not None:
+                values["open_set"] = self.open_set.as_json(self.verification, self.tpr_at_fpr)
         if self.pooled:
             values["queries"] = list(self.query.fids)
         return values
@@ -237,7 +260,9 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         return dists
 
     comparison = ranking.Comparison(bounds, query.dataset.pids, gallery.dataset.pids, ignore)
-    ranks = ranking.match_ranks(comparison, options.batch_size)
+    squared = options.metric == "euclidean" and not options.rerank
+    measured = _measure(comparison, options, squared)
+    ranks = measured.ranks
     if not any(map(len, ranks)):
         raise UserError(
             "no query has a true match: where the gallery has images of its pid, --excluder "
@@ -249,9 +274,6 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     aps = [figures.average_precision(r, market) if len(r) else None for r in ranks]
     inps = [figures.inverse_negative_penalty(r) if len(r) else None for r in ranks]
     precisions = figures.precision_at_recall(ranks, options.recalls)
-    tprs: list[float | None] = []
-    if options.fprs:
-        tprs = figures.tpr_at_fpr(comparison, options.fprs, options.batch_size)
     return Results(
         query=query.dataset,
         gallery=gallery.dataset,
@@ -264,11 +286,49 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         r_precision=_mean([figures.r_precision(r) for r in ranks if len(r)]),
         cmc=figures.cmc(ranks, len(gallery.dataset.fids)),
         precision_at_recall=dict(zip(options.recalls, precisions, strict=True)),
-        tpr_at_fpr=dict(zip(options.fprs, tprs, strict=True)),
+        tpr_at_fpr=_tpr_at_fpr(measured.verification, options.fprs),
+        verification=measured.verification,
+        open_set=measured.open_set,
         pooled=options.multi_query is not None,
         cameras=hasattr(excluder, "keys"),
         distances=dists_of,
     )
+
+
+class _Measured(NamedTuple):
+    """What a pass over all pairs tells; attributes of Results."""
+
+    ranks: list[np.ndarray]
+    verification: Verification | None
+    open_set: OpenSet | None
+
+
+def _measure(comparison: ranking.Comparison, options: Options, squared: bool) -> _Measured:
+    """One pass over all pairs. squared: whether distances are those of "euclidean", squared."""
+    counts = PairCounts(comparison) if options.fprs or options.open_set else None
+
+    def process_block(block: ranking.Block) -> tuple[list[np.ndarray], Sequence[float]]:
+        if counts is not None:
+            counts.add(block)
+        nearest = nearest_found(block) if options.open_set else ()
+        return ranking.ranks_of_block(block), nearest
+
+    blocks = ranking.map_queries(process_block, comparison, options.batch_size)
+    ranks = [of_query for block, _ in blocks for of_query in block]
+    found = None
+    if options.open_set:
+        nearest = np.concatenate([dists for _, dists in blocks])
+        nearest = np.sqrt(np.maximum(nearest, 0)) if squared else nearest
+        in_gallery = set(comparison.gallery_pids)
+        unknown = np.array([pid not in in_gallery for pid in comparison.query_pids])
+        matched = np.array([len(of_query) > 0 for of_query in ranks])
+        found = OpenSet(unknown=np.sort(nearest[unknown]), known=np.sort(nearest[matched]))
+    pairs = None if counts is None else verification(counts, squared)
+    return _Measured(ranks, pairs, found)
+
+
+def _tpr_at_fpr(pairs: Verification | None, fprs: Sequence[float]) -> dict[float, float | None]:
+    return {fpr: None if pairs is None else pairs.at_fpr(fpr).tpr for fpr in fprs}
 
 
 _NAMES = ("the query set", "the gallery")
@@ -284,8 +344,8 @@ def check_datasets(
         names: of query and gallery, for the messages.
 
     Raises:
-        UserError: the excluder cannot parse a query or reads no cameras for multi_query, or query
-            and gallery have no pid in common.
+        UserError: the excluder cannot parse a query or reads no cameras for multi_query, query and
+            gallery have no pid in common, or for open_set the gallery has the pids of all queries.
     """
     excluder = _load_excluder(
         options.excluder, names_for(options.excluder, Embedded(query, _NO_EMBS))
@@ -300,6 +360,11 @@ def check_datasets(
             f"no pid of {names[0]} is in {names[1]}, so there is nothing to find. "
             f"Received: pids such as {query.pids[0]!r} and {gallery.pids[0]!r}. "
             "Give sets of the same persons; pids are text, so leading zeros must agree."
+        )
+    if options.open_set and set(query.pids) <= set(gallery.pids):
+        raise UserError(
+            f"--open_set needs queries whose pid is not in {names[1]}, but all {len(set(query.pids))} pids of {names[0]} "
+            "are in it. Add queries of other persons, or leave --open_set out."
         )
 
 

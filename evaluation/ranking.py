@@ -28,6 +28,14 @@ class Comparison(NamedTuple):
     ignore: Callable[[slice], np.ndarray]
 
 
+class Block(NamedTuple):
+    """A block of n queries and their distances to the gallery."""
+
+    matches: list[np.ndarray]  # n times: upper bounds of the distances to the true matches
+    columns: list[np.ndarray]  # n times: which gallery images these are
+    wrong: np.ndarray  # [n, G], lower bounds to the wrong images; inf for what is not one
+
+
 def match_ranks(comparison: Comparison, batch_size: int = 256) -> list[np.ndarray]:
     """The ranks of every query's true matches.
 
@@ -37,25 +45,25 @@ def match_ranks(comparison: Comparison, batch_size: int = 256) -> list[np.ndarra
     Returns:
         For every query its int64 ranks, ascending, in 1..G; empty where there is no true match.
     """
-
-    def process_block(matches: list[np.ndarray], wrong: np.ndarray) -> list[np.ndarray]:
-        rows = zip(matches, wrong, strict=True)
-        return [_ranks(np.sort(row_matches), row_wrong) for row_matches, row_wrong in rows]
-
-    blocks = map_queries(process_block, comparison, batch_size)
+    blocks = map_queries(ranks_of_block, comparison, batch_size)
     return [ranks for block in blocks for ranks in block]
 
 
+def ranks_of_block(block: Block) -> list[np.ndarray]:
+    """The same for the queries of a block."""
+    rows = zip(block.matches, block.wrong, strict=True)
+    return [ranks_among(np.sort(matches), wrong) for matches, wrong in rows]
+
+
 def map_queries(
-    process_block: Callable[[list[np.ndarray], np.ndarray], object],
+    process_block: Callable[[Block], object],
     comparison: Comparison,
     batch_size: int,
 ) -> list:
     """Call a function with the distances of each block of queries.
 
     Args:
-        process_block: takes the upper bounds to the true matches, one array [n] per query, and the
-            lower bounds to the wrong images, [queries, G] with inf for what is not one.
+        process_block: threads call it at the same time.
         batch_size: as for match_ranks.
 
     Returns:
@@ -66,23 +74,24 @@ def map_queries(
         indices[pid].append(index)
     members = {pid: np.array(indices[pid], np.intp) for pid in set(comparison.query_pids)}
 
-    def compare_block(block: slice) -> object:
-        ignored = comparison.ignore(block)
-        wrong, upper_bounds = comparison.bounds(block)
+    def compare_block(rows: slice) -> object:
+        ignored = comparison.ignore(rows)
+        wrong, upper_bounds = comparison.bounds(rows)
         wrong[ignored] = np.inf
-        matches = []
-        for row, pid in enumerate(comparison.query_pids[block]):
+        matches, columns = [], []
+        for row, pid in enumerate(comparison.query_pids[rows]):
             kept = members[pid][~ignored[row, members[pid]]]
             matches.append(upper_bounds(row, kept))
+            columns.append(kept)
             wrong[row, kept] = np.inf
-        return process_block(matches, wrong)
+        return process_block(Block(matches, columns, wrong))
 
     query_count = len(comparison.query_pids)
     gallery_count = len(comparison.gallery_pids)
     return distances.map_blocks(compare_block, query_count, gallery_count, batch_size)
 
 
-def _ranks(matches: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+def ranks_among(matches: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Ranks [n] of matches at ascending distances [n] among wrong images at distances [G].
 
     inf among the wrong images counts for nothing.

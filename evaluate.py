@@ -48,6 +48,7 @@ from data.dataset import Dataset
 from evaluation import embeddings_file, figures, pipeline, plausibility, pooling
 from evaluation.embeddings_file import Origin
 from evaluation.pipeline import Embedded, Options, Results
+from evaluation.verification import OpenSet
 from experiment import args_json
 from runtime import files, json_files, terminal
 from runtime.tensorflow import import_tensorflow
@@ -137,8 +138,15 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--roc",
         action="store_true",
-        help="Also write TPR_at_FPR to the JSON file: the share of true pairs that is accepted when a given share "
-        "of the wrong pairs is. This takes two to three times as long.",
+        help="Also write TPR_at_FPR to the JSON file, the share of true pairs that is accepted when a given share "
+        "of the wrong pairs is, with distance_at_FPR, and the equal error rate, EER and EER_distance. --report has "
+        "them always.",
+    )
+    group.add_argument(
+        "--open_set",
+        action="store_true",
+        help="Some queries have a pid that the gallery lacks. Print how many of them would be accepted at each of "
+        "these distances, and write it to the JSON file.",
     )
     common.add_flag(
         group,
@@ -393,9 +401,19 @@ def options_of(args: argparse.Namespace) -> Options:
         rerank_lambda=args.rerank_lambda,
         use_market_ap=args.use_market_ap,
         recalls=pipeline.RECALLS if args.filename else (),
-        fprs=pipeline.FPRS if args.roc else (),
+        fprs=_fprs(args),
+        open_set=args.open_set,
         batch_size=args.batch_size,
     )
+
+
+def _fprs(args: argparse.Namespace) -> tuple[float, ...]:
+    """The shares of wrong pairs for which distances are asked, in the order of the flags."""
+    asked = [figures.false_positives(name) for name in args.figures or ()]
+    fprs = [fpr for fpr in asked if fpr is not None]
+    if args.roc or args.report or args.open_set or "EER" in (args.figures or ()):
+        fprs = [*pipeline.FPRS, *fprs]
+    return tuple(dict.fromkeys(fprs))
 
 
 # ------------------------------------------------------------------------- the command
@@ -428,6 +446,8 @@ def main(args: argparse.Namespace) -> None:
         _log_pooling(log, len(query_set.fids), len(results.query.fids))
     _warn_about_unmatched(log, results)
     print(summary(results, args.figures))
+    if results.open_set is not None:
+        print(open_set_table(results, results.open_set))
     made = made_of(args, (query, gallery), origins)
     if args.filename is not None:
         content = json_files.with_digest(results.as_json() | {"made": made})
@@ -497,11 +517,37 @@ def _plain(value: object) -> object:
 def summary(results: Results, names: Sequence[str] | None = None) -> str:
     """A line of figures: those of the names, or those that everybody looks at first."""
     if names:
-        return " | ".join(f"{name}: {results.figure(name):.2%}" for name in names)
+        return " | ".join(f"{name}: {_value(results, name)}" for name in names)
     return (
         f"mAP: {results.mAP:.2%} | top-1: {results.top(1):.2%} top-2: {results.top(2):.2%} | "
         f"top-5: {results.top(5):.2%} | top-10: {results.top(10):.2%} | mINP: {results.mINP:.2%}"
     )
+
+
+def _value(results: Results, name: str) -> str:
+    """A figure in words; with its distance where it has one."""
+    share = f"{results.figure(name):.2%}"
+    fpr = figures.false_positives(name)
+    if results.verification is None or (fpr is None and name != "EER"):
+        return share
+    pairs = results.verification
+    point = pairs.equal_error() if fpr is None else pairs.at_fpr(fpr)
+    return f"{share} at distance {point.distance:.4g}"
+
+
+def open_set_table(results: Results, open_set: OpenSet) -> str:
+    """What each threshold does to the queries whose pid the gallery lacks: lines of text."""
+    unknown, known = len(open_set.unknown), len(open_set.known)
+    lines = [
+        f"Open set: {unknown} queries have a pid that the gallery lacks, {known} have a true match.",
+        "threshold at              distance     FPR     TPR  unknown accepted  known found",
+    ]
+    for point in results.operating_points():
+        lines.append(
+            f"{point.name:24} {point.distance:9.4g} {point.fpr:7.2%} {point.tpr:7.2%} {point.accepted:17.2%} "
+            f"{point.found:12.2%}"
+        )
+    return "\n".join(lines)
 
 
 def _evaluate_baseline(
@@ -612,8 +658,13 @@ def _log_pooling(log: logging.Logger, before: int, after: int) -> None:
 
 
 def _warn_about_unmatched(log: logging.Logger, results: Results) -> None:
-    pairs = zip(results.query.fids, results.aps, strict=True)
-    unmatched = [fid for fid, ap in pairs if ap is None]
+    query = results.query
+    in_gallery = None if results.open_set is None else set(results.gallery.pids)
+    unmatched = [
+        fid
+        for pid, fid, ap in zip(query.pids, query.fids, results.aps, strict=True)
+        if ap is None and (in_gallery is None or pid in in_gallery)
+    ]
     if unmatched:
         log.warning(
             f"{len(unmatched)} of {len(results.aps)} queries have no true match and are left out: "

@@ -11,7 +11,15 @@ from common import UserError
 from data import cameras, fids
 from data.dataset import Dataset, with_boxes
 from evaluation import distances, figures, pooling, ranking
-from evaluation.verification import OpenSet, PairCounts, Verification, nearest_found, verification
+from evaluation.verification import (
+    OpenSet,
+    OperatingPoint,
+    PairCounts,
+    Verification,
+    nearest_found,
+    operating_points,
+    verification,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,6 +215,12 @@ class Results:
             values["queries"] = list(self.query.fids)
         return values
 
+    def operating_points(self) -> list[OperatingPoint]:
+        """The thresholds that a table shows; none without `verification`."""
+        if self.verification is None:
+            return []
+        return operating_points(self.verification, self.tpr_at_fpr, self.open_set)
+
     def per_query(self) -> "pd.DataFrame":
         """A row for each query, in their order, with PER_QUERY_COLUMNS; missing without a match."""
         import pandas as pd
@@ -363,8 +377,8 @@ def check_datasets(
         )
     if options.open_set and set(query.pids) <= set(gallery.pids):
         raise UserError(
-            f"--open_set needs queries whose pid is not in {names[1]}, but all {len(set(query.pids))} pids of {names[0]} "
-            "are in it. Add queries of other persons, or leave --open_set out."
+            f"--open_set needs queries whose pid is not in {names[1]}, but all {len(set(query.pids))} pids of "
+            f"{names[0]} are in it. Add queries of other persons, or leave --open_set out."
         )
 
 

@@ -102,6 +102,11 @@ class Verification:
             tpr=float(self.true_below[place] / self.true_count),
         )
 
+    def below(self, distance: float) -> Point:
+        """What a distance accepts, to the resolution of the thresholds."""
+        place = np.searchsorted(self.thresholds, distance, side="right") - 1
+        return Point(distance, float(self.fpr[place]), float(self.tpr[place]))
+
     def equal_error(self) -> Point:
         """Where as large a share of wrong pairs is accepted as of true pairs is rejected.
 
@@ -217,6 +222,38 @@ class OpenSet:
                 share: self.found(distance) for share, distance in at_accepted.items()
             },
         }
+
+
+class OperatingPoint(NamedTuple):
+    """What a distance does as a threshold. All shares are in 0..1."""
+
+    name: str  # why it is looked at
+    distance: float
+    fpr: float
+    tpr: float
+    accepted: float | None  # share of the unknown queries; None without an open set
+    found: float | None  # share of the known ones
+
+
+def operating_points(
+    pairs: Verification, fprs: Iterable[float], open_set: OpenSet | None
+) -> list[OperatingPoint]:
+    """The thresholds that a table shows: at each FPR, where errors are equal, and for an open set
+    where few of the unknown queries are accepted.
+    """
+    points = [(f"FPR {fpr:.4g}", pairs.at_fpr(fpr)) for fpr in fprs]
+    points.append(("equal errors", pairs.equal_error()))
+    if open_set is None:
+        return [OperatingPoint(name, *point, None, None) for name, point in points]
+    for share in ACCEPTED:
+        point = pairs.below(open_set.at_accepted(share))
+        points.append((f"{share:.0%} of the unknown", point))
+    return [
+        OperatingPoint(
+            name, *point, open_set.accepted(point.distance), open_set.found(point.distance)
+        )
+        for name, point in points
+    ]
 
 
 def _share_below(dists: np.ndarray, distance: float) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.pipeline import Results
+from evaluation.verification import OperatingPoint, Verification
 from reports import page
 
 LISTS = 10  # of the worst queries and of the best, each
@@ -76,7 +77,7 @@ def write(
     checkpoints: Sequence[str | None] = (),
     baselines: Mapping[str, Results] = MappingProxyType({}),
 ) -> None:
-    """Write report.html, cmc.png, distances.png and identities.png into a directory.
+    """Write report.html and its charts, cmc.png and so on, into a directory.
 
     Args:
         directory: created if it does not exist.
@@ -107,6 +108,8 @@ def write(
         figures=_figures(results, baselines),
         cmc_chart=_cmc_chart(directory, results.cmc, baselines),
         distances_chart=_distances_chart(directory, true, wrong),
+        verification=_verification(directory, results),
+        thresholds_link=_THRESHOLDS_LINK if results.verification else "",
         length=str(LENGTH),
         toggle=_TOGGLE if activations else "",
         worst="\n".join(articles[row] for row in worst),
@@ -460,6 +463,71 @@ def _distances_chart(directory: Path, true: np.ndarray, wrong: np.ndarray) -> st
     return _figure(
         svg, f"Distances of queries to their true matches and to wrong images: {middle}."
     )
+
+
+_THRESHOLDS_LINK = '<li><a href="#thresholds">Thresholds</a></li>\n'
+
+
+def _verification(directory: Path, results: Results) -> str:
+    """The section on thresholds; nothing where there is no ROC."""
+    if results.verification is None:
+        return ""
+    points = results.operating_points()
+    open_set = results.open_set
+    heads = ["Threshold at", "Distance", "Wrong pairs", "True pairs"]
+    about = "The table says which shares of the pairs are accepted."
+    if open_set is not None:
+        heads += ["Unknown", "Found"]
+        about += (
+            f" {_number(len(open_set.unknown), 'query has', 'queries have')} a pid that the gallery lacks. Such an "
+            "unknown query is accepted if any image is closer than the threshold. A query with a true match is found "
+            "if its nearest image is one, and closer."
+        )
+    rows = ""
+    for point in points:
+        shares = [point.fpr, point.tpr, point.accepted, point.found]
+        cells = "".join(f"<td>{share:.2%}</td>" for share in shares if share is not None)
+        rows += f"<tr><th>{html.escape(point.name)}</th><td>{point.distance:.4g}</td>{cells}</tr>\n"
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f"""<h2 id="thresholds">Which distance means the same?</h2>
+<p>A pair of a query and an image is accepted as showing the same where its distance is below a threshold. {about}</p>
+<div class="charts">{_roc_chart(directory, results.verification, points)}
+<div class="table whole" tabindex="0" role="region" aria-label="Thresholds"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{rows}</tbody></table></div></div>"""
+
+
+def _roc_chart(
+    directory: Path, verification: Verification, points: Sequence[OperatingPoint]
+) -> str:
+    figure, plot = page.axes("Wrong pairs accepted", "True pairs accepted")
+    fpr, tpr = verification.fpr, verification.tpr
+    lowest = max(1e-6, 1 / verification.wrong_count)
+    shown = np.unique(np.searchsorted(fpr, np.geomspace(lowest, 1, 400), side="right") - 1)
+    plot.plot(fpr[shown], tpr[shown], color=page.COLORS["true"])
+    for point in points:
+        if point.fpr < lowest:
+            continue
+        plot.plot(point.fpr, point.tpr, ".", color=page.COLORS["true"], markersize=9)
+        if point.name.startswith("FPR"):  # others may be too close to these for a label
+            plot.annotate(
+                f"{point.distance:.3g}",
+                (point.fpr, point.tpr),
+                xytext=(5, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color=page.COLORS["muted"],
+            )
+    plot.set_xscale("log")
+    plot.set_xlim(lowest, 1)
+    plot.set_ylim(0, 1.02)
+    plot.xaxis.set_major_formatter(lambda value, _: f"{value:.6f}".rstrip("0").rstrip("."))
+    plot.yaxis.set_major_formatter(_percent)
+    error = verification.equal_error()
+    equal = f"the equal error rate is {error.fpr:.2%}, at distance {error.distance:.4g}"
+    svg = page.chart(figure, directory, "roc", f"ROC curve: {equal}.")
+    return _figure(svg, f"ROC over all pairs, with distances: {equal}.")
 
 
 def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> str:

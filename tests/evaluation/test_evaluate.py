@@ -137,7 +137,37 @@ def test_what_more_is_asked_for_is_in_the_file(small):
     run(small | {"roc": "", "multi_query": "mean"})
     got = results(small)
     assert list(got["TPR_at_FPR"]) == ["0.0001", "0.001", "0.01", "0.1"]
+    assert list(got["distance_at_FPR"]) == list(got["TPR_at_FPR"])
+    assert {"EER", "EER_distance"} <= got.keys()
     assert got["queries"] == [fid for _, fid in QUERY]
+
+
+def test_the_distance_of_a_figure_is_printed_with_it(small, capsys):
+    # Wrong pairs are at 9, 9, 10, 11, 19, 20, 25, 30, 35 and 50, true ones at 1, 1, 15 and 40. Above
+    # 15 the share of true pairs that are rejected falls from 1/2 to 1/4, past the 4/10 of the others.
+    run(small | {"figures": "EER TPR@0.1 mAP", "filename": None})
+    assert capsys.readouterr().out == (
+        "EER: 40.00% at distance 15 | TPR@0.1: 50.00% at distance 8.999 | mAP: 73.33%\n"
+    )
+
+
+def test_an_open_set_is_told(small, tmp_path, capsys):
+    rows = [*QUERY, ("0009", "0009_c1s1_000001_00.jpg"), ("0008", "0008_c1s1_000001_00.jpg")]
+    embs = np.float32([[0, 0], [10, 0], [20, 0], [9.5, 0], [99, 0]])
+    write_set(tmp_path, "query", rows, embs)
+    run(small | {"open_set": ""})
+    out, err = capsys.readouterr()
+    assert err == ""  # the unknown ones are not left out, they are what it is about
+    line, title, head, *points = out.splitlines()
+    assert line.startswith("mAP: 73.33%")
+    assert title == "Open set: 2 queries have a pid that the gallery lacks, 3 have a true match."
+    assert head.split()[-4:] == ["unknown", "accepted", "known", "found"]
+    names = [point[:24].strip() for point in points]
+    assert names[3:] == ["FPR 0.1", "equal errors", "1% of the unknown", "10% of the unknown"]
+    assert points[5].split()[-5:] == ["0.5", "0.00%", "0.00%", "0.00%", "0.00%"]
+    got = results(small)["open_set"]
+    assert (got["unknown"], got["known"]) == (2, 3)
+    assert got["distance_at_accepted"] == pytest.approx({"0.01": 0.5, "0.1": 0.5})
 
 
 def test_every_flag_of_the_computation_arrives(small):
@@ -156,9 +186,10 @@ def test_every_flag_of_the_computation_arrives(small):
         rerank=True,
         use_market_ap=True,
         fprs=(1e-4, 1e-3, 1e-2, 1e-1),
+        open_set=True,
         **changed,
     )
-    flags = small | changed | {"rerank": "", "use_market_ap": "", "roc": ""}
+    flags = small | changed | {"rerank": "", "use_market_ap": "", "roc": "", "open_set": ""}
     assert evaluate.options_of(evaluate.parse_args(argv(flags))) == wanted
     assert evaluate.options_of(evaluate.parse_args(argv(small))) == Options(
         "euclidean", "market1501"
@@ -508,6 +539,11 @@ def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
             fid for _, fid in rows["gallery"] if ignored not in fid
         }
     assert f"<dd>{results(flags)['mINP']:.1%}</dd>" in page
+    for fpr, distance in results(flags)["distance_at_FPR"].items():
+        tpr = results(flags)["TPR_at_FPR"][fpr]
+        cells = f"<th>FPR {fpr}</th><td>{distance:.4g}</td><td>[^<]*</td><td>{tpr:.2%}</td></tr>"
+        assert re.search(cells, page)
+    assert "Unknown queries" not in page
     made = results(flags)["made"]
     for name, value in (
         ("date", f"{made['date'][:16]}.*"),  # the minute
@@ -540,7 +576,7 @@ def test_a_baseline_has_its_figures_beside_the_network_and_not_in_the_file(
     flags |= {"baseline": "color_histogram", "image_root": dataset.root}
     run(flags | {"report": report and tmp_path / report})
     network, baseline = capsys.readouterr().out.splitlines(keepends=True)
-    assert network == alone and figures_of(flags) == before
+    assert network == alone and figures_of(flags).items() >= before.items()
     figures = re.match(r"(mAP: .*) \(baseline: color_histogram\)\n", baseline)[1]
     mean_ap = float(re.match(r"mAP: ([\d.]+)%", figures)[1])
     assert mean_ap > 70  # the pids of the data set differ in color
@@ -669,6 +705,10 @@ BAD = {
     "figure unknown": (
         replaced(figures="mAP Recall@0"),
         "--figures: should be one of mAP, .*Recall@K, .*Received: Recall@0",
+    ),
+    "open_set without unknown pids": (
+        replaced(open_set=""),
+        "--open_set needs queries .*gallery.csv, but all 3 pids of .*query.csv are in it. Add",
     ),
     "flag unknown": (replaced(gallery="x"), "--gallery"),
     "query_dataset missing": (

@@ -1,7 +1,9 @@
+import argparse
+
 import numpy as np
 import pytest
 
-from evaluation import distances, figures, ranking
+from evaluation import figures
 
 
 def plain_ap(order, market):
@@ -63,45 +65,18 @@ def test_other_figures_by_hand():
     assert figures.cmc(ranks, 5).tolist() == [0, 0.5, 0.5, 1, 1]
 
 
-@pytest.mark.parametrize("metric", distances.METRICS)
-def test_roc_is_that_of_all_pairs(metric):
-    rng = np.random.default_rng(1)
-    pids = rng.integers(0, 7, 330)
-    embs = (rng.standard_normal((7, 5))[pids] + rng.standard_normal((330, 5))).astype(np.float32)
-    ignored = rng.random((30, 300)) < 0.2
-    fprs = [0, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1]
-    names = pids.astype(str).tolist()
-    comparison = ranking.Comparison(
-        bounds=distances.bounds(embs[:30], embs[30:], metric),
-        query_pids=names[:30],
-        gallery_pids=names[30:],
-        ignore=lambda block: ignored[block],
-    )
-    got = figures.tpr_at_fpr(comparison, fprs, batch_size=7)
-
-    dists = distances.cdist(embs[:30], embs[30:], metric)
-    same = pids[:30, None] == pids[30:]
-    true = np.sort(dists[same & ~ignored])
-    wrong = np.sort(dists[~same & ~ignored])
-    for fpr, tpr in zip(fprs[:-1], got[:-1], strict=True):
-        limit = wrong[int(fpr * len(wrong))]  # the first that may not be accepted
-        # Between two thresholds lies one true pair at most, here.
-        assert tpr == pytest.approx((true < limit).mean(), abs=1.5 / len(true))
-    assert got[-1] > 0.99
+@pytest.mark.parametrize(
+    "name",
+    ["mAP", "mINP", "MAP@R", "R-precision", "top-1", "Recall@1000", "EER", "TPR@1e-3", "TPR@0"],
+)
+def test_names_of_figures(name):
+    assert figures.name(name) == name
 
 
-def test_roc_at_the_edges():
-    def roc(query, gallery, query_pids, gallery_pids):
-        ignored = np.zeros((len(query), len(gallery)), bool)
-        bounds = distances.bounds(
-            np.float32(query)[:, None], np.float32(gallery)[:, None], "euclidean"
-        )
-        comparison = ranking.Comparison(
-            bounds, query_pids, gallery_pids, lambda block: ignored[block]
-        )
-        return figures.tpr_at_fpr(comparison, [0, 0.5])
-
-    assert roc([0], [1, 2, 3], "a", "aba") == [0.5, 0.5]
-    assert roc([0], [1, 2], "a", "aa") == [None, None]
-    assert roc([0], [1, 2], "a", "bb") == [None, None]
-    assert roc([5, 5], [5, 5, 5], "ab", "abb") == [0, 0]  # one point: whatever is accepted, all are
+@pytest.mark.parametrize(
+    "name",
+    ["map", "top-", "top-0", "top-K", "Recall@", "Recall@1.5", "TPR@", "TPR@2", "TPR@FPR", "TPR"],
+)
+def test_what_is_no_name_of_a_figure(name):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"one of mAP, .*Received: {name}$"):
+        figures.name(name)

@@ -275,6 +275,61 @@ def test_roc():
     wanted = {fpr: np.mean(true < wrong[int(fpr * len(wrong))]) for fpr in fprs}
     assert got.tpr_at_fpr == pytest.approx(wanted, abs=1.5 / len(true))
     assert got.as_json()["TPR_at_FPR"] == got.tpr_at_fpr
+    for fpr, distance in got.as_json()["distance_at_FPR"].items():
+        limit = wrong[int(fpr * len(wrong))]
+        assert limit - 2 / 2**15 < distance < limit * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"rerank": True, "rerank_k1": 9}], ids=str)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_an_open_set_is_that_of_plain_loops(metric, options):
+    query, gallery, rows = crowd(seed=2)
+    gone = np.isin(gallery.dataset.pids, ["3", "7"])  # two pids become unknown
+    gallery = gallery._replace(dataset=gallery.dataset.select(~gone), embs=gallery.embs[~gone])
+    kept = [row for row, out in zip(rows["gallery"], gone, strict=True) if not out]
+    got = evaluate(query, gallery, Options(metric, "market1501", open_set=True, **options))
+
+    dists = got.distances(np.arange(len(query.embs)))
+    unknown, known = [], []
+    for row, (pid, _) in zip(dists, rows["query"], strict=True):
+        same = np.array([pid == other for other, _ in kept])
+        counted = np.isfinite(row)
+        if pid in ("3", "7"):
+            unknown.append(row[counted].min())
+        elif (counted & same).any():
+            match, wrong = row[counted & same].min(), row[counted & ~same].min()
+            known.append(match if match < wrong else np.inf)
+    assert len(unknown) > 3 and len(known) > 20
+    np.testing.assert_allclose(got.open_set.unknown, np.sort(unknown), rtol=1e-6)
+    np.testing.assert_allclose(got.open_set.known, np.sort(known), rtol=1e-6)
+
+    error = got.verification.equal_error()
+    values = got.as_json()
+    assert values["EER"] == error.fpr == got.figure("EER")
+    assert values["EER_distance"] == error.distance
+    assert values["open_set"]["accepted_at_EER"] == np.mean(np.array(unknown) < error.distance)
+    assert values["open_set"]["found_at_EER"] == np.mean(np.array(known) < error.distance)
+    assert [point.name for point in got.operating_points()][0] == "equal errors"
+
+
+def test_an_open_set_needs_a_pid_that_the_gallery_lacks():
+    with pytest.raises(UserError, match="--open_set needs queries .*all 3 pids of the query set"):
+        evaluate(*SMALL, Options("euclidean", "market1501", open_set=True))
+
+
+def test_figures_of_the_roc_have_names():
+    query, gallery, _ = crowd(seed=0)
+    got = evaluate(query, gallery, Options("cosine", "market1501", fprs=(0.1,)))
+    assert got.figure("TPR@0.1") == got.figure("TPR@1e-1") == got.tpr_at_fpr[0.1]
+    assert got.as_json()["distance_at_FPR"] == {0.1: got.verification.at_fpr(0.1).distance}
+    alone = evaluate(query, gallery, Options("cosine", "market1501"))
+    assert np.isnan(alone.figure("EER")) and alone.operating_points() == []
+    assert alone.as_json().keys() == got.as_json().keys() - {
+        "TPR_at_FPR",
+        "distance_at_FPR",
+        "EER",
+        "EER_distance",
+    }
 
 
 # ------------------------------------------------------------------------- what is refused

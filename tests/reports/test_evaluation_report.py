@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.dataset import Dataset
 from evaluation import Results
+from evaluation.verification import OpenSet, Verification
 from reports import evaluation as report
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -38,6 +39,8 @@ def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=(), cameras=
         cmc=np.array(cmc),
         precision_at_recall={},
         tpr_at_fpr={},
+        verification=None,
+        open_set=None,
         pooled=False,
         cameras=cameras,
         distances=distances,
@@ -358,6 +361,34 @@ def test_where_no_cameras_are_read_top_k_is_called_recall(case, written, tmp_pat
     report.write(tmp_path, results, case.root, {})
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert f"Recall@4{results.cmc[3]:.1%}" in text and "top-1" not in text
+
+
+def test_the_page_shows_thresholds(case, written, tmp_path):
+    assert "thresholds" not in (written[0] / "report.html").read_text(encoding="utf-8")
+    # Of 100 wrong pairs one each is at 1, 2, ..., of 10 true ones one each at 5, 10, ...
+    pairs = Verification(
+        thresholds=np.arange(101.0) + 0.5,
+        true_below=np.minimum(np.arange(101) // 5, 10),
+        wrong_below=np.arange(101),
+        true_count=10,
+        wrong_count=100,
+    )
+    open_set = OpenSet(unknown=np.array([7.0, 9, 11, 13]), known=np.array([5, 9, np.inf]))
+    results = dataclasses.replace(case.results, verification=pairs, tpr_at_fpr={0.1: 0.2})
+    report.write(tmp_path / "closed", results, case.root, {})
+    page = Page((tmp_path / "closed" / "report.html").read_text(encoding="utf-8"))
+    assert "FPR 0.110.510.00%20.00%\n" in page.text
+    # 0.34 of the wrong pairs and 0.6 of the true ones are below 34.5, 0.35 and 0.7 below 35.5.
+    assert "equal errors35.0534.55%65.45%\n" in page.text
+    assert "unknown" not in page.text
+    assert page.all("a", href="#thresholds") and page.all("h2", id="thresholds")
+    assert (tmp_path / "closed" / "roc.png").exists()
+
+    results = dataclasses.replace(results, open_set=open_set)
+    report.write(tmp_path / "open", results, case.root, {})
+    page = Page((tmp_path / "open" / "report.html").read_text(encoding="utf-8"))
+    assert "4 queries have a pid that the gallery lacks" in page.text
+    assert "FPR 0.110.510.00%20.00%50.00%66.67%\n" in page.text
 
 
 def test_charts_are_there_as_png(written):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOX = ("x1", "y1", "x2", "y2")
-COLUMNS = ("pid", "fid", "camera", *BOX, "split", "group", "tracklet")
+COLUMNS = ("pid", "fid", "camera", *BOX, "split", "group", "tracklet", "date")
 
 # Other names that people give to the columns, in small letters and without _, - and spaces.
 _MEANT = {

@@ -166,7 +166,9 @@ def write(
     """
     N = len(paths)
     origin = (origin or Origin())._replace(
-        checkpoint=str(embedder.checkpoint), augmentation_types=tuple(embedder.variant_names)
+        checkpoint=str(embedder.checkpoint),
+        weights=embedder.weights,
+        augmentation_types=tuple(embedder.variant_names),
     )
     with (
         embeddings_file.create(
@@ -196,6 +198,7 @@ def main(args: argparse.Namespace) -> None:
     checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
     origin = Origin(
         checkpoint=os.path.abspath(checkpoint),
+        weights=checkpoint_paths.chosen_weights(checkpoint, args.weights),
         augmentation_types=tuple(view_names(args.flip_augment, args.crop_augment)),
         aggregator=args.aggregator,
     )
@@ -211,6 +214,7 @@ def main(args: argparse.Namespace) -> None:
         embedder = Embedder(
             args.experiment_root,
             checkpoint.name,
+            weights=args.weights,
             flip_augment=args.flip_augment,
             crop_augment=args.crop_augment,
             aggregator=args.aggregator,
@@ -223,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
         for job in jobs:
             if cluster.is_chief:
                 log.info(
-                    f"Embedding {len(job.images)} images of {job.images.path} with {embedder.checkpoint}{on}."
+                    f"Embedding {len(job.images)} images of {job.images.path} with {embedder.source}{on}."
                 )
                 _embed(job, embedder, origin, args)
             else:

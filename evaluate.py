@@ -492,6 +492,7 @@ def made_of(
             "views": origin.augmentation_types,
             "aggregator": origin.aggregator,
             "image_root": origin.image_root,
+            **({"weights": origin.weights} if origin.weights else {}),
         }
     return made
 

@@ -68,10 +68,11 @@ def main(args: argparse.Namespace) -> None:
     embedder = Embedder(
         args.experiment_root,
         args.checkpoint,
+        weights=args.weights,
         crop_augment=args.crop_augment,
         **flags.architecture_flags(args),
     )
-    log.info(f"Exporting {embedder.checkpoint} as {', '.join(args.formats)}.")
+    log.info(f"Exporting {embedder.source} as {', '.join(args.formats)}.")
     with files.complete_directory(args.directory, FORMATS.values()) as directory:
         for name in dict.fromkeys(args.formats):
             formats.WRITERS[name](embedder, directory)

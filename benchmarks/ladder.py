@@ -41,6 +41,18 @@ RUNGS = {
     "late beta1": (f"{CROPS} --adam_beta1_decay", CENTER, EUCLIDEAN),
     "neck, cosine": (f"{CROPS} {NECK}", CENTER, "--metric cosine"),
     "neck, ID loss, cosine": (f"{CROPS} {NECK} --id_loss_weight 1", CENTER, "--metric cosine"),
+    "averaged weights, 0.99": (f"{CROPS} --ema 0.99", CENTER, EUCLIDEAN),
+    "averaged weights, 0.999": (f"{CROPS} --ema 0.999", CENTER, EUCLIDEAN),
+    "constant rate": (
+        f"{CROPS} --lr_schedule constant --ema 0.99",
+        f"{CENTER} --weights raw",
+        EUCLIDEAN,
+    ),
+    "constant rate, averaged weights, 0.99": (
+        f"{CROPS} --lr_schedule constant --ema 0.99",
+        CENTER,
+        EUCLIDEAN,
+    ),
     "center loss": (f"{CROPS} --center_loss_weight 5e-4", CENTER, EUCLIDEAN),
     "batch all without zeros, margin 0.2": (
         f"{CROPS} --loss batch_all --margin 0.2 --loss_ignore_zero",

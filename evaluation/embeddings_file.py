@@ -6,6 +6,7 @@
     fids                UTF-8 strings [N], of the CSV, in its order
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
         variants became one, and the directory of the images
+    attribute weights: which of the checkpoint's weights, averaged or raw, where it has both
     attribute crc32: the CRC-32 of the numbers of `emb`
 
 Only `emb` is needed to evaluate, as floats of any precision.
@@ -35,6 +36,7 @@ FIDS = "fids"
 CHECKPOINT = "checkpoint"
 AGGREGATOR = "aggregator"
 IMAGE_ROOT = "image_root"
+WEIGHTS = "weights"
 CRC = "crc32"
 
 
@@ -46,12 +48,14 @@ class Origin(NamedTuple):
         augmentation_types: names of the A variants of each image.
         aggregator: how the embeddings of the variants became one, where there are several.
         image_root: the directory that the fids are relative to.
+        weights: "averaged" or "raw", where the checkpoint has both.
     """
 
     checkpoint: str | None = None
     augmentation_types: tuple[str, ...] | None = None
     aggregator: str | None = None
     image_root: str | None = None
+    weights: str | None = None
 
 
 def default_name(dataset: str | os.PathLike) -> str:
@@ -165,10 +169,11 @@ def _lay_out(
     at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # complete_file has a lock already, which the one of HDF5 would meet.
     with h5py.File(path, "w", locking=False) as file:
-        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT):
+        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS):
             value = getattr(origin, name)
             if value is not None:
-                file.attrs[name] = value if name == AGGREGATOR else os.path.abspath(value)
+                is_path = name in (CHECKPOINT, IMAGE_ROOT)
+                file.attrs[name] = os.path.abspath(value) if is_path else value
         file.attrs[CRC] = np.uint32(0)
         if origin.augmentation_types:
             file[AUGMENTATION_TYPES] = np.array(origin.augmentation_types, dtype="S")
@@ -278,6 +283,7 @@ def origin(path: str | os.PathLike) -> Origin:
             augmentation_types=names,
             aggregator=_text_of(file, AGGREGATOR),
             image_root=_text_of(file, IMAGE_ROOT),
+            weights=_text_of(file, WEIGHTS),
         )
 
 
@@ -292,7 +298,7 @@ def differences(one: Origin, other: Origin) -> list[tuple[str, str, str]]:
     What a file does not say is no difference.
     """
     found = []
-    for name in (CHECKPOINT, AUGMENTATION_TYPES, AGGREGATOR):
+    for name in (CHECKPOINT, WEIGHTS, AUGMENTATION_TYPES, AGGREGATOR):
         values = getattr(one, name), getattr(other, name)
         if None not in values and values[0] != values[1]:
             found.append((name, _words(values[0]), _words(values[1])))

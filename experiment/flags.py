@@ -498,6 +498,15 @@ class Settings(Architecture):
         metavar="X",
         default=0.0,
     )
+    ema: float = _flag(
+        "optimization",
+        "Keep an average of the weights and of batch norm's statistics, too, which embed.py and "
+        "export.py take: each iteration moves it by 1 - DECAY of the way to them, the first ones "
+        "by more. With 0.999 about the last thousand iterations count. 0 keeps no average.",
+        type=_below_one,
+        metavar="DECAY",
+        default=0.0,
+    )
     freeze_body_iterations: int = _flag(
         "optimization",
         "For the first N iterations train only what has no pretrained weights: all but the net. "
@@ -578,6 +587,12 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="NAME",
         help="The checkpoint, such as checkpoint-25000. Without this flag, the newest.",
+    )
+    group.add_argument(
+        "--weights",
+        choices=("averaged", "raw"),
+        help="Which weights of the checkpoint, where its training had --ema: the average of them, or those of that "
+        "iteration (raw). Without this flag, the average where there is one.",
     )
     architecture = list(rows(Architecture))
     defaults = ", ".join(f"--{field.name} {field.default}" for field in architecture)

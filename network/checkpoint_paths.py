@@ -1,10 +1,16 @@
-"""Which checkpoints an experiment has; without TensorFlow, for checks before anything slow."""
+"""Which checkpoints an experiment has, and which weights they hold.
+
+Without TensorFlow, for checks before anything slow.
+"""
 
 import os
 import re
 from pathlib import Path
 
 from common import UserError
+
+# What TensorFlow 1 appended to the name of a variable for its average (--ema).
+_AVERAGE = "ExponentialMovingAverage"
 
 
 def newest(experiment_root: str | os.PathLike) -> Path:
@@ -56,3 +62,40 @@ def iterations(root: Path) -> list[int]:
         if match:
             found.append(int(match[1]))
     return sorted(found)
+
+
+# ------------------------------------------------------------------------- averaged weights
+
+
+def average_name(name: str) -> str:
+    """The name of a variable's average."""
+    return f"{name}/{_AVERAGE}"
+
+
+def has_averages(checkpoint: Path) -> bool:
+    """Whether a checkpoint, given without suffix, holds averaged weights beside the others."""
+    # Names share their beginnings in this file, but none of ours shares one with this.
+    index = checkpoint.with_name(f"{checkpoint.name}.index")
+    return index.is_file() and _AVERAGE.encode() in index.read_bytes()
+
+
+def chosen_weights(checkpoint: Path, wanted: str | None) -> str | None:
+    """Which weights of a checkpoint to take.
+
+    Args:
+        checkpoint: without suffix.
+        wanted: "averaged" or "raw", as --weights; None: the average where there is one.
+
+    Returns:
+        "averaged" or "raw", or None where the checkpoint has no others than the raw ones.
+
+    Raises:
+        UserError: there are no averaged ones, and they are wanted.
+    """
+    if has_averages(checkpoint):
+        return wanted or "averaged"
+    if wanted == "averaged":
+        raise UserError(
+            f"--weights averaged: {checkpoint} holds none, as its training had no --ema. Leave it out, or give raw."
+        )
+    return None

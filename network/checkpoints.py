@@ -8,7 +8,7 @@ one reader serves all, and an error can name what does not fit.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from common import UserError, first_few, reason
+from network import checkpoint_paths
 from network.checkpoint_paths import find as find
 from network.checkpoint_paths import iterations
 from network.checkpoint_paths import newest as newest
@@ -74,6 +75,22 @@ def named_variables(
             f"{first_few(twice)}"
         )
     return variables
+
+
+def averaged(variables: Mapping) -> dict:
+    """The variables of a network by the names that --ema gives their averages in checkpoints.
+
+    Those that are no floating-point numbers, states of dropout, are not averaged and keep theirs.
+    """
+    return {
+        checkpoint_paths.average_name(name) if is_averaged(variable) else name: variable
+        for name, variable in variables.items()
+    }
+
+
+def is_averaged(variable) -> bool:
+    """Whether --ema averages a variable of a network."""
+    return tf.as_dtype(variable.dtype).is_floating
 
 
 def _layers(model: keras.Model | Sequence[keras.layers.Layer]) -> Iterator[keras.layers.Layer]:
@@ -218,7 +235,7 @@ class Unreadable(UserError):
     """A checkpoint whose files are missing, damaged or of another format."""
 
 
-def restore(path: str | os.PathLike, variables: Mapping) -> None:
+def restore(path: str | os.PathLike, variables: Mapping, optional: Collection[str] = ()) -> None:
     """Assign the values of a checkpoint to variables. What else it holds does not matter.
 
     Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted
@@ -227,6 +244,7 @@ def restore(path: str | os.PathLike, variables: Mapping) -> None:
     Args:
         path: without suffix, as from `newest` or `find`.
         variables: {name: variable}, as from named_variables.
+        optional: names of those that stay as they are where the checkpoint lacks them.
 
     Raises:
         UserError: the file cannot be read (Unreadable), or a variable is missing or has another
@@ -234,20 +252,27 @@ def restore(path: str | os.PathLike, variables: Mapping) -> None:
     """
     reader = read(path)
     wrong = misfits(reader, variables)
-    wrong += [f"{name} is missing" for name in variables if not reader.has_tensor(name)]
+    missing = [name for name in variables if not reader.has_tensor(name)]
+    wrong += [f"{name} is missing" for name in missing if name not in optional]
     if wrong:
         raise UserError(
             f"{path} does not fit this model: {first_few(wrong, '; ')}. Give the model, sizes and optimizer that it "
             "was trained with, or another checkpoint."
         )
-    assign(path, reader, variables)
+    there = {name: variable for name, variable in variables.items() if name not in missing}
+    assign(path, reader, there)
 
 
-def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Path:
+def restore_newest(
+    experiment_root: str | os.PathLike, variables: Mapping, optional: Collection[str] = ()
+) -> Path:
     """Restore the newest checkpoint of an experiment that can be read.
 
     Newer ones that cannot are renamed to `broken-<name>`, since the run will write their names
     again, and are logged as warnings.
+
+    Args:
+        variables, optional: as for restore.
 
     Returns:
         Its path, without suffix.
@@ -262,7 +287,7 @@ def restore_newest(experiment_root: str | os.PathLike, variables: Mapping) -> Pa
     for iteration in reversed(iterations(root)):
         path = root / f"checkpoint-{iteration}"
         try:
-            restore(path, variables)
+            restore(path, variables, optional)
         except Unreadable as error:
             broken[path] = error
             continue

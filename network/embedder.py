@@ -15,7 +15,7 @@ from data.augment import Views
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture
-from network import checkpoints, model
+from network import checkpoint_paths, checkpoints, model
 from runtime import devices
 from runtime.terminal import log
 
@@ -212,22 +212,26 @@ class Embedder(NetworkEmbedder):
     Args:
         experiment_root: directory with args.json and checkpoints, of ours or of the original.
         checkpoint: name of one of them, such as checkpoint-25000; the newest if None.
+        weights: which of its weights, "averaged" or "raw"; the average if None, where there is one.
         flip_augment, crop_augment, aggregator, batch_size, loading_threads: as of NetworkEmbedder.
         architecture: model_name, head_name, embedding_dim, net_input_height and so on
             (experiment.flags.Architecture), for a checkpoint that came without args.json.
 
     Attributes:
-        checkpoint: the path of the one in use; the others are those of NetworkEmbedder.
+        checkpoint: the path of the one in use.
+        weights: which of its weights, "averaged" or "raw"; None where it has no average. The others
+            are those of NetworkEmbedder.
 
     Raises:
         UserError: experiment or checkpoint are missing, damaged or do not fit.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, flags of embed.py, by their names
         self,
         experiment_root: str | os.PathLike,
         checkpoint: str | None = None,
         *,
+        weights: str | None = None,
         flip_augment: bool = False,
         crop_augment: str | None = None,
         aggregator: str | None = None,
@@ -239,8 +243,13 @@ class Embedder(NetworkEmbedder):
         flags = args_json.architecture(experiment_root, architecture)
         _warn_about_other_crops(flags, crop_augment)
         self.checkpoint, network = load(
-            experiment_root, flags, checkpoint=checkpoint, size=input_size(flags, crop_augment)
+            experiment_root,
+            flags,
+            checkpoint=checkpoint,
+            weights=weights,
+            size=input_size(flags, crop_augment),
         )
+        self.weights = checkpoint_paths.chosen_weights(self.checkpoint, weights)
         super().__init__(
             network,
             flags,
@@ -250,6 +259,12 @@ class Embedder(NetworkEmbedder):
             batch_size=batch_size,
             loading_threads=loading_threads,
         )
+
+    @property
+    def source(self) -> str:
+        """Checkpoint and weights in words."""
+        which = f" ({self.weights} weights)" if self.weights else ""
+        return f"{self.checkpoint}{which}"
 
 
 def input_size(flags: Architecture, crop_augment: str | None) -> Size:
@@ -261,6 +276,7 @@ def load(
     experiment_root: str | os.PathLike,
     flags: Architecture,
     checkpoint: str | None = None,
+    weights: str | None = None,
     size: Size | None = None,
 ) -> tuple[Path, keras.Model]:
     """Build the network of an experiment and restore one of its checkpoints.
@@ -268,6 +284,7 @@ def load(
     Args:
         flags: as from args_json.architecture.
         checkpoint: name of one; the newest if None.
+        weights: as of Embedder.
         size: height and width of the images; those of the training if None.
 
     Returns:
@@ -287,8 +304,11 @@ def load(
         last_stride=flags.last_stride,
     )
     variables = checkpoints.named_variables(network)
+    stored = variables
+    if checkpoint_paths.chosen_weights(path, weights) == "averaged":
+        stored = checkpoints.averaged(variables)
     try:
-        checkpoints.restore(path, variables)
+        checkpoints.restore(path, stored)
     except UserError as error:
         if size == flags.net_size:
             raise

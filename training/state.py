@@ -1,4 +1,4 @@
-"""All that training changes: the network, what accompanies it, and the optimizer."""
+"""All that training changes: the network, its average, what accompanies it, and the optimizer."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import keras
 import common
 from experiment import folder
 from experiment.flags import Settings
-from network import checkpoints, model, pretrained
+from network import checkpoint_paths, checkpoints, model, pretrained
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
-from training import companions, optimizers
+from training import averages, companions, optimizers
 
 
 class State:
@@ -20,6 +20,7 @@ class State:
     Attributes:
         network: images -> {"emb_raw", "emb"}, see network/model.py.
         net: the net inside it, without pooling and head.
+        average: the network of --ema, whose weights follow those of the other; else None.
         companions: the layers of the losses of identities.
         optimizer: built for all of them.
         trainable: the variables that gradients change.
@@ -35,15 +36,7 @@ class State:
         """
         keras.utils.set_random_seed(settings.seed)
         with strategy.scope():
-            self.network = model.build(
-                settings.model_name,
-                settings.head_name,
-                settings.embedding_dim,
-                (*settings.net_size, 3),
-                pooling=settings.pooling,
-                last_stride=settings.last_stride,
-                precision=settings.precision,
-            )
+            self.network = _build_network(settings, settings.precision)
             self.companions = companions.build(
                 pid_count,
                 settings.embedding_dim,
@@ -66,6 +59,39 @@ class State:
         self.variables = checkpoints.named_variables(
             [self.network, *self.companions.layers], self.optimizer
         )
+        self._settings = settings
+        self._strategy = strategy
+        self._copy: keras.Model | None = None
+        # Last, so that all else draws what it draws without it.
+        self.average = self._build_another() if settings.ema else None
+        self._names_of_averages: set[str] = set()
+        if self.average:
+            averaged = averages.named_variables(self.average, self.network)
+            self._names_of_averages.update(averaged)
+            self.variables |= averaged
+
+    def _build_another(self) -> keras.Model:
+        """The network as embed.py builds it, in float32, with weights that do not matter."""
+        with self._strategy.scope():
+            return _build_network(self._settings, "float32")
+
+    def embedded(self) -> keras.Model:
+        """The network as embed.py would load it from a checkpoint of now.
+
+        It is in float32, and has the averaged weights with --ema. All workers call this together,
+        outside of replicas. It is the same model in every call, with the weights of the last
+        one where the training goes on in 16 bits without --ema; otherwise they stay up to date.
+
+        Returns:
+            a model as of network/model.py. Call it with training=False.
+        """
+        if self.average:
+            return self.average
+        if self._settings.precision == "float32":
+            return self.network
+        self._copy = self._copy or self._build_another()
+        averages.copy(self._strategy, self._copy, self.network)
+        return self._copy
 
     @property
     def iteration(self) -> int:
@@ -83,13 +109,18 @@ class State:
             UserError for a checkpoint that is missing, damaged or does not fit.
         """
         source = "initial weights drawn at random"
+        checkpoint = None
         root = Path(settings.experiment_root)
         if cluster.is_chief and resuming and not folder.never_started(root):
-            source = str(checkpoints.restore_newest(root, self.variables))
+            # It lacks averages if --ema came later, by hand.
+            checkpoint = checkpoints.restore_newest(root, self.variables, self._names_of_averages)
+            source = str(checkpoint)
         elif cluster.is_chief and settings.initial_checkpoint:
             source = self._load_pretrained(settings.initial_checkpoint, settings.model_name)
         elif not resuming and not settings.initial_checkpoint:
             _warn_about_random_weights(settings.model_name)
+        if self.average and not (checkpoint and checkpoint_paths.has_averages(checkpoint)):
+            averages.copy(strategy, self.average, self.network)
         if cluster.size > 1:
             values = {name: variable.numpy() for name, variable in self.variables.items()}
             values_of_chief = devices.broadcast(strategy, cluster, values)
@@ -104,6 +135,18 @@ class State:
         if loaded.missing:
             log.warning(f"--initial_checkpoint fits in part only. {source}.")
         return source
+
+
+def _build_network(settings: Settings, precision: str) -> keras.Model:
+    return model.build(
+        settings.model_name,
+        settings.head_name,
+        settings.embedding_dim,
+        (*settings.net_size, 3),
+        pooling=settings.pooling,
+        last_stride=settings.last_stride,
+        precision=precision,
+    )
 
 
 def _warn_about_random_weights(model_name: str) -> None:

@@ -6,7 +6,7 @@ import common
 import loss
 from experiment.flags import Settings
 from runtime import devices
-from training import optimizers
+from training import averages, optimizers
 from training.companions import id_losses
 from training.state import State
 
@@ -43,6 +43,9 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
         optimizer.iterations.assign(iteration)
         optimizer.learning_rate.assign(rate)
         result = strategy.run(replica_step, args=(images, labels, iteration, stop, frozen))
+        if state.average:
+            decay = averages.decay_at(settings.ema, iteration + 1)
+            averages.move(strategy, state.average, state.network, decay)
         return {
             name: strategy.experimental_local_results(value)[0] for name, value in result.items()
         }

@@ -51,6 +51,7 @@ def flags(dataset, root, *more):
         "--checkpoint_frequency=5",
         "--detailed_logs",
         "--seed=1",
+        "--ema=0.9",
         *more,
     ]
 
@@ -171,13 +172,18 @@ def values(root, iteration=ITERATIONS):
     }
 
 
+def layer_of(name):
+    """A layer's averages (--ema) are compared together with its weights."""
+    return name.removesuffix("/ExponentialMovingAverage").rpartition("/")[0]
+
+
 def assert_equal_but_for(tolerance, root, expected_root):
     losses, weights = values(root)
     expected_losses, expected_weights = values(expected_root)
     np.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
     assert weights.keys() == expected_weights.keys()
-    for layer in {name.rpartition("/")[0] for name in weights}:
-        of_layer = sorted(name for name in weights if name.rpartition("/")[0] == layer)
+    for layer in {layer_of(name) for name in weights}:
+        of_layer = sorted(name for name in weights if layer_of(name) == layer)
         got, expected = (
             np.concatenate([x[name].ravel() for name in of_layer])
             for x in (weights, expected_weights)

@@ -41,6 +41,8 @@ CASES = {
     "rmsprop": ["--optimizer=rmsprop"],
     "adadelta": ["--optimizer=adadelta"],
     "a frozen body": ["--freeze_body_iterations=1"],
+    "averaged weights": ["--ema=0.99"],
+    "averaged weights in float16": ["--ema=0.99", "--precision=mixed_float16"],
     "bfloat16": ["--precision=mixed_bfloat16"],
     "float16": ["--precision=mixed_float16"],
     "float16 on the neck": [

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import common
 from common import UserError
 from data import dataset, pictures
+from data.dataset import ImageFiles
 from data.view_names import view_names
 from evaluation import embeddings_file, pooling
 from evaluation.embeddings_file import Origin
@@ -151,7 +152,7 @@ class Job(NamedTuple):
 def write(
     filename: str | os.PathLike,
     embedder: "Embedder",
-    paths: Sequence[str],
+    images: Sequence[str] | ImageFiles,
     origin: Origin | None = None,
     fids: Sequence[str] | None = None,
     quiet: bool = True,
@@ -161,10 +162,11 @@ def write(
     Rows are written as they come, so memory does not grow with their number.
 
     Args:
+        images: paths, also with boxes.
         origin, fids: what the file says of the embeddings beyond checkpoint and views.
         quiet: no live line on the terminal.
     """
-    N = len(paths)
+    N = len(images)
     origin = (origin or Origin())._replace(
         checkpoint=str(embedder.checkpoint),
         weights=embedder.weights,
@@ -180,7 +182,7 @@ def write(
         ) as file,
         terminal.bar(N, "img", show=not quiet) as bar,
     ):
-        for variants in embedder.batches(paths):
+        for variants in embedder.batches(images):
             file.add(embedder.aggregate(variants), variants)
             bar.update(variants.shape[1])
 
@@ -204,7 +206,7 @@ def main(args: argparse.Namespace) -> None:
     )
     for job in jobs:
         _check_replaced(job, origin, args.overwrite)
-        pictures.check_sample(job.images.paths(job.image_root))
+        pictures.check_sample(job.images.files(job.image_root))
 
     strategy = make_strategy(args.strategy)  # imports TensorFlow
     from network.embedder import Embedder
@@ -231,20 +233,20 @@ def main(args: argparse.Namespace) -> None:
                 )
                 _embed(job, embedder, origin, args)
             else:
-                for _ in embedder.batches(job.images.paths(job.image_root)):
+                for _ in embedder.batches(job.images.files(job.image_root)):
                     pass
         devices.barrier(strategy, cluster)  # until then nobody leaves
 
 
 def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namespace) -> None:
-    paths = job.images.paths(job.image_root)
+    images = job.images.files(job.image_root)
     origin = origin._replace(image_root=job.image_root)
-    write(job.filename, embedder, paths, origin, job.images.fids, args.quiet)
+    write(job.filename, embedder, images, origin, job.images.fids, args.quiet)
     log.info(
-        f"Wrote the embeddings, {len(paths)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."
+        f"Wrote the embeddings, {len(images)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."
     )
     if args.projector:
-        _write_projector(args.experiment_root, job.filename, job.images, paths)
+        _write_projector(args.experiment_root, job.filename, job.images, images)
 
 
 def _check_job(args: argparse.Namespace, csv: str, trained: Architecture) -> Job:
@@ -309,19 +311,19 @@ def _check_filename(args: argparse.Namespace, csv: str) -> str:
 
 
 def _write_projector(
-    experiment_root: str, filename: str, images: dataset.Dataset, paths: list[str]
+    experiment_root: str, filename: str, images: dataset.Dataset, image_files: ImageFiles
 ) -> None:
     most = projector.MOST_IMAGES
-    if len(paths) > most:
-        log.warning(f"The projector shows the first {most} of the {len(paths)} images.")
+    if len(images) > most:
+        log.warning(f"The projector shows the first {most} of the {len(images)} images.")
     name = Path(filename).stem
     projector.write(
         experiment_root,
         name,
         embeddings_file.head(filename, images, most),
         pids=images.pids[:most],
-        fids=images.fids[:most],
-        paths=paths[:most],
+        fids=images.names()[:most],
+        images=image_files.select(slice(most)),
     )
     log.info(f"Wrote {name} for the projector: tensorboard --logdir {experiment_root}")
 

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,16 +18,38 @@ _CHUNK = 256  # files that a thread looks for at a time
 
 
 SPLITS = ("train", "query", "gallery", "val")
-WHOLE = (0, 0, 0, 0)  # the box of an image of which all is meant
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2
+WHOLE: Box = (0, 0, 0, 0)  # the box of an image of which all is meant
 
 _TEXT = ("pids", "fids", "cameras", "splits", "groups", "tracklets")
 
 
-class ImageFiles(NamedTuple):
-    """Where the pixels of N images are."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Where the pixels of N images are.
 
-    paths: Sequence[str]  # of the files
-    boxes: np.ndarray | None = None  # as of a Dataset
+    Attributes:
+        paths: str [N], of the files.
+        boxes: int32 [N, 4], the part of each file that is meant, as of a Dataset; None for all.
+    """
+
+    paths: Sequence[str]
+    boxes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, rows: Sequence[int] | np.ndarray | slice) -> "ImageFiles":
+        """Some of the images. rows: int [n] or a slice."""
+        paths = np.asarray(self.paths, dtype=object)[rows]
+        return ImageFiles(paths, None if self.boxes is None else self.boxes[rows])
+
+    def box(self, row: int) -> Box | None:
+        """The box of an image; None for all of it."""
+        if self.boxes is None or not self.boxes[row].any():
+            return None
+        x1, y1, x2, y2 = self.boxes[row].tolist()
+        return x1, y1, x2, y2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

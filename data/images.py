@@ -1,7 +1,7 @@
 """From image files to tensors: read, resize, cache, and batches of them by tf.data.
 
-Sizes are (height, width) in pixels. An image is a pure function of its file; what is drawn for it
-comes from data/augment.py.
+Sizes are (height, width) in pixels. An image is a pure function of its file and its box; what is
+drawn for it comes from data/augment.py.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import tensorflow as tf
 import common
 from data import augment, pictures
 from data.augment import Augmentation
+from data.dataset import Box, ImageFiles
 from data.decoding import decode, fault
 
 
@@ -26,6 +27,27 @@ def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.raw_ops.ResizeBilinear(
         images=image[None], size=size, align_corners=False, half_pixel_centers=False
     )[0]
+
+
+def cut_out(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """The part of an image that is meant: uint8 [H, W, 3] -> [h, w, 3].
+
+    Args:
+        box: int32 [4], as of data.dataset.Dataset.
+
+    Raises:
+        tf.errors.InvalidArgumentError for a box that is not within the image.
+    """
+    left, top, right, bottom = tf.unstack(box)
+    return tf.cond(
+        right > 0,
+        lambda: tf.slice(image, [top, left, 0], [bottom - top, right - left, 3]),
+        lambda: image,
+    )
+
+
+def _as_files(images: ImageFiles | Sequence[str]) -> ImageFiles:
+    return images if isinstance(images, ImageFiles) else ImageFiles(images)
 
 
 # ------------------------------------------------------------------------- training
@@ -50,38 +72,60 @@ def on_accelerator() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def reader(paths: Sequence[str], loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
+def reader(
+    images: ImageFiles | Sequence[str], loading: Loading
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Read the images that are to be cached, now.
 
     Args:
-        paths: str [N].
+        images: N of them, or the paths of N files.
 
     Returns:
         a function from a row, an int tensor, to the image, uint8 [H, W, 3].
     Raises:
         common.UserError for an image that is to be cached and cannot be read.
     """
-    files = tf.constant(paths)
+    images = _as_files(images)
+    read = _file_reader(images, loading)
+    if images.boxes is None or loading.cache == "decoded":
+        return read
+    boxes = tf.constant(images.boxes, tf.int32)
+    return lambda row: cut_out(read(row), boxes[row])
+
+
+def _file_reader(images: ImageFiles, loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The function from a row to the pixels of its file, or of its box where these are cached."""
     if loading.cache == "none":
+        files = tf.constant(images.paths)
         return lambda row: decode(tf.io.read_file(files[row]))
-
-    def load(path):
-        encoded = tf.io.read_file(path)
-        return encoded if loading.cache == "encoded" else tf.io.serialize_tensor(decode(encoded))
-
-    loaded = tf.data.Dataset.from_tensor_slices(files)
-    loaded = loaded.map(load, num_parallel_calls=loading.threads).batch(len(paths))
-    with explain_bad_images(lambda: paths):
-        held = loaded.with_options(_own_threads(loading.threads)).get_single_element()
     if loading.cache == "encoded":
-        return lambda row: decode(held[row])
+        # Several boxes of a file share its bytes.
+        paths, place = np.unique(np.asarray(images.paths, dtype=object), return_inverse=True)
+        held = _hold(ImageFiles(paths), tf.io.read_file, loading)
+        places = tf.constant(place)
+        return lambda row: decode(held[places[row]])
+
+    def load(path, *box):
+        pixels = decode(tf.io.read_file(path))
+        return tf.io.serialize_tensor(cut_out(pixels, *box) if box else pixels)
+
+    held = _hold(images, load, loading)
     return lambda row: tf.ensure_shape(tf.io.parse_tensor(held[row], tf.uint8), [None, None, 3])
+
+
+def _hold(images: ImageFiles, load: Callable, loading: Loading) -> tf.Tensor:
+    """What `load` makes of each image: strings [N]."""
+    boxes = () if images.boxes is None else (tf.constant(images.boxes, tf.int32),)
+    loaded = tf.data.Dataset.from_tensor_slices((tf.constant(images.paths), *boxes))
+    loaded = loaded.map(load, num_parallel_calls=loading.threads).batch(len(images))
+    with explain_bad_images(lambda: images):
+        return loaded.with_options(_own_threads(loading.threads)).get_single_element()
 
 
 def training_batches(
     batches: Iterable[tuple[int, np.ndarray]],
     B: int,
-    paths: Sequence[str],
+    images: ImageFiles | Sequence[str],
     seed: int,
     augmentation: Augmentation,
     loading: Loading,
@@ -92,7 +136,7 @@ def training_batches(
     Args:
         batches: the number of each iteration and the rows of its batch, int64 [B]; see
             data/pk_sampler.py.
-        paths: the data set's image files, str [N].
+        images: those of the data set, N of them, or the paths of their files.
         seed: of the augmentation.
         shards: parts of the batch, one for each replica, equally long.
 
@@ -103,7 +147,7 @@ def training_batches(
         pixels. Images that are larger than they are resized to are then made that size first,
         rounded to whole gray levels.
     """
-    read = reader(paths, loading)
+    read = reader(images, loading)
     b = len(range(B)[shards[0]])
 
     def plan():
@@ -183,54 +227,72 @@ def _own_threads(count: int) -> tf.data.Options:
 # ------------------------------------------------------------------------- embedding
 
 
-def make_loader(size: tuple[int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Make a function from the path of a file to its image, resized: float32 [*size, 3]."""
+def make_loader(size: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Make a function from the path of a file and a box to the image, resized: float32 [*size, 3]."""
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def load(path):
-        return tf.ensure_shape(resize(decode(tf.io.read_file(path)), size), [*size, 3])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)])
+    def load(path, box):
+        pixels = cut_out(decode(tf.io.read_file(path)), box)
+        return tf.ensure_shape(resize(pixels, size), [*size, 3])
 
     return load
 
 
+def load_few(images: ImageFiles, load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> list:
+    """What a function of make_loader makes of each image, without the cost of a pipeline."""
+    pairs = zip(images.paths, _boxes(images), strict=True)
+    with explain_bad_images(lambda: images):
+        return [load(tf.constant(path), tf.constant(box)) for path, box in pairs]
+
+
+def _boxes(images: ImageFiles) -> np.ndarray:
+    """int32 [N, 4], also where all of each image is meant."""
+    return np.zeros((len(images), 4), np.int32) if images.boxes is None else images.boxes
+
+
 def test_batches(
-    paths: Sequence[str], batch_size: int, threads: int, size: tuple[int, int]
+    images: ImageFiles | Sequence[str], batch_size: int, threads: int, size: tuple[int, int]
 ) -> tf.data.Dataset:
-    """The images of files, resized, in order.
+    """Images, resized, in order.
+
+    Args:
+        images: N of them, or the paths of N files.
 
     Returns:
         a data set of float32 [n, *size, 3], n at most batch_size.
     """
-
-    images = tf.data.Dataset.from_tensor_slices(tf.constant(paths))
-    images = images.map(make_loader(size), num_parallel_calls=threads).batch(batch_size)
-    return images.with_options(_own_threads(threads)).prefetch(1)
+    images = _as_files(images)
+    files = tf.data.Dataset.from_tensor_slices((tf.constant(images.paths), _boxes(images)))
+    loaded = files.map(make_loader(size), num_parallel_calls=threads).batch(batch_size)
+    return loaded.with_options(_own_threads(threads)).prefetch(1)
 
 
 # ------------------------------------------------------------------------- bad images
 
 
-def decodable(paths: Sequence[str], threads: int) -> np.ndarray:
-    """Read and decode all images. Returns: whether this works, bool [N]."""
+def decodable(images: ImageFiles | Sequence[str], threads: int) -> np.ndarray:
+    """Read, decode and cut out all images. Returns: whether this works, bool [N]."""
+    images = _as_files(images)
 
-    def decode_one(row, path):
+    def decode_one(row, path, box):
         # With a result that nobody asks for, decoding would be optimized away.
-        return row, tf.shape(decode(tf.io.read_file(path)))
+        return row, tf.shape(cut_out(decode(tf.io.read_file(path)), box))
 
-    images = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), tf.constant(paths)))
-    images = images.map(decode_one, num_parallel_calls=threads).ignore_errors()
-    good = np.zeros(len(paths), bool)
-    for row, _ in images.with_options(_own_threads(threads)).as_numpy_iterator():
+    columns = np.arange(len(images)), tf.constant(images.paths), _boxes(images)
+    files = tf.data.Dataset.from_tensor_slices(columns)
+    files = files.map(decode_one, num_parallel_calls=threads).ignore_errors()
+    good = np.zeros(len(images), bool)
+    for row, _ in files.with_options(_own_threads(threads)).as_numpy_iterator():
         good[row] = True
     return good
 
 
 @contextlib.contextmanager
-def explain_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Turn the error about an image that cannot be decoded into one that names it.
+def explain_bad_images(loading: Callable[[], ImageFiles | Sequence[str]]) -> Iterator[None]:
+    """Turn the error about an image that cannot be loaded into one that names it.
 
     Args:
-        loading: returns the paths that are being loaded when the error comes up.
+        loading: returns the images that are being loaded when the error comes up, or their paths.
 
     Raises:
         common.UserError instead of TensorFlow's error, where one of these images is to blame.
@@ -238,16 +300,20 @@ def explain_bad_images(loading: Callable[[], Iterable[str]]) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError:
-        for path in loading():
-            why = _fault_of_file(path)
-            if why:
-                raise pictures.unreadable(path, why) from None
+        images = _as_files(loading())
+        for row, path in enumerate(images.paths):
+            _check_file(path, images.box(row))
         raise
 
 
-def _fault_of_file(path: str) -> str | None:
+def _check_file(path: str, box: Box | None) -> None:
+    """Raises: common.UserError for a file that cannot be decoded, or has not all of the box."""
     try:
-        encoded = tf.io.read_file(path)
+        encoded = tf.io.read_file(path).numpy()
     except tf.errors.OpError as error:
-        return common.reason(error)
-    return fault(encoded.numpy())
+        raise pictures.unreadable(path, common.reason(error)) from None
+    why = fault(encoded)
+    if why:
+        raise pictures.unreadable(path, why) from None
+    if box:
+        pictures.check_box(path, box, pictures.read_header(encoded))

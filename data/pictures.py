@@ -8,7 +8,7 @@ as their upper 8, and the pixels as they are stored, not turned as EXIF says.
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
@@ -26,6 +26,7 @@ from PIL import (
 )
 
 from common import UserError, first_few, reason
+from data.dataset import Box, ImageFiles
 from runtime.terminal import log
 from runtime.wrong_files import what_came
 
@@ -89,21 +90,28 @@ class Header(NamedTuple):
 # ------------------------------------------------------------------------- images
 
 
-def open_image(path: str | os.PathLike, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Read an image file whole, as RGB.
+def open_image(
+    path: str | os.PathLike, at_least: tuple[int, int] | None = None, box: Box | None = None
+) -> Image.Image:
+    """Read an image file, as RGB.
 
     Args:
         at_least: (width, height); a JPEG may then be decoded at a part of its size that is no
             smaller, which takes less time.
+        box: the part that is meant; None for the whole image.
 
     Raises:
-        UserError for a file that is missing, no image of KINDS, damaged or too large.
+        UserError for a file that is missing, no image of KINDS, damaged or too large, and for a box
+            that is not within the image.
     """
     try:
         with open(path, "rb") as file, _opened(file) as image:
-            if at_least:
+            if box:
+                check_box(path, box, image)
+            elif at_least:
                 image.draft("RGB", at_least)
-            return _as_rgb(image)
+            shown = _as_rgb(image)
+            return shown.crop(box) if box else shown
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({reason(error)}). Replace it or leave it out."
@@ -183,7 +191,7 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
                     "smaller"
                 )
             yield image
-    except (MemoryError, UnfitError):
+    except (MemoryError, UnfitError, UserError):
         raise
     except Image.DecompressionBombError:  # a WebP is opened with memory for its pixels
         raise UnfitError(
@@ -223,25 +231,27 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 # ------------------------------------------------------------------------- at the start
 
 
-def check_sample(paths: Sequence[str]) -> None:
+def check_sample(images: ImageFiles) -> None:
     """Look at the headers of image files before slow work; of many only at SAMPLE, evenly spread.
 
     A warning tells how many are turned by EXIF, which is not applied. What is missing or damaged is
     left to whoever loads it.
 
     Raises:
-        UserError for a file that is no image of KINDS, or too large.
+        UserError for a file that is no image of KINDS, or too large, and for a box that is not
+            within its image.
     """
-    places = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int)) if len(paths) else []
-    sample = [paths[place] for place in places]
+    places = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)) if len(images) else []
+    sample = [images.paths[place] for place in places]
+    boxes = [images.box(place) for place in places]
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        orientations = list(pool.map(_look, sample))
+        orientations = list(pool.map(_look, sample, boxes))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     turned = [path for path, each in zip(sample, orientations, strict=True) if each != 1]
     if turned:
-        of = "" if len(sample) == len(paths) else " that were looked at"
+        of = "" if len(sample) == len(images) else " that were looked at"
         log.warning(
             f"{len(turned)} of the {len(sample)} images{of} are stored turned or mirrored ({first_few(turned)}). EXIF "
             "tells viewers so, but the network sees them as they are stored. python -m data.check names them; "
@@ -249,15 +259,27 @@ def check_sample(paths: Sequence[str]) -> None:
         )
 
 
-def _look(path: str) -> int:
+def _look(path: str, box: Box | None) -> int:
     """The orientation of a file, 1 where it cannot be told. Raises: UserError, as check_sample."""
     try:
         with open(path, "rb") as file, _opened(file) as image:
+            if box:
+                check_box(path, box, image)
             return _orientation(image)
     except UnfitError as error:
         raise unreadable(path, str(error)) from None
     except (OSError, ValueError):
         return 1
+
+
+def check_box(path: str | os.PathLike, box: Box, image: Image.Image | Header) -> None:
+    """Raises: UserError unless the box is within the image."""
+    if box[2] > image.width or box[3] > image.height:
+        raise UserError(
+            f"the box {','.join(map(str, box))} of {path} is not within the image, which is {image.width} pixels wide "
+            f"and {image.height} high as it is stored. Correct x1,y1,x2,y2 or take the line out of the CSV; "
+            "python -m data.check finds all such."
+        )
 
 
 def unreadable(path: str, why: str) -> UserError:

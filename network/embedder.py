@@ -12,6 +12,7 @@ import tensorflow as tf
 from common import UserError, first_few
 from data import images as image_data
 from data.augment import Views
+from data.dataset import ImageFiles
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture
@@ -84,26 +85,27 @@ class NetworkEmbedder:
         self._load_file = image_data.make_loader(self._resized)
         self._embed = self._make_embed()
 
-    def __call__(self, images: Sequence) -> np.ndarray:
+    def __call__(self, images: Sequence | ImageFiles) -> np.ndarray:
         """Embed N images.
 
         Args:
-            images: paths of files, or RGB arrays [H, W, 3] of any sizes (also as one, [N, H, W,
-                3]), uint8 or float in 0..255; all of one kind.
+            images: paths of files, also with boxes (data.dataset.ImageFiles), or RGB arrays [H, W,
+                3] of any sizes (also as one, [N, H, W, 3]), uint8 or float in 0..255; all of one
+                kind.
 
         Returns:
             float32 [N, D].
 
         Raises:
-            UserError: a file cannot be read, and its name is given, or an array has another shape
-                or another range.
+            UserError: a file cannot be read or has not all of its box, and its name is given, or an
+                array has another shape or another range.
         """
         parts = [self.aggregate(embs) for embs in self.batches(images)]
         if not parts:
             return np.zeros((0, self.flags.embedding_dim), np.float32)
         return np.concatenate(parts)
 
-    def batches(self, images: Sequence) -> Iterator[np.ndarray]:
+    def batches(self, images: Sequence | ImageFiles) -> Iterator[np.ndarray]:
         """Embed images part by part, for more than fits into memory.
 
         With several workers, each has to call this with the same images, and gets all embeddings.
@@ -122,9 +124,8 @@ class NetworkEmbedder:
                 f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
             )
         left = len(images)
-        own = [images[i] for i in self._turns.of_worker(len(images))]
         previous = None
-        for batch in self._load(own):
+        for batch in self._load(_selected(images, self._turns.of_worker(len(images)))):
             current = self._embed(batch)
             if previous is not None:
                 # An accelerator computes the current ones while these are fetched and written.
@@ -167,28 +168,29 @@ class NetworkEmbedder:
         embs = tf.reshape(embs, [-1, len(self.variant_names), self.flags.embedding_dim])
         return tf.transpose(self._turns.gather(embs), [1, 0, 2])
 
-    def _load(self, images: Sequence) -> Iterator:
+    def _load(self, images: Sequence | ImageFiles) -> Iterator:
         """Resize files or arrays, in batches: float32 [n, H, W, 3] each."""
+        if isinstance(images, ImageFiles):
+            return self._load_files(images)
         if images and all(isinstance(image, str | os.PathLike) for image in images):
-            return self._load_files([os.fspath(path) for path in images])
+            return self._load_files(ImageFiles([os.fspath(path) for path in images]))
         return self._resize_arrays(images)
 
-    def _load_files(self, paths: list[str]) -> Iterator[tf.Tensor]:
-        if len(paths) <= _FEW:
-            with image_data.explain_bad_images(lambda: paths):
-                images = [self._load_file(tf.constant(path)) for path in paths]
+    def _load_files(self, files: ImageFiles) -> Iterator[tf.Tensor]:
+        if len(files) <= _FEW:
+            images = image_data.load_few(files, self._load_file)
             yield from (tf.stack(batch) for batch in self._parts(images))
             return
         start = 0
 
         def being_loaded():
-            return paths[start : start + self._images_at_a_time]
+            return files.select(slice(start, start + self._images_at_a_time))
 
         with image_data.explain_bad_images(being_loaded):
             # tf.data sets memory aside for a whole batch, which may be more than there are images.
-            batch_size = min(self._images_at_a_time, len(paths))
+            batch_size = min(self._images_at_a_time, len(files))
             for batch in image_data.test_batches(
-                paths, batch_size, self._loading_threads, self._resized
+                files, batch_size, self._loading_threads, self._resized
             ):
                 start += batch.shape[0]
                 yield batch
@@ -265,6 +267,12 @@ class Embedder(NetworkEmbedder):
         """Checkpoint and weights in words."""
         which = f" ({self.weights} weights)" if self.weights else ""
         return f"{self.checkpoint}{which}"
+
+
+def _selected(images: Sequence | ImageFiles, rows: Sequence[int]) -> Sequence | ImageFiles:
+    if isinstance(images, ImageFiles):
+        return images.select(rows)
+    return [images[row] for row in rows]
 
 
 def input_size(flags: Architecture, crop_augment: str | None) -> Size:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 import common
 from common import UserError
+from data.dataset import ImageFiles
 from data.pictures import open_image
 from runtime import files
 
@@ -46,8 +47,8 @@ def read_config(experiment_root: str | os.PathLike):
         ) from None
 
 
-def sprite(paths: Sequence[str]) -> Image.Image:
-    """Thumbnails of image files, row by row in a square of them.
+def sprite(images: ImageFiles) -> Image.Image:
+    """Thumbnails of images, row by row in a square of them.
 
     Each is in the middle of a transparent square. TensorBoard draws points as squares, and finds
     the images only if there are as many rows as columns.
@@ -55,10 +56,10 @@ def sprite(paths: Sequence[str]) -> Image.Image:
     Raises:
         UserError: a file is no image.
     """
-    side = math.isqrt(len(paths) - 1) + 1
+    side = math.isqrt(len(images) - 1) + 1
     picture = Image.new("RGBA", (side * THUMBNAIL, side * THUMBNAIL))
-    for number, path in enumerate(paths):
-        image = open_image(path, at_least=(THUMBNAIL, THUMBNAIL))
+    for number, path in enumerate(images.paths):
+        image = open_image(path, (THUMBNAIL, THUMBNAIL), images.box(number))
         thumbnail = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
         row, column = divmod(number, side)
         left = column * THUMBNAIL + (THUMBNAIL - thumbnail.width) // 2
@@ -74,14 +75,15 @@ def write(
     *,
     pids: Sequence[str],
     fids: Sequence[str],
-    paths: Sequence[str],
+    images: ImageFiles,
 ) -> None:
     """Add a set of embeddings to what the projector shows, or replace the one of the same name.
 
     Args:
         name: what it is called there, and its folder.
         emb: float [N, D], N at most MOST_IMAGES.
-        pids, fids, paths: of the N images.
+        pids, fids: of the N images.
+        images: where their pixels are.
 
     Raises:
         UserError: an image cannot be read; and as read_config does.
@@ -96,7 +98,7 @@ def write(
     metadata = folder / "metadata.tsv"
     (root / folder).mkdir(parents=True, exist_ok=True)
     with files.complete_file(root / thumbnails) as partial:
-        sprite(paths).save(partial, "PNG")
+        sprite(images).save(partial, "PNG")
     # Binary would be smaller, but TensorBoard takes it for text when it happens to begin like some.
     with files.complete_file(root / tensors) as partial:
         np.savetxt(partial, emb, "%.6g", delimiter="\t")

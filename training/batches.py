@@ -12,7 +12,7 @@ from common import first_few
 from data import augment, cameras, pictures, pk_sampler
 from data import images as image_data
 from data.augment import Augmentation
-from data.dataset import Dataset, labels_of
+from data.dataset import Dataset, ImageFiles, labels_of
 from data.images import Loading
 from experiment.flags import Settings, known
 from runtime import devices
@@ -34,7 +34,9 @@ class Batches:
 
     Attributes:
         dataset: what is trained on, without images that --on_bad_image skip leaves out.
-        paths: their files. labels: their pids as numbers 0..pid_count - 1, int64 [N].
+        files: where their pixels are.
+        names: what they are called, str [N].
+        labels: their pids as numbers 0..pid_count - 1, int64 [N].
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
@@ -42,8 +44,9 @@ class Batches:
         if settings.on_bad_image == "skip":
             dataset = _without_bad_images(dataset, settings)
         self.dataset = dataset
-        self.paths = dataset.paths(known(settings.image_root))
-        pictures.check_sample(self.paths)
+        self.files = dataset.files(known(settings.image_root))
+        pictures.check_sample(self.files)
+        self.names = dataset.names()
         self.labels = labels_of(dataset.pids)
         self._settings = settings
         self._strategy = strategy
@@ -82,7 +85,7 @@ class Batches:
         finish = self._make_finish(loader.element_spec[0])
         for current in range(iteration, self._settings.train_iterations):
             began = time.perf_counter()
-            with image_data.explain_bad_images(functools.partial(self._paths_of, current)):
+            with image_data.explain_bad_images(functools.partial(self._files_of, current)):
                 images, rows = next(loader)
                 images = finish(images)
                 rows = self._strategy.experimental_local_results(rows)[0].numpy()
@@ -101,7 +104,7 @@ class Batches:
         return image_data.training_batches(
             enumerate(rows, iteration),
             settings.batch_p * settings.batch_k,
-            self.paths,
+            self.files,
             known(settings.seed),
             self._augmentation,
             loading,
@@ -120,14 +123,14 @@ class Batches:
 
         return on_devices
 
-    def _paths_of(self, iteration: int) -> np.ndarray:
-        return self.paths[next(self._sample(iteration, iteration + 1))]
+    def _files_of(self, iteration: int) -> ImageFiles:
+        return self.files.select(next(self._sample(iteration, iteration + 1)))
 
 
 def _without_bad_images(dataset: Dataset, settings: Settings) -> Dataset:
-    paths = dataset.paths(known(settings.image_root))
-    good = image_data.decodable(paths, settings.loading_threads)
-    bad = dataset.fids[~good].tolist()
+    files = dataset.files(known(settings.image_root))
+    good = image_data.decodable(files, settings.loading_threads)
+    bad = dataset.names()[~good].tolist()
     if not bad:
         return dataset
     log.warning(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from common import UserError
+from data.dataset import ImageFiles
 from data.pictures import open_image
 
 _GRAY, _GREEN, _RED = "#909090", "#2e8b2e", "#c62828"
@@ -66,7 +67,7 @@ def hardest_triplets(pids: Sequence, dists: np.ndarray, count: int) -> list[Trip
 
 
 def draw_triplets(
-    paths: Sequence[str], pids: Sequence[str], dists: np.ndarray, count: int = 8
+    images: ImageFiles, pids: Sequence[str], dists: np.ndarray, count: int = 8
 ) -> np.ndarray:
     """Draw the hardest triplets of a batch, one in a row.
 
@@ -75,7 +76,7 @@ def draw_triplets(
     field.
 
     Args:
-        paths, pids: of the batch, B of each.
+        images, pids: of the batch, B of each.
         dists: float [B, B].
 
     Returns:
@@ -83,7 +84,8 @@ def draw_triplets(
     """
 
     def card(row: int, text: str, color: str) -> np.ndarray:
-        return _card(paths[row], [text, f"pid {pids[row]}", os.path.basename(paths[row])], color)
+        name = os.path.basename(images.paths[row])
+        return _card(images.select([row]), [text, f"pid {pids[row]}", name], color)
 
     strips = []
     for anchor, positive, negative in hardest_triplets(pids, dists, count):
@@ -96,7 +98,7 @@ def draw_triplets(
     return _grid(strips, columns=1)
 
 
-def _card(path: str, lines: list[str], color: str) -> np.ndarray:
+def _card(image: ImageFiles, lines: list[str], color: str) -> np.ndarray:
     """An image in a frame, with lines of text below, the first in color: uint8 [h, w, 3]."""
     width = _WIDTH + 2 * _EDGE
     height = _HEIGHT + 2 * _EDGE
@@ -104,14 +106,15 @@ def _card(path: str, lines: list[str], color: str) -> np.ndarray:
     draw = ImageDraw.Draw(card)
     frame = 0, 0, width - 1, height - 1
     try:
-        image = ImageOps.contain(open_image(path), (_WIDTH, _HEIGHT))
+        whole = open_image(image.paths[0], box=image.box(0))
+        shown = ImageOps.contain(whole, (_WIDTH, _HEIGHT))
     except (UserError, MemoryError):  # a picture less is no reason to end a training
         draw.rectangle(frame, _GRAY, color, _EDGE)
     else:
         draw.rectangle(frame, None, color, _EDGE)
-        left = _EDGE + (_WIDTH - image.width) // 2
-        top = _EDGE + (_HEIGHT - image.height) // 2
-        card.paste(image, (left, top))
+        left = _EDGE + (_WIDTH - shown.width) // 2
+        top = _EDGE + (_HEIGHT - shown.height) // 2
+        card.paste(shown, (left, top))
     font = ImageFont.load_default(12)
     for number, text in enumerate(lines):
         while font.getlength(text) > width:

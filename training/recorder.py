@@ -112,7 +112,7 @@ class Recorder:
             settings.train_iterations,
             settings.batch_p * settings.batch_k,
             settings.embedding_dim,
-            self._batches.dataset.fids,
+            self._batches.names,
         )
 
     def _log(self, done: Iteration, until: float | None) -> None:
@@ -128,7 +128,7 @@ class Recorder:
             return
         result = {name: value.numpy() for name, value in done.result.items()}
         if not np.isfinite(result["losses"]).all():
-            fids = [self._batches.dataset.fids[row] for row in done.batch.rows]
+            fids = [self._batches.names[row] for row in done.batch.rows]
             raise UserError(
                 f"the loss is not finite at iteration {number}, in the batch of "
                 f"{', '.join(fids)}. Nothing of it was saved. Look at these images, or resume with "
@@ -157,7 +157,7 @@ class Recorder:
                 number - 1,
                 embeddings=result["emb"],
                 losses=result["losses"],
-                fids=[fid.encode() for fid in self._batches.dataset.fids[done.batch.rows]],
+                fids=[fid.encode() for fid in self._batches.names[done.batch.rows]],
             )
         warning = self._collapse(float(result["furthest"]), float(result["loss"]))
         if warning:
@@ -202,9 +202,9 @@ class Recorder:
         if histograms:
             summaries.write_histograms(number, result, dists, self._batches.labels[rows])
         if triplets:
-            paths = [self._batches.paths[row] for row in rows]
+            images = self._batches.files.select(rows)
             pids = [self._batches.dataset.pids[row] for row in rows]
-            summaries.write_hardest_triplets(number, paths, pids, dists)
+            summaries.write_hardest_triplets(number, images, pids, dists)
 
     def _write_network_input(self, batch: Batch) -> None:
         if self._is_chief and self._settings.image_frequency:

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import summary as hparams_v1
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 import loss
+from data.dataset import ImageFiles
 from training import pictures
 
 # Numbers of the step that the loop needs, and that nobody looks at.
@@ -176,15 +177,15 @@ def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> Non
 
 
 def write_hardest_triplets(
-    iteration: int, paths: Sequence[str], pids: Sequence[str], dists: np.ndarray
+    iteration: int, images: ImageFiles, pids: Sequence[str], dists: np.ndarray
 ) -> None:
     """Write the triplets that are most wrong.
 
     Args:
-        paths, pids: of the batch, B of each.
+        images, pids: of the batch, B of each.
         dists: of the batch, float [B, B].
     """
-    picture = pictures.draw_triplets(paths, pids, dists)[None]
+    picture = pictures.draw_triplets(images, pids, dists)[None]
     tf.summary.image(
         "hardest_triplets", picture, step=iteration, description=DESCRIPTIONS["hardest_triplets"]
     )

@@ -6,10 +6,12 @@ import pytest
 import tensorflow as tf
 from golden_images import FILES, NET, NUMBERS, PATHS, PRE, exact, load, reference_resize
 from paths import GOLDEN
+from PIL import Image
 
 import common
-from data import augment, images
+from data import augment, images, pictures
 from data.augment import Augmentation
+from data.dataset import ImageFiles
 from data.images import Loading
 
 
@@ -135,6 +137,73 @@ def test_test_batches_keep_the_order_and_bound_the_batch():
     batches = list(images.test_batches(PATHS, 3, 3, NET).as_numpy_iterator())
     assert [len(batch) for batch in batches] == [3, 3, 2]
     exact(np.concatenate(batches), [NUMBERS[f"{name}/net"] for name in FILES])
+
+
+# ------------------------------------------------------------------------- boxes
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    """Images as boxes of two sheets and one whole, and the same as files that were cut out before."""
+    folder = tmp_path_factory.mktemp("boxed")
+    rng = np.random.default_rng(3)
+    boxes = np.int32(
+        [[0, 0, 50, 40], [7, 5, 8, 90], [0, 0, 0, 0], [59, 69, 60, 70], [3, 3, 40, 60]]
+    )
+    sheets = [0, 1, 1, 0, 0]
+    paths = [str(folder / f"sheet{sheet}.png") for sheet in sheets]
+    cut = [str(folder / f"{row}.png") for row in range(len(boxes))]
+    pixels = rng.integers(0, 256, (2, 100, 60, 3), np.uint8)
+    for sheet in range(2):
+        Image.fromarray(pixels[sheet]).save(folder / f"sheet{sheet}.png")
+    for path, sheet, (x1, y1, x2, y2) in zip(cut, sheets, boxes, strict=True):
+        part = pixels[sheet, y1:y2, x1:x2] if x2 else pixels[sheet]
+        Image.fromarray(part).save(path)
+    return ImageFiles(np.array(paths, dtype=object), boxes), ImageFiles(cut)
+
+
+@WAYS
+@pytest.mark.parametrize("cache", ["none", "encoded", "decoded"])
+def test_boxes_are_images_that_were_cut_out_before(boxed, cache, finished):
+    plan = np.random.default_rng(0).integers(0, 5, (4, 6))
+
+    def stream(files, cache):
+        loading = Loading(3, cache, finished)
+        batches = images.training_batches(enumerate(plan), 6, files, 9, ALL, loading)
+        return finished_batches(batches, ALL, loading)
+
+    equal(stream(boxed[0], cache), stream(boxed[1], "none"))
+
+
+def test_boxes_that_are_to_be_embedded(boxed):
+    parts, cut = (np.concatenate(list(images.test_batches(each, 2, 2, NET))) for each in boxed)
+    np.testing.assert_array_equal(parts, cut)
+    load = images.make_loader(NET)
+    few = images.load_few(boxed[0], load)
+    np.testing.assert_array_equal(few, cut)
+
+
+def test_a_box_beyond_its_image_is_told(boxed):
+    paths, boxes = boxed[0].paths, boxed[0].boxes.copy()
+    boxes[3, 2] = 61
+    files = ImageFiles(paths, boxes)
+    words = r"the box 59,69,61,70 of .*sheet0.png is not within the image, which is 60 pixels wide.*Correct"
+    for cache in ("none", "decoded"):
+        with (
+            pytest.raises(common.UserError, match=words),
+            images.explain_bad_images(lambda: files.select([1, 3])),
+        ):
+            list(
+                images.training_batches(
+                    [(0, np.array([1, 3]))], 2, files, 1, CROPS, Loading(2, cache)
+                )
+            )
+    with pytest.raises(common.UserError, match=words):
+        images.load_few(files, images.make_loader(NET))
+    assert images.decodable(files, 2).tolist() == [True, True, True, False, True]
+    with pytest.raises(common.UserError, match=words):
+        pictures.check_sample(files)
+    pictures.check_sample(boxed[0])
 
 
 # ------------------------------------------------------------------------- bad images

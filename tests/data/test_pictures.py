@@ -8,6 +8,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from common import UserError
 from data import pictures
+from data.dataset import ImageFiles
 from data.pictures import open_image
 from reports import page, projector
 from runtime import terminal
@@ -72,7 +73,7 @@ def test_pictures_for_people_are_what_a_network_is_given(kind, tmp_path):
     np.testing.assert_array_equal(image, pictures.decode(KINDS[kind][0]))
     small = np.asarray(page.thumbnail(tmp_path / "image"))
     np.testing.assert_array_equal(small, image)
-    sprite = np.asarray(projector.sprite([str(tmp_path / "image")]).convert("RGB"))
+    sprite = np.asarray(projector.sprite(ImageFiles([str(tmp_path / "image")])).convert("RGB"))
     factor = 64 / max(image.size)
     left, top = (64 - round(image.width * factor)) // 2, (64 - round(image.height * factor)) // 2
     middle = sprite[top:, left:][: round(image.height * factor), : round(image.width * factor)]
@@ -133,19 +134,19 @@ def folder(tmp_path):
 
 def test_turned_images_are_counted_at_the_start(folder, capfd):
     terminal.setup_logging("test")
-    pictures.check_sample(folder)
+    pictures.check_sample(ImageFiles(folder))
     warning = capfd.readouterr().err
     assert "2 of the 12 images are stored turned or mirrored" in warning and "03.jpg" in warning
     assert warning.count("\n") == 1
-    pictures.check_sample(folder[:3])
-    pictures.check_sample([])
+    pictures.check_sample(ImageFiles(folder[:3]))
+    pictures.check_sample(ImageFiles([]))
     assert capfd.readouterr().err == ""
 
 
 def test_of_many_images_a_sample_is_looked_at(folder, capfd, monkeypatch):
     terminal.setup_logging("test")
     monkeypatch.setattr(pictures, "SAMPLE", 4)  # 0, 3, 7 and 11
-    pictures.check_sample(folder)
+    pictures.check_sample(ImageFiles(folder))
     assert "2 of the 4 images that were looked at are stored" in capfd.readouterr().err
 
 
@@ -155,11 +156,24 @@ def test_a_file_of_another_kind_is_named_at_the_start(folder):
     with pytest.raises(
         UserError, match=r"05\.jpg cannot be read: it is a HEIC file.*take its line"
     ):
-        pictures.check_sample(folder)
+        pictures.check_sample(ImageFiles(folder))
 
 
 def test_what_is_missing_or_damaged_is_left_to_the_loader(folder):
     os.remove(folder[1])
     with open(folder[2], "r+b") as file:
         file.truncate(40)
-    pictures.check_sample(folder)
+    pictures.check_sample(ImageFiles(folder))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_box_is_the_part_that_is_shown(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image", kind)
+    whole = np.asarray(open_image(tmp_path / "image"))
+    part = np.asarray(open_image(tmp_path / "image", (8, 8), (5, 10, 48, 20)))
+    np.testing.assert_array_equal(part, whole[10:20, 5:48])
+    with pytest.raises(
+        UserError, match="box 5,10,49,20 of .*image is not within .* 48 pixels wide"
+    ):
+        open_image(tmp_path / "image", box=(5, 10, 49, 20))

@@ -8,6 +8,7 @@ from small_network import DIM, SIZE, close
 from common import UserError
 from data import decoding, images
 from data.augment import Views
+from data.dataset import WHOLE, ImageFiles
 from experiment import args_json
 from network import embedder as module
 from network.embedder import Embedder, load
@@ -48,6 +49,15 @@ def test_files_and_arrays_are_embedded(embedder, expected, dataset):
     np.testing.assert_array_equal(embedder(paths[:2]), embs[:2])
     # Once, however few are left for the last batch.
     assert embedder._embed.experimental_get_tracing_count() == 1
+
+
+def test_boxes_are_embedded(embedder, dataset):
+    paths = np.array([str(dataset.root / fid) for fid in dataset.fids], dtype=object)
+    boxes = np.int32([[1, 2, 15, 20] if row % 3 else WHOLE for row in range(len(paths))])
+    arrays = [images.decode(tf.io.read_file(path)).numpy() for path in paths]
+    cut = [array[2:20, 1:15] if row % 3 else array for row, array in enumerate(arrays)]
+    close(embedder(ImageFiles(paths, boxes)), embedder(cut))
+    close(embedder(ImageFiles(paths[:3], boxes[:3])), embedder(cut[:3]))
 
 
 def test_a_batch_size_beyond_sense_is_all_images_at_once(trained, expected, dataset):

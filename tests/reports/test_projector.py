@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import common
+from data.dataset import ImageFiles
 from reports import projector
 
 COLORS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10), (10, 250, 250)]
@@ -20,12 +21,12 @@ def paths(tmp_path):
 
 
 def write(root, name, emb, pids, fids, paths):
-    projector.write(root, name, emb, pids=pids, fids=fids, paths=paths)
+    projector.write(root, name, emb, pids=pids, fids=fids, images=ImageFiles(paths))
 
 
 @pytest.mark.parametrize("count, side", [(1, 1), (2, 2), (4, 2), (5, 3)])
 def test_thumbnails_stand_row_by_row_in_a_square_of_squares(count, side, paths):
-    sprite = np.array(projector.sprite(paths[:count]))
+    sprite = np.array(projector.sprite(ImageFiles(paths[:count])))
     size = projector.THUMBNAIL
     assert sprite.shape == (side * size, side * size, 4)
     cells = sprite.reshape(side, size, side, size, 4).swapaxes(1, 2).reshape(-1, size, size, 4)

@@ -3,6 +3,7 @@ import pytest
 from image_kinds import KINDS, encoded
 from PIL import Image
 
+from data.dataset import ImageFiles
 from training import pictures
 
 
@@ -40,7 +41,7 @@ def test_triplets_are_those_of_brute_force(seed):
 def test_a_batch_without_triplets(pids):
     dists = np.ones((len(pids), len(pids)))
     assert pictures.hardest_triplets(pids, dists, 8) == []
-    assert pictures.draw_triplets(["x.png"] * len(pids), pids, dists).shape == (1, 1, 3)
+    assert pictures.draw_triplets(ImageFiles(["x.png"] * len(pids)), pids, dists).shape == (1, 1, 3)
 
 
 COLORS = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)], np.uint8)
@@ -76,7 +77,7 @@ def where(card, color):
 
 
 def test_anchor_positive_and_negative_stand_side_by_side_the_hardest_first(paths):
-    picture = pictures.draw_triplets(paths, PIDS, DISTS)
+    picture = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert pictures.hardest_triplets(PIDS, DISTS, 4) == TRIPLETS
     for row, triplet in zip(cells(picture), TRIPLETS, strict=True):
@@ -88,7 +89,7 @@ def test_anchor_positive_and_negative_stand_side_by_side_the_hardest_first(paths
 
 
 def test_images_keep_their_aspect_and_are_centred(paths):
-    (wide, high, _), *_ = cells(pictures.draw_triplets(paths, PIDS, DISTS))
+    (wide, high, _), *_ = cells(pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS))
     assert where(wide, COLORS[0]) == (3 + 51, 3 + 76, 3, 3 + 103)  # 104 x 26 in 104 x 128
     assert where(high, COLORS[1]) == (3, 3 + 127, 3 + 20, 3 + 83)  # 64 x 128
 
@@ -97,10 +98,10 @@ def test_texts_tell_distance_pid_and_file(paths):
     def text(picture, row, column):
         return cells(picture)[row][column][136:]
 
-    before = pictures.draw_triplets(paths, PIDS, DISTS)
+    before = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
     other_dists = DISTS.copy()
     other_dists[0, 1] = 9.5  # of the first row's positive only
-    after = pictures.draw_triplets(paths, PIDS, other_dists)
+    after = pictures.draw_triplets(ImageFiles(paths), PIDS, other_dists)
     changed = [
         (r, c)
         for r in range(4)
@@ -108,7 +109,7 @@ def test_texts_tell_distance_pid_and_file(paths):
         if not np.array_equal(text(before, r, c), text(after, r, c))
     ]
     assert changed == [(0, 1)]
-    after = pictures.draw_triplets(paths, ["z", "z", "b", "b"], DISTS)
+    after = pictures.draw_triplets(ImageFiles(paths), ["z", "z", "b", "b"], DISTS)
     changed = [
         (r, c)
         for r in range(4)
@@ -119,19 +120,19 @@ def test_texts_tell_distance_pid_and_file(paths):
     longer = [*paths[:3], paths[3].replace("3.png", "a" * 100 + "3.png")]
     with Image.open(paths[3]) as image:
         image.save(longer[3])
-    after = pictures.draw_triplets(longer, PIDS, DISTS)
+    after = pictures.draw_triplets(ImageFiles(longer), PIDS, DISTS)
     assert after.shape == before.shape and not np.array_equal(text(before, 1, 2), text(after, 1, 2))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image", "cut"])
 def test_a_file_that_cannot_be_read_is_a_grey_field(paths, content):
-    before = pictures.draw_triplets(paths, PIDS, DISTS)
+    before = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
     with open(paths[3], "rb") as file:
         good = file.read()
     with open(paths[3], "wb") as file:
         file.write(good[: len(good) // 2] if content == "cut" else content or b"")
     missing = [*paths[:3], paths[3] + ".gone"] if content is None else paths
-    picture = pictures.draw_triplets(missing, PIDS, DISTS)
+    picture = pictures.draw_triplets(ImageFiles(missing), PIDS, DISTS)
     assert picture.shape == before.shape
     for row, triplet in zip(cells(picture), TRIPLETS, strict=True):
         for card, image in zip(row, triplet, strict=True):
@@ -143,7 +144,7 @@ def test_all_kinds_of_images_are_drawn(tmp_path, paths):
         paths[number] = str(tmp_path / f"{number}.{'jpg' if mode == 'CMYK' else 'png'}")
         Image.new("RGB", (20, 40), tuple(COLORS[0].tolist())).convert(mode).save(paths[number])
     for row, triplet in zip(
-        cells(pictures.draw_triplets(paths, PIDS, DISTS)), TRIPLETS, strict=True
+        cells(pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)), TRIPLETS, strict=True
     ):
         for card, image in zip(row, triplet, strict=True):
             color = [88, 88, 88] if image == 0 else COLORS[0]
@@ -153,7 +154,7 @@ def test_all_kinds_of_images_are_drawn(tmp_path, paths):
 
 
 def test_the_same_batch_gives_the_same_bytes(paths):
-    drawn = [pictures.draw_triplets(paths, PIDS, DISTS).tobytes() for _ in range(2)]
+    drawn = [pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS).tobytes() for _ in range(2)]
     assert drawn[0] == drawn[1]
 
 
@@ -188,14 +189,14 @@ def test_values_outside_of_a_byte_are_clipped():
 
 
 def test_cards_show_what_the_network_is_given(paths):
-    before = pictures.draw_triplets(paths, PIDS, DISTS)
+    before = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
     for kind in ("BMP of 8 bits", "16-bit gray PNG", "WebP with alpha"):
         file, expected, _ = KINDS[kind]
         with open(paths[3], "wb") as target:
             target.write(file)
-        changed = pictures.draw_triplets(paths, PIDS, DISTS)
+        changed = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
         with open(paths[3], "wb") as target:
             target.write(encoded(Image.fromarray(expected.astype(np.uint8)), "PNG"))
-        same = pictures.draw_triplets(paths, PIDS, DISTS)
+        same = pictures.draw_triplets(ImageFiles(paths), PIDS, DISTS)
         assert not np.array_equal(changed, before)
         np.testing.assert_array_equal(changed, same)

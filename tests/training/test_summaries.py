@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from data.dataset import ImageFiles
 from experiment.rewind import rewind
 from training import pictures, summaries
 
@@ -68,7 +69,7 @@ def write(root, batches, paths, first=1):
                 summaries.write_layout(iteration)
                 summaries.write_network_input(iteration, images, 2)
             if iteration != 3:
-                summaries.write_hardest_triplets(iteration, paths, PIDS, dists)
+                summaries.write_hardest_triplets(iteration, ImageFiles(paths), PIDS, dists)
         summaries.write_end(4)
 
 
@@ -79,7 +80,7 @@ def test_pictures_are_those_of_their_iterations(batches, tmp_path):
     assert [step for step, _ in triplets] == [1, 2, 4]
     for step, picture in triplets:
         np.testing.assert_array_equal(
-            picture, pictures.draw_triplets(paths, PIDS, batches[step - 1][1])
+            picture, pictures.draw_triplets(ImageFiles(paths), PIDS, batches[step - 1][1])
         )
     ((step, picture),) = decoded(tmp_path / "exp", "network_input")
     assert step == 1

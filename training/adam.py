@@ -1,9 +1,18 @@
 """Adam as TensorFlow 1 computes it."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+
+
+class _Corrections(NamedTuple):
+    """What a step takes beside the gradient: float32 scalars."""
+
+    beta_1: tf.Tensor | float
+    beta_1_power: tf.Tensor
+    beta_2_power: tf.Tensor
 
 
 class Adam(keras.optimizers.Adam):
@@ -40,9 +49,14 @@ class Adam(keras.optimizers.Adam):
         self.delay = delay
         self._delayed = frozenset(self._var_key(variable) for variable in delayed)
 
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        first = self.delay if self._var_key(variable) in self._delayed else 0
+    def apply(self, grads, trainable_variables=None):
+        # Once for all variables: on a GPU, hundreds of small operations take longer than the steps.
+        self._corrections = self._corrections_after(0)
+        self._delayed_corrections = self._corrections_after(self.delay)
+        super().apply(grads, trainable_variables)
+
+    def _corrections_after(self, first: int) -> _Corrections:
+        """Those of variables that are trained from iteration `first` on."""
         step = tf.cast(self.iterations + 1 - first, tf.float32)
         beta_1 = self.beta_1
         beta_1_power = tf.pow(self.beta_1, step)
@@ -51,14 +65,20 @@ class Adam(keras.optimizers.Adam):
             late = tf.maximum(0.0, tf.cast(late_steps, tf.float32))
             beta_1 = tf.where(late > 0, self.late_beta_1, self.beta_1)
             beta_1_power = tf.pow(self.beta_1, step - late) * tf.pow(self.late_beta_1, late)
+        return _Corrections(beta_1, beta_1_power, tf.pow(self.beta_2, step))
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        is_delayed = self._var_key(variable) in self._delayed
+        corrections = self._delayed_corrections if is_delayed else self._corrections
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[index]),
             v=_handle(self._velocities[index]),
-            beta1_power=beta_1_power,
-            beta2_power=tf.pow(self.beta_2, step),
+            beta1_power=corrections.beta_1_power,
+            beta2_power=corrections.beta_2_power,
             lr=learning_rate,
-            beta1=beta_1,
+            beta1=corrections.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
             grad=gradient,

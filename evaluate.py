@@ -45,14 +45,17 @@ import common
 from common import UserError
 from data import dataset, fids
 from data.dataset import Dataset
-from evaluation import embeddings_file, figures, pipeline, plausibility, pooling
+from evaluation import embeddings_file, figures, grouping, pipeline, plausibility, pooling
 from evaluation.embeddings_file import Origin
+from evaluation.grouping import Groups
 from evaluation.pipeline import Embedded, Options, Results
 from evaluation.verification import OpenSet
 from experiment import args_json
 from runtime import files, json_files, terminal
 from runtime.tensorflow import import_tensorflow
 from runtime.version import version
+
+_SHOWN_GROUPS = 20  # on the terminal, at most
 
 # ------------------------------------------------------------------------- flags
 
@@ -147,6 +150,15 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Some queries have a pid that the gallery lacks. Print how many of them would be accepted at each of "
         "these distances, and write it to the JSON file.",
+    )
+    group.add_argument(
+        "--groups",
+        type=grouping.rule,
+        metavar="RULE",
+        help="Also tell the figures of each group of queries, and write those of each pair of groups, of queries and "
+        "of gallery images, to the JSON file. RULE is a column of the CSVs, group or camera; a data set whose file "
+        "names tell cameras, such as market1501; or a regular expression that is searched for in the fid, with one "
+        "group in parentheses.",
     )
     common.add_flag(
         group,
@@ -403,6 +415,7 @@ def options_of(args: argparse.Namespace) -> Options:
         recalls=pipeline.RECALLS if args.filename else (),
         fprs=_fprs(args),
         open_set=args.open_set,
+        groups=args.groups,
         batch_size=args.batch_size,
     )
 
@@ -448,6 +461,8 @@ def main(args: argparse.Namespace) -> None:
     print(summary(results, args.figures))
     if results.open_set is not None:
         print(open_set_table(results, results.open_set))
+    if results.groups is not None:
+        print(groups_table(results.groups))
     made = made_of(args, (query, gallery), origins)
     if args.filename is not None:
         content = json_files.with_digest(results.as_json() | {"made": made})
@@ -548,6 +563,21 @@ def open_set_table(results: Results, open_set: OpenSet) -> str:
             f"{point.name:24} {point.distance:9.4g} {point.fpr:7.2%} {point.tpr:7.2%} {point.accepted:17.2%} "
             f"{point.found:12.2%}"
         )
+    return "\n".join(lines)
+
+
+def groups_table(groups: Groups) -> str:
+    """The figures of each group, or of those with the lowest mAP where there are many: lines of text."""
+    shown = list(groups.queries.items())
+    title = f"By group, of {len(shown)}: the mean of their mAP is {groups.mean_ap:.2%}."
+    if len(shown) > _SHOWN_GROUPS:
+        shown = sorted(shown, key=lambda item: item[1]["mAP"])[:_SHOWN_GROUPS]
+        title += f" The {_SHOWN_GROUPS} with the lowest mAP:"
+    heads = "".join(f"{name:>13}" for name in grouping.SHOWN)
+    lines = [title, f"{'group':24} queries{heads}"]
+    for name, values in shown:
+        shares = "".join(f"{values[figure]:13.2%}" for figure in grouping.SHOWN.values())
+        lines.append(f"{name:24} {values['queries']:7}{shares}")
     return "\n".join(lines)
 
 

@@ -86,5 +86,5 @@ def evaluate_baseline(
     return evaluate(
         Embedded(query, embs[:Q], fids.real_paths(query.fids, image_root)),
         Embedded(gallery, embs[Q:], fids.real_paths(gallery.fids, image_root)),
-        dataclasses.replace(options, metric="euclidean", recalls=(), open_set=False),
+        dataclasses.replace(options, metric="euclidean", recalls=(), open_set=False, groups=None),
     )

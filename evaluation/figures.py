@@ -84,6 +84,30 @@ def r_precision(ranks: np.ndarray) -> float:
     return float(np.mean(ranks <= len(ranks)))
 
 
+def means(ranks: Sequence[np.ndarray], market: bool = False) -> dict[str, float]:
+    """Some figures of some queries.
+
+    Args:
+        ranks: of the true matches of each query, at least one query, each with one match at least.
+        market: as average_precision takes it.
+
+    Returns:
+        queries, their number; then mAP, mINP, MAP_at_R, R_precision, top_1, top_5 and top_10, in
+        0..1.
+    """
+    first = np.array([query[0] for query in ranks])
+    values = {
+        "mAP": [average_precision(query, market) for query in ranks],
+        "mINP": [inverse_negative_penalty(query) for query in ranks],
+        "MAP_at_R": [map_at_r(query) for query in ranks],
+        "R_precision": [r_precision(query) for query in ranks],
+        "top_1": first <= 1,
+        "top_5": first <= 5,
+        "top_10": first <= 10,
+    }
+    return {"queries": len(ranks)} | {name: float(np.mean(of)) for name, of in values.items()}
+
+
 def cmc(ranks: Sequence[np.ndarray], gallery_size: int) -> np.ndarray:
     """The share of queries with a true match among the first k images.
 

@@ -10,7 +10,7 @@ import common
 from common import UserError
 from data import cameras, fids
 from data.dataset import Dataset, with_boxes
-from evaluation import distances, figures, pooling, ranking
+from evaluation import distances, figures, grouping, pooling, ranking
 from evaluation.verification import (
     OpenSet,
     OperatingPoint,
@@ -65,6 +65,7 @@ class Options:
         fprs: in 0..1: where the share of accepted true pairs and the distance are wanted. With any
             of them there is a `verification`.
         open_set: also tell which queries whose pid the gallery lacks would be accepted.
+        groups: also tell the figures of each group of queries; grouping.rule has what it may be.
         batch_size: queries compared at a time, at most. Does not change any result.
 
     Raises:
@@ -84,6 +85,7 @@ class Options:
     recalls: Sequence[float] = RECALLS
     fprs: Sequence[float] = ()
     open_set: bool = False
+    groups: str | None = None
     batch_size: int = 256
 
     def __post_init__(self):
@@ -132,7 +134,7 @@ class Results:
         tpr_at_fpr: the share of true pairs that is accepted, by FPR.
         verification: the ROC with its distances; None if it was not asked for, or if there are no
             wrong pairs.
-        open_set: what was asked for with `open_set`, else None.
+        open_set, groups: what was asked for with the option of the same name, else None.
         pooled: whether queries were pooled.
         cameras: whether the excluder reads cameras. Where it does not, top-k is called Recall@K.
         distances: from n rows of queries to their distances to the gallery, float64 [n, G], inf
@@ -153,6 +155,7 @@ class Results:
     tpr_at_fpr: dict[float, float | None]
     verification: Verification | None
     open_set: OpenSet | None
+    groups: grouping.Groups | None
     pooled: bool
     cameras: bool
     distances: Callable[[Sequence[int] | np.ndarray], np.ndarray]
@@ -211,6 +214,8 @@ class Results:
             values |= self.verification.as_json(self.tpr_at_fpr)
             if self.open_set is not None:
                 values["open_set"] = self.open_set.as_json(self.verification, self.tpr_at_fpr)
+        if self.groups is not None:
+            values |= self.groups.as_json()
         if self.pooled:
             values["queries"] = list(self.query.fids)
         return values
@@ -274,8 +279,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         return dists
 
     comparison = ranking.Comparison(bounds, query.dataset.pids, gallery.dataset.pids, ignore)
-    squared = options.metric == "euclidean" and not options.rerank
-    measured = _measure(comparison, options, squared)
+    measured = _measure(comparison, query.dataset, gallery.dataset, options)
     ranks = measured.ranks
     if not any(map(len, ranks)):
         raise UserError(
@@ -303,6 +307,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         tpr_at_fpr=_tpr_at_fpr(measured.verification, options.fprs),
         verification=measured.verification,
         open_set=measured.open_set,
+        groups=measured.groups,
         pooled=options.multi_query is not None,
         cameras=hasattr(excluder, "keys"),
         distances=dists_of,
@@ -315,30 +320,51 @@ class _Measured(NamedTuple):
     ranks: list[np.ndarray]
     verification: Verification | None
     open_set: OpenSet | None
+    groups: grouping.Groups | None
 
 
-def _measure(comparison: ranking.Comparison, options: Options, squared: bool) -> _Measured:
-    """One pass over all pairs. squared: whether distances are those of "euclidean", squared."""
+def _measure(
+    comparison: ranking.Comparison, query: Dataset, gallery: Dataset, options: Options
+) -> _Measured:
+    """One pass over all pairs."""
     counts = PairCounts(comparison) if options.fprs or options.open_set else None
+    labels, names = None, []
+    if options.groups:
+        labels, names = grouping.labels_of(gallery, options.groups)
 
-    def process_block(block: ranking.Block) -> tuple[list[np.ndarray], Sequence[float]]:
+    def process_block(block: ranking.Block) -> tuple[list, Sequence[float], list]:
         if counts is not None:
             counts.add(block)
         nearest = nearest_found(block) if options.open_set else ()
-        return ranking.ranks_of_block(block), nearest
+        within = [] if labels is None else grouping.ranks_within(block, labels)
+        return ranking.ranks_of_block(block), nearest, within
 
     blocks = ranking.map_queries(process_block, comparison, options.batch_size)
-    ranks = [of_query for block, _ in blocks for of_query in block]
-    found = None
+    ranks = [of_query for block in blocks for of_query in block[0]]
+    squared = options.metric == "euclidean" and not options.rerank
+    found = groups = None
     if options.open_set:
-        nearest = np.concatenate([dists for _, dists in blocks])
-        nearest = np.sqrt(np.maximum(nearest, 0)) if squared else nearest
-        in_gallery = set(comparison.gallery_pids)
-        unknown = np.array([pid not in in_gallery for pid in comparison.query_pids])
-        matched = np.array([len(of_query) > 0 for of_query in ranks])
-        found = OpenSet(unknown=np.sort(nearest[unknown]), known=np.sort(nearest[matched]))
+        nearest = np.concatenate([block[1] for block in blocks])
+        found = _open_set(
+            comparison, ranks, np.sqrt(np.maximum(nearest, 0)) if squared else nearest
+        )
+    if options.groups:
+        within = [of_query for block in blocks for of_query in block[2]]
+        of_queries = grouping.of_queries(query, options.groups)
+        market = options.use_market_ap
+        groups = grouping.figures_by_group(of_queries, names, ranks, within, market)
     pairs = None if counts is None else verification(counts, squared)
-    return _Measured(ranks, pairs, found)
+    return _Measured(ranks, pairs, found, groups)
+
+
+def _open_set(
+    comparison: ranking.Comparison, ranks: list[np.ndarray], nearest: np.ndarray
+) -> OpenSet:
+    """nearest: the distances of nearest_found, of all queries."""
+    in_gallery = set(comparison.gallery_pids)
+    unknown = np.array([pid not in in_gallery for pid in comparison.query_pids])
+    matched = np.array([len(of_query) > 0 for of_query in ranks])
+    return OpenSet(unknown=np.sort(nearest[unknown]), known=np.sort(nearest[matched]))
 
 
 def _tpr_at_fpr(pairs: Verification | None, fprs: Sequence[float]) -> dict[float, float | None]:
@@ -359,7 +385,8 @@ def check_datasets(
 
     Raises:
         UserError: the excluder cannot parse a query or reads no cameras for multi_query, query and
-            gallery have no pid in common, or for open_set the gallery has the pids of all queries.
+            gallery have no pid in common, for open_set the gallery has the pids of all queries, or
+            a query has no group.
     """
     excluder = _load_excluder(
         options.excluder, names_for(options.excluder, Embedded(query, _NO_EMBS))
@@ -375,6 +402,8 @@ def check_datasets(
             f"Received: pids such as {query.pids[0]!r} and {gallery.pids[0]!r}. "
             "Give sets of the same persons; pids are text, so leading zeros must agree."
         )
+    if options.groups:
+        grouping.of_queries(query, options.groups)
     if options.open_set and set(query.pids) <= set(gallery.pids):
         raise UserError(
             f"--open_set needs queries whose pid is not in {names[1]}, but all {len(set(query.pids))} pids of "

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from evaluation.grouping import SHOWN, Groups, order
 from evaluation.pipeline import Results
 from evaluation.verification import OperatingPoint, Verification
 from reports import page
@@ -25,6 +26,7 @@ LENGTH = 10  # gallery images in a list
 SAMPLED_QUERIES = 200  # in the distribution of distances, at most
 SAMPLED_WRONG = 1000  # wrong images of each of these, at most
 SAMPLED_MISTAKES = 2000  # queries whose nearest image is wrong, at most
+MATRIX = 16  # groups in rows and columns, at most
 PAIRS = 10  # of identities that are taken for one another
 _MAX_DISTANCES = 2**22  # in memory at a time: 32 MB
 
@@ -110,6 +112,8 @@ def write(
         distances_chart=_distances_chart(directory, true, wrong),
         verification=_verification(directory, results),
         thresholds_link=_THRESHOLDS_LINK if results.verification else "",
+        groups=_groups(results.groups),
+        groups_link=_GROUPS_LINK if results.groups else "",
         length=str(LENGTH),
         toggle=_TOGGLE if activations else "",
         worst="\n".join(articles[row] for row in worst),
@@ -528,6 +532,58 @@ def _roc_chart(
     equal = f"the equal error rate is {error.fpr:.2%}, at distance {error.distance:.4g}"
     svg = page.chart(figure, directory, "roc", f"ROC curve: {equal}.")
     return _figure(svg, f"ROC over all pairs, with distances: {equal}.")
+
+
+_GROUPS_LINK = '<li><a href="#groups">Groups</a></li>\n'
+
+
+def _groups(groups: Groups | None) -> str:
+    """The section on groups; nothing where they were not asked for."""
+    if groups is None:
+        return ""
+    rows = ""
+    for name, values in sorted(groups.queries.items(), key=lambda item: item[1]["mAP"]):
+        share, *others = [f"{values[figure]:.1%}" for figure in SHOWN.values()]
+        cells = "".join(f"<td>{other}</td>" for other in others)
+        rows += (
+            f"<tr><td>{html.escape(name)}</td><td>{values['queries']:,}</td>"
+            f'<td class="share" style="--share:{share}">{share}</td>{cells}</tr>\n'
+        )
+    head = "".join(f"<th><button>{name}</button></th>" for name in list(SHOWN)[1:])
+    count = _number(len(groups.queries), "group", "groups")
+    return f"""<h2 id="groups">Groups</h2>
+<p>Queries are of {count}, whose mAP has a mean of {groups.mean_ap:.1%}.</p>
+<div class="table" tabindex="0" role="region" aria-label="Figures by group"><table>
+<thead><tr><th><button>Group</button></th><th><button>Queries</button></th>
+<th aria-sort="ascending"><button>mAP</button></th>{head}</tr></thead>
+<tbody>
+{rows}</tbody></table></div>
+{_group_pairs(groups)}"""
+
+
+def _group_pairs(groups: Groups) -> str:
+    """A matrix of mAP; nothing where there is but one group of gallery images, or too many."""
+    of_queries = sorted({one for one, _ in groups.pairs}, key=order)
+    of_images = sorted({other for _, other in groups.pairs}, key=order)
+    if not 2 <= len(of_images) <= MATRIX or len(of_queries) > MATRIX:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in of_images)
+    rows = ""
+    for one in of_queries:
+        cells = ""
+        for other in of_images:
+            values = groups.pairs.get((one, other))
+            if values is None:
+                cells += "<td></td>"
+                continue
+            title = _number(int(values["queries"]), "query", "queries")
+            cells += f'<td title="{title}">{values["mAP"]:.1%}</td>'
+        rows += f"<tr><th>{html.escape(one)}</th>{cells}</tr>\n"
+    return f"""<p>mAP of the queries of a group (rows) among the gallery images of one group alone (columns):</p>
+<div class="table" tabindex="0" role="region" aria-label="mAP by pair of groups"><table>
+<thead><tr><th></th>{head}</tr></thead>
+<tbody>
+{rows}</tbody></table></div>"""
 
 
 def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> str:

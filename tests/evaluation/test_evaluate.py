@@ -170,6 +170,35 @@ def test_an_open_set_is_told(small, tmp_path, capsys):
     assert got["distance_at_accepted"] == pytest.approx({"0.01": 0.5, "0.1": 0.5})
 
 
+def test_groups_are_told(small, capsys):
+    run(small | {"groups": r"(c\d)s\d_"})
+    _, title, head, *lines = capsys.readouterr().out.splitlines()
+    assert title == "By group, of 1: the mean of their mAP is 73.33%."
+    assert head.split() == ["group", "queries", "mAP", "mINP", "MAP@R", "R-precision", "top-1"]
+    assert [line.split() for line in lines] == [
+        ["c1", "3", "73.33%", "63.33%", "50.00%", "50.00%", "66.67%"]
+    ]
+    got = results(small)
+    assert got["mAP_of_groups"] == got["groups"]["c1"]["mAP"] == got["mAP"]
+    # Among the images of camera 2 all but the third query find their match first.
+    assert got["group_pairs"]["c1"]["c2"]["queries"] == 3
+    assert got["group_pairs"]["c1"]["c2"]["mAP"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert got["group_pairs"]["c1"]["c3"] == dict.fromkeys(got["groups"]["c1"], 1)
+
+
+def test_of_many_groups_the_lowest_are_told(small, tmp_path, capsys):
+    rows = [("1", f"1_c{group}s1_0_0.jpg") for group in range(1, 31)]
+    write_set(tmp_path, "query", rows, np.arange(1.0, 31.0, dtype="f4")[:, None])
+    gallery = [("1", "1_c99s1_0_0.jpg")] + [("2", f"2_c1s1_{i}_0.jpg") for i in range(30)]
+    embs = np.arange(0, 31.0, dtype="f4")[:, None]
+    write_set(tmp_path, "gallery", gallery, embs)
+    run(small | {"groups": "market1501"})
+    _, title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title.endswith("The 20 with the lowest mAP:") and len(lines) == 20
+    assert {line.split()[0] for line in lines}.isdisjoint({"1", "2", "3"})
+    assert list(results(small)["groups"]) == sorted(map(str, range(1, 31)))
+
+
 def test_every_flag_of_the_computation_arrives(small):
     changed = {
         "multi_query": "max",
@@ -179,6 +208,7 @@ def test_every_flag_of_the_computation_arrives(small):
         "rerank_k2": 3,
         "rerank_lambda": 0.1,
         "batch_size": 7,
+        "groups": "camera",
     }
     wanted = Options(
         metric="euclidean",
@@ -710,6 +740,15 @@ BAD = {
         replaced(open_set=""),
         "--open_set needs queries .*gallery.csv, but all 3 pids of .*query.csv are in it. Add",
     ),
+    "groups without a group": (
+        replaced(groups="c1"),
+        "--groups: should be a column .*group or camera.*market1501.*Received: c1",
+    ),
+    "groups of a column that is not there": (
+        replaced(groups="group"),
+        "--groups group: .*query.csv has no column group",
+    ),
+    "groups not found": (replaced(groups="(x)"), r"--groups \(x\) .*'q/0001_c1s1_000001_00.jpg'"),
     "flag unknown": (replaced(gallery="x"), "--gallery"),
     "query_dataset missing": (
         replaced(query_dataset="none.csv"),

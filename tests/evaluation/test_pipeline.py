@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -330,6 +331,50 @@ def test_figures_of_the_roc_have_names():
         "EER",
         "EER_distance",
     }
+
+
+@pytest.mark.parametrize("options", [{}, {"rerank": True, "rerank_k1": 9}], ids=str)
+def test_figures_by_camera_pair_are_those_of_plain_loops(options):
+    query, gallery, rows = crowd(seed=4)
+    got = evaluate(query, gallery, Options("cosine", "market1501", groups="market1501", **options))
+
+    dists = got.distances(np.arange(len(query.embs)))
+    of_query = np.array([camera for _, camera in rows["query"]])
+    of_image = np.array([camera for _, camera in rows["gallery"]])
+    assert list(got.groups.queries) == ["1", "2", "3"]
+    for camera, values in got.groups.queries.items():
+        aps = [ap for ap, one in zip(got.aps, of_query, strict=True) if one == camera and ap]
+        assert values["queries"] == len(aps)
+        assert values["mAP"] == pytest.approx(np.mean(aps))
+    assert len(got.groups.pairs) == 6  # in the same camera all matches are ignored
+    for (one, other), values in got.groups.pairs.items():
+        query_rows = np.flatnonzero(of_query == one)
+        images = np.flatnonzero(of_image == other)
+        wanted = brute.score(
+            dists[np.ix_(query_rows, images)],
+            [rows["query"][row] for row in query_rows],
+            [rows["gallery"][image] for image in images],
+        )
+        aps, inps, map_at_rs, r_precisions, firsts = zip(*filter(None, wanted), strict=True)
+        assert values["queries"] == len(aps)
+        assert values["mAP"] == pytest.approx(np.mean(aps))
+        assert values["mINP"] == pytest.approx(np.mean(inps))
+        assert values["MAP_at_R"] == pytest.approx(np.mean(map_at_rs))
+        assert values["R_precision"] == pytest.approx(np.mean(r_precisions))
+        assert values["top_5"] == np.mean(np.array(firsts) <= 5)
+
+
+def test_groups_are_those_of_a_column():
+    query, gallery = SMALL
+    named = dataclasses.replace(query.dataset, groups=["x", "y", "x"])
+    options = Options("euclidean", "market1501", groups="group")
+    got = evaluate(query._replace(dataset=named), gallery, options)
+    assert {name: values["mAP"] for name, values in got.groups.queries.items()} == pytest.approx(
+        {"x": 0.75, "y": 0.7}
+    )
+    assert got.groups.pairs == {}  # the gallery has no such column
+    with pytest.raises(UserError, match="--groups group: images.csv has no column group"):
+        evaluate(query, gallery, options)
 
 
 # ------------------------------------------------------------------------- what is refused

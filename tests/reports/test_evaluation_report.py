@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.dataset import Dataset
 from evaluation import Results
+from evaluation.grouping import Groups
 from evaluation.verification import OpenSet, Verification
 from reports import evaluation as report
 
@@ -41,6 +42,7 @@ def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=(), cameras=
         tpr_at_fpr={},
         verification=None,
         open_set=None,
+        groups=None,
         pooled=False,
         cameras=cameras,
         distances=distances,
@@ -389,6 +391,30 @@ def test_the_page_shows_thresholds(case, written, tmp_path):
     page = Page((tmp_path / "open" / "report.html").read_text(encoding="utf-8"))
     assert "4 queries have a pid that the gallery lacks" in page.text
     assert "FPR 0.110.510.00%20.00%50.00%66.67%\n" in page.text
+
+
+def test_the_page_shows_groups(case, written, tmp_path):
+    assert "groups" not in (written[0] / "report.html").read_text(encoding="utf-8")
+    names = ("mAP", "mINP", "MAP_at_R", "R_precision", "top_1", "top_5", "top_10")
+    a, b = ({"queries": 3} | dict.fromkeys(names, share) for share in (0.8, 0.4))
+    pairs = {("<a>", "10"): a, ("<a>", "9"): b, ("b", "10"): a}
+    for name, groups, tables in (
+        ("several", Groups({"<a>": a, "b": b}, pairs), 2),
+        ("one", Groups({"<a>": a}, {("<a>", "9"): a}), 1),
+        ("many", Groups({"<a>": a}, {("<a>", str(i)): a for i in range(report.MATRIX + 1)}), 1),
+    ):
+        results = dataclasses.replace(case.results, groups=groups)
+        report.write(tmp_path / name, results, case.root, {})
+        text = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        page = Page(text)
+        section = page.text[page.text.rindex("\nGroups\n") : page.text.rindex("\nWorst queries\n")]
+        labels = [tag["aria-label"] for tag in page.all("div", role="region")]
+        assert sum("group" in label for label in labels) == tables
+        assert "<a>380.0%80.0%80.0%80.0%80.0%\n" in section and "<a>" not in text
+        if name == "several":
+            assert "Queries are of 2 groups, whose mAP has a mean of 60.0%." in section
+            assert section.index("b340.0%") < section.index("<a>380.0%")
+            assert "910\n\n<a>40.0%80.0%\nb80.0%\n" in section
 
 
 def test_charts_are_there_as_png(written):

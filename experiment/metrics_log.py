@@ -16,6 +16,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from runtime import json_files
+
 NAME = "metrics.jsonl"
 
 
@@ -76,7 +78,7 @@ def iteration_of(text: bytes) -> int | None:
 
 def _parsed(text: bytes) -> dict | None:
     try:
-        values = json.loads(text)
+        values = json_files.parse(text)
     except ValueError:
         return None
     if not isinstance(values, dict) or not isinstance(values.get("iteration"), int):

@@ -4,15 +4,20 @@ Those iterations run again. So the logs of a run that was killed and resumed rea
 that was left alone. Detailed logs need none of this: each of their rows has its place.
 """
 
+import itertools
 import os
 import shutil
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
+from google.protobuf import message
+from tensorboard.summary.writer.record_writer import masked_crc32c
 
 from experiment import metrics_log, train_log
 from runtime import files
+from runtime.terminal import log
 
 # What a killed run can leave half-written.
 _LEFTOVERS = (
@@ -23,18 +28,23 @@ _LEFTOVERS = (
     "events.out.partial.*",
 )
 
+# A record of events: its length and a CRC of that, its bytes, a CRC of them.
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
 
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     """Remove what is later than `iteration` from the logs and from TensorBoard's events.
 
     What a kill left half-written is removed, too. A file is replaced in one step, and only if
-    something in it has to go.
+    something in it has to go. Of events that are damaged, all that can be read stays, and the file
+    as it was is kept as `broken-...`.
     """
     root = Path(experiment_root)
     _remove_leftovers(root)
     _rewind_log(root / "train.log", iteration, train_log.iteration_of)
     _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
-    for path in sorted(root.glob("events.out.tfevents.*")):
+    for path in filter(Path.is_file, sorted(root.glob("events.out.tfevents.*"))):
         _rewind_events(path, iteration)
 
 
@@ -56,11 +66,10 @@ def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int 
     """Remove lines that are later or not complete; those about no single iteration stay."""
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [
-        line for line in lines if line.endswith(b"\n") and (iteration_of(line) or 0) <= iteration
-    ]
-    if len(kept) < len(lines):
+    content = path.read_bytes()
+    *lines, _ = content.split(b"\n")  # what stands behind the last one was cut off
+    kept = [line + b"\n" for line in lines if (iteration_of(line) or 0) <= iteration]
+    if b"".join(kept) != content:
         with files.complete_file(path) as partial:
             partial.write_bytes(b"".join(kept))
 
@@ -68,17 +77,73 @@ def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int 
 def _rewind_events(path: Path, iteration: int) -> None:
     # A name that TensorBoard does not read.
     partial = path.with_name(path.name.replace("tfevents", "partial"))
-    has_later = False
+    readable = 0
+    is_damaged = False
     with tf.io.TFRecordWriter(str(partial)) as writer:
-        try:
-            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                if tf.compat.v1.Event.FromString(record).step <= iteration:
-                    writer.write(record)
-                else:
-                    has_later = True
-        except tf.errors.DataLossError:  # the last record was not complete
-            has_later = True
-    if has_later:
+        for record in _records(path):
+            event = _event(record)
+            if event is None:
+                is_damaged = True
+                continue
+            readable += 1
+            if event.step <= iteration:
+                writer.write(record)
+    if is_damaged and not readable:
+        log.warning(f"{path} cannot be read as TensorBoard's events: it stays as it is.")
+        partial.unlink()
+        return
+    if is_damaged:
+        kept = _keep_broken(path)
+        log.warning(
+            f"{path} is damaged. What could be read of it stays there; the file as it was is {kept} now."
+        )
+    if is_damaged or partial.stat().st_size < path.stat().st_size:
+        files.sync(partial)
         os.replace(partial, path)
     else:
         partial.unlink()
+
+
+def _event(record: bytes | None) -> tf.compat.v1.Event | None:
+    try:
+        return None if record is None else tf.compat.v1.Event.FromString(record)
+    except message.DecodeError:
+        return None
+
+
+def _records(path: Path) -> Iterator[bytes | None]:
+    """The records of a file in their order; None for what is damaged. A last one that was cut off
+    by a kill counts for nothing.
+    """
+    position = 0
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            yield record
+            position += _HEADER.size + len(record) + _CRC.size
+    except tf.errors.DataLossError:
+        yield from _records_from(path, position)
+
+
+def _records_from(path: Path, position: int) -> Iterator[bytes | None]:
+    """The same from a place on at which TensorFlow reads nothing."""
+    with open(path, "rb") as file:
+        file.seek(position)
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            length, crc = _HEADER.unpack(header)
+            if masked_crc32c(header[:8]) != crc:
+                yield None  # where the next one begins is not known
+                return
+            record = file.read(length)
+            ending = file.read(_CRC.size)
+            if len(ending) == _CRC.size:
+                yield record if _CRC.pack(masked_crc32c(record)) == ending else None
+
+
+def _keep_broken(path: Path) -> Path:
+    """Copy a file to a name that TensorBoard does not read."""
+    name = path.name.replace("tfevents", "events")
+    names = itertools.chain([f"broken-{name}"], (f"broken-{n}-{name}" for n in itertools.count(2)))
+    kept = next(kept for kept in map(path.with_name, names) if not kept.exists())
+    with files.complete_file(kept) as partial:
+        shutil.copyfile(path, partial)
+    return kept

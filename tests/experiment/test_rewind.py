@@ -1,7 +1,11 @@
+import random
+
+import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment.rewind import rewind
+from runtime import terminal
 
 
 def write_events(root, steps):
@@ -85,3 +89,96 @@ def test_what_a_kill_left_half_done_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [
         "a.h5.partial"
     ]  # of an embed.py that runs at the same time
+
+
+# ------------------------------------------------------------------------- damaged events
+
+
+def records(path):
+    """(position, size) of each record of an events file."""
+    content = path.read_bytes()
+    found = []
+    position = 0
+    while position < len(content):
+        size = 16 + int.from_bytes(content[position : position + 8], "little")
+        found.append((position, size))
+        position += size
+    return found
+
+
+def events_file(root, count=5):
+    write_events(root, range(1, count + 1))
+    (path,) = root.glob("events.out.tfevents.[0-9]*")
+    return path
+
+
+def warnings(capfd):
+    """Ours: TensorFlow writes to stderr, too."""
+    return [line for line in capfd.readouterr().err.splitlines() if "[WARNING] train: " in line]
+
+
+@pytest.mark.parametrize("place, lost", [("data", 1), ("crc of data", 1), ("length", 3)])
+def test_a_damaged_record_is_left_out_and_the_file_is_kept(tmp_path, capfd, place, lost):
+    terminal.setup_logging("train")
+    file = events_file(tmp_path)
+    before = steps(tmp_path, "dists")
+    position, size = records(file)[6]  # of the histogram of step 3: file_version, then two a step
+    offset = {"data": 20, "crc of data": size - 1, "length": 1}[place]
+    content = bytearray(file.read_bytes())
+    content[position + offset] ^= 4
+    file.write_bytes(content)
+    rewind(tmp_path, 4)
+    (line,) = warnings(capfd)
+    broken = tmp_path / f"broken-{file.name.replace('tfevents', 'events')}"
+    assert f"{file} is damaged." in line and f"is {broken} now" in line
+    assert broken.read_bytes() == content
+    left = steps(tmp_path, "dists")
+    assert left == [event for event in before[:4] if event[0] < 3 or (event[0] == 4 and lost == 1)]
+    after = contents(tmp_path)
+    rewind(tmp_path, 4)
+    assert contents(tmp_path) == after and not warnings(capfd)
+    file.write_bytes(content)
+    rewind(tmp_path, 4)
+    assert (tmp_path / broken.name.replace("broken-", "broken-2-")).read_bytes() == content
+
+
+def test_what_is_no_events_file_stays_as_it_is(tmp_path, capfd):
+    terminal.setup_logging("train")
+    (tmp_path / "events.out.tfevents.folder").mkdir()
+    (tmp_path / "events.out.tfevents.empty").touch()
+    (tmp_path / "events.out.tfevents.text").write_text("my notes\n" * 50)
+    with tf.io.TFRecordWriter(str(tmp_path / "events.out.tfevents.records")) as writer:
+        writer.write(b"no event")
+    file = events_file(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[2] ^= 1  # the length of the first record: nothing can be read
+    file.write_bytes(content)
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    before = files()
+    rewind(tmp_path, 0)
+    assert files() == before and (tmp_path / "events.out.tfevents.folder").is_dir()
+    lines = warnings(capfd)
+    assert len(lines) == 3 and all("cannot be read as TensorBoard's events" in x for x in lines)
+
+
+def test_of_every_flipped_byte_something_is_told_or_nothing_was_changed(tmp_path, capfd):
+    """Of 16 records at most one is lost, or those after a damaged length; the file is kept."""
+    terminal.setup_logging("train")
+    file = events_file(tmp_path, count=3)
+    whole = file.read_bytes()
+    good = {step for step, _ in steps(tmp_path, "loss")}
+    rng = random.Random(0)
+    for place in sorted(rng.sample(range(len(whole)), 60)):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+        rewind(tmp_path, 100)
+        told = warnings(capfd)
+        kept = [path for path in tmp_path.iterdir() if path.read_bytes() == content]
+        assert told and len(kept) == 1
+        if file not in kept:
+            assert {step for step, _ in steps(tmp_path, "loss")} <= good
+            kept[0].unlink()

@@ -3,22 +3,30 @@
     embeddings  float32 [iterations, B, D]
     losses      float32 [iterations, B]
     fids        bytes [iterations, B], UTF-8
+    checksums   uint32 [iterations], the CRC-32 of the row of each of these; 0 where it is not known
 
 Row i belongs to iteration i + 1; rows of iterations that did not run yet are 0. Beside each file
 stands a `<name>.json`: {"dtype": ..., "shape": [...]}. `python -m reports.hard_images` tells what is
 in them.
 """
 
-import json
+import math
 import os
-from collections.abc import Sequence
+import re
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from common import UserError
-from runtime import files
+from runtime import files, json_files
+from runtime.terminal import log
+
+# What may stand in a description: numbers and bytes, no "O" that would take bytes for addresses.
+_DTYPES = re.compile(r"[<>]f[248]|<u4|\|S[1-9][0-9]{0,5}")
+_CHECKSUMS = "checksums"
 
 
 def layout(
@@ -50,13 +58,17 @@ class DetailedLogs:
 
     Raises:
         UserError when a file there is of another dtype or of another shape beyond the first
-        dimension.
+        dimension, or is damaged.
     """
 
     def __init__(self, root: str | os.PathLike, layout: dict[str, tuple]):
         self._root = Path(root)
         self._open = {}
         self._layout = {}
+        self._names = tuple(layout)
+        if layout:
+            iterations = max(shape[0] for _, shape in layout.values())
+            layout = layout | {_CHECKSUMS: (np.dtype("<u4"), (iterations,))}
         for name, (dtype, shape) in layout.items():
             dtype = np.dtype(dtype)
             length, *row_shape = shape
@@ -94,9 +106,10 @@ class DetailedLogs:
         Raises:
             OSError when the disk is full, ValueError for a row of another shape.
         """
-        for name, file in self._open.items():
-            dtype, shape = self._layout[name]
-            row = np.asarray(rows[name], dtype)
+        converted = [np.asarray(rows[name], self._layout[name][0]) for name in self._names]
+        for name, row in zip(self._open, [*converted, _checksum(converted)], strict=False):
+            file = self._open[name]
+            _, shape = self._layout[name]
             if row.shape != shape[1:]:
                 raise ValueError(
                     f"a row of {name} should be {list(shape[1:])}. Received: {list(row.shape)}"
@@ -111,10 +124,50 @@ class DetailedLogs:
             os.fsync(file.fileno())
 
 
+def _checksum(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """The CRC-32 of the rows of one iteration: uint32 []."""
+    crc = 0
+    for row in rows:
+        crc = zlib.crc32(row.tobytes(), crc)
+    return np.array(crc, "<u4")
+
+
+# ------------------------------------------------------------------------- reading
+
+
 def read(path: str | os.PathLike) -> np.memmap:
-    """The whole file, memory-mapped and read-only, as its `<name>.json` describes it."""
-    description = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-    return np.memmap(path, dtype=description["dtype"], mode="r", shape=tuple(description["shape"]))
+    """The whole file, memory-mapped and read-only, as its `<name>.json` describes it.
+
+    Raises:
+        UserError: it is not as described.
+    """
+    try:
+        description = json_files.read(f"{path}.json")
+        dtype = _dtype(description["dtype"])
+        length, *row_shape = map(_positive, description["shape"])
+        row_size = dtype.itemsize * math.prod(row_shape)
+        size = os.path.getsize(path)
+        # A kill can leave a file that has become longer with the description of before.
+        if size % row_size or size < length * row_size:
+            raise ValueError(f"of {size} bytes, but should have {length} rows of {row_size}")
+        return np.memmap(path, dtype, "r", shape=(size // row_size, *row_shape))
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(
+            f"the detailed log {path} is damaged: it or its .json is {error}. Move the detailed logs elsewhere to go "
+            "on without them."
+        ) from None
+
+
+def _dtype(stored: object) -> np.dtype:
+    if not isinstance(stored, str) or not _DTYPES.fullmatch(stored):
+        raise ValueError(f"of the dtype {stored!r:.50}")
+    return np.dtype(stored)
+
+
+def _positive(stored: object) -> int:
+    if type(stored) is not int or stored < 1:
+        raise ValueError(f"of a shape with {stored!r:.50}")
+    return stored
 
 
 class Logged(NamedTuple):
@@ -127,12 +180,52 @@ class Logged(NamedTuple):
 
 
 def read_all(root: str | os.PathLike) -> Logged:
-    """Raises: UserError for an experiment without detailed logs or without an iteration in them."""
+    """All detailed logs of an experiment. Rows that are damaged are left out, with a warning.
+
+    Raises:
+        UserError: an experiment without detailed logs or without an iteration in them, and files
+            that do not belong together.
+    """
     root = Path(root)
     if not (root / "losses.json").exists():
         raise UserError(f"{root} has no detailed logs. Train with --detailed_logs.")
-    fids = read(root / "fids")
+    embeddings, losses, fids = (read(root / name) for name in ("embeddings", "losses", "fids"))
+    kinds = embeddings.dtype.kind + losses.dtype.kind + fids.dtype.kind
+    if (
+        kinds != "ffS"
+        or embeddings.ndim != 3
+        or not embeddings.shape[:2] == losses.shape == fids.shape
+    ):
+        shapes = [list(file.shape) for file in (embeddings, losses, fids)]
+        raise UserError(
+            f"the detailed logs of {root} are damaged: embeddings, losses and fids do not belong together. Received: "
+            f"shapes {', '.join(map(str, shapes))}."
+        )
     rows = np.flatnonzero(fids[:, 0] != b"")
     if not len(rows):
         raise UserError(f"no iteration of {root} is in its detailed logs yet. Wait for the first.")
-    return Logged(read(root / "embeddings"), read(root / "losses"), fids, rows)
+    logged = Logged(embeddings, losses, fids, rows)
+    return logged._replace(rows=_undamaged(root, logged))
+
+
+def _undamaged(root: Path, logged: Logged) -> np.ndarray:
+    """The rows that are as they were written, as far as that is known."""
+    if not (root / f"{_CHECKSUMS}.json").exists():  # of an older version
+        return logged.rows
+    stored = read(root / _CHECKSUMS)
+    known = stored[: len(logged.losses)]
+    damaged = [
+        row
+        for row in logged.rows
+        if row < len(known)
+        and known[row]
+        and known[row] != _checksum((logged.embeddings[row], logged.losses[row], logged.fids[row]))
+    ]
+    if len(damaged) == len(logged.rows):
+        raise UserError(f"the detailed logs of {root} are damaged: no row of them is as it was.")
+    if damaged:
+        log.warning(
+            f"{len(damaged)} of {len(logged.rows)} iterations in the detailed logs of {root} are damaged and left out, "
+            f"the first is {damaged[0] + 1}."
+        )
+    return np.setdiff1d(logged.rows, damaged)

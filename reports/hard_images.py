@@ -27,6 +27,7 @@ from experiment.detailed_logs import Logged
 from experiment.flags import known
 from reports import page
 from runtime import terminal
+from runtime.terminal import log
 
 LAST = 5  # batches with an image that count
 MIN_BATCHES = 3  # an image that was in fewer is not ranked, unless none was in so many
@@ -93,6 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    terminal.setup_logging("hard_images")
     root = Path(args.experiment_root)
     settings, _ = args_json.load(root)
     train_set = known(args.train_set or settings.train_set)
@@ -100,6 +102,7 @@ def main(args: argparse.Namespace) -> None:
     logged = detailed_logs.read_all(root)
     images = dataset.load(train_set)
     pid_of = dict(zip(images.fids, images.pids, strict=True))
+    _warn_about_several_pids(images, pid_of)
     if args.directory:
         dataset.check_images(train_set, image_root, list(pid_of), settings.allow_any_path)
     try:
@@ -117,6 +120,16 @@ def main(args: argparse.Namespace) -> None:
         print(f"\nWrote {Path(args.directory) / 'index.html'}.")
 
 
+def _warn_about_several_pids(images: dataset.Dataset, pid_of: Mapping[str, str]) -> None:
+    pairs = zip(images.pids, images.fids, strict=True)
+    several = [fid for pid, fid in pairs if pid_of[fid] != pid]
+    if several:
+        log.warning(
+            f"{len(several)} lines of {images.path} give an image another pid than a later line does, which counts "
+            f"here, and not those that it was trained with: {common.first_few(several)}"
+        )
+
+
 # ------------------------------------------------------------------------- what the logs tell
 
 
@@ -129,7 +142,7 @@ def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
 
     def batch(row):
         """The pids [B] and distances [B, B] of an iteration."""
-        pids = np.array([pid_of[fid.decode()] for fid in logged.fids[row].tolist()])
+        pids = np.array([pid_of[_text(fid)] for fid in logged.fids[row].tolist()])
         embs = logged.embeddings[row]
         return pids, distances.cdist(embs, embs, metric)
 
@@ -168,7 +181,7 @@ def hard_images(logged: Logged, pid_of: Mapping[str, str]) -> tuple[list[HardIma
     for encoded, pairs in seen.items():
         if len(pairs) < min_batches:
             continue
-        fid = encoded.decode()
+        fid = _text(encoded)
         loss, of_batches = np.mean(pairs, axis=0).tolist()
         relative = loss / of_batches if of_batches else 0.0  # all losses of the batches are 0
         images.append(HardImage(pid_of[fid], fid, loss, relative, len(pairs)))
@@ -216,6 +229,10 @@ def distance_percentiles(pids: np.ndarray, dists: np.ndarray) -> np.ndarray:
     one_pid = dists[same & ~np.eye(len(pids), dtype=bool)]
     two_pids = dists[~same]
     return np.stack([np.percentile(one_pid, PERCENTILES), np.percentile(two_pids, PERCENTILES)])
+
+
+def _text(fid: bytes) -> str:
+    return fid.decode("utf-8", "replace")  # what is damaged is no image of the CSV
 
 
 def _same(pids: np.ndarray) -> np.ndarray:

@@ -175,3 +175,13 @@ def test_what_is_missing_is_named(experiment, tmp_path):
     ):
         look(experiment, "--train_set", tmp_path / "few.csv", "--directory", tmp_path / "page")
     assert not (tmp_path / "page").exists()
+
+
+def test_an_image_under_two_pids_is_told(experiment, dataset, tmp_path, capfd):
+    lines = dataset.csv.read_text()
+    (tmp_path / "twice.csv").write_text(f"9999,{dataset.fids[1]}\n{lines}")
+    look(experiment, "--train_set", tmp_path / "twice.csv")
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert f"1 lines of {tmp_path / 'twice.csv'} give an image another pid" in line
+    assert line.endswith(dataset.fids[1]) and "3.250  3  0000" in out

@@ -296,13 +296,13 @@ def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namesp
 
 
 def metric_of_training(experiment_root: str) -> str:
-    """The metric that an experiment was trained for. Some losses have one of their own, cosine.
+    """The metric that an experiment was trained for.
 
     Raises:
         UserError: as args_json.load does.
     """
     settings, _ = args_json.load(experiment_root)
-    return "cosine" if settings.loss in common.EMBEDDING_LOSSES else settings.metric
+    return settings.metric_to_evaluate
 
 
 def _image_root_of_training(parser: argparse.ArgumentParser, experiment_root: str) -> str | None:

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import common
 from common import UserError
 from data import cameras, dataset, pids, pk_sampler
-from data.dataset import Dataset
 from experiment import args_json, flags, folder, rules
 from experiment.flags import Settings, known
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
+from training import validation_set
+from training.validation_set import Data
 
 
 class Call(NamedTuple):
@@ -73,13 +74,13 @@ def main(call: Call) -> None:
     if cluster.is_chief:
         check_root = folder.check_writeable if call.resume else folder.check_new
         check_root(settings.experiment_root)
-    train_set = _load_dataset(settings, call.resume)
+    data = _load_data(settings, call.resume)
     lock = folder.lock(settings.experiment_root) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
 
-        signal_number = loop.train(settings, train_set, strategy, cluster, call.resume)
+        signal_number = loop.train(settings, data, strategy, cluster, call.resume)
     if signal_number:
         sys.exit(128 + signal_number)
 
@@ -101,8 +102,8 @@ def _settings_to_resume(call: Call) -> Settings:
     return settings
 
 
-def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
-    """Read the training set, and check that it is good for a training."""
+def _load_data(settings: Settings, resuming: bool) -> Data:
+    """Read what is trained and validated on, and check that it is good for that."""
     try:
         train_set = dataset.load(known(settings.train_set))
         groups = pk_sampler.group_by_pid(train_set.pids)
@@ -114,16 +115,17 @@ def _load_dataset(settings: Settings, resuming: bool) -> Dataset:
             settings.allow_any_path,
         )
         cameras.cameras_of(train_set, settings.cameras)
+        data = validation_set.load(train_set, settings)
     except UserError as error:
         if not resuming:
             raise
         path = Path(settings.experiment_root, "args.json")
         raise UserError(
-            f"{error} (When resuming, train_set, image_root and batch_p are those of {path}.)"
+            f"{error} (When resuming, files, folders and sizes are those of {path}.)"
         ) from None
-    for line in pids.warnings(train_set.pids, settings.batch_k):
+    for line in pids.warnings(data.train_set.pids, settings.batch_k):
         log.warning(line)
-    return train_set
+    return data
 
 
 if __name__ == "__main__":

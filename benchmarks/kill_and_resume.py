@@ -3,8 +3,8 @@
     python -m benchmarks.kill_and_resume --kills 50
 
 Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights,
-statistics, averages, Adam's moments, the losses in train.log, metrics.jsonl, TensorBoard's scalars
-and the detailed logs. Takes about ten seconds a kill.
+statistics, averages, Adam's moments, the losses in train.log, metrics.jsonl, checkpoint-best,
+TensorBoard's scalars and the detailed logs. Takes about ten seconds a kill.
 """
 
 import re
@@ -61,7 +61,7 @@ def make_dataset(folder: Path) -> list[str]:
     flags = f"--train_set={folder}/train.csv --image_root={folder} --model_name=lunet_narrow --head_name=fc1024"
     flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
     flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
-    flags += " --detailed_logs --seed=7 --ema=0.9"
+    flags += " --detailed_logs --seed=7 --ema=0.9 --val_pids=2 --val_frequency=20 --early_stop=30"
     return flags.split()
 
 
@@ -135,7 +135,7 @@ def differences(a: Path, b: Path) -> list[str]:
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from network import checkpoints
+    from network import checkpoint_paths, checkpoints
 
     found = []
     readers = [tf.train.load_checkpoint(str(checkpoints.newest(root))) for root in (a, b)]
@@ -148,6 +148,9 @@ def differences(a: Path, b: Path) -> list[str]:
             found.append(f"variable {name}")
     if logged_iterations(a) != logged_iterations(b):
         found.append("losses in train.log")
+    bests = [root / checkpoint_paths.BEST for root in (a, b)]
+    if len({path.exists() and path.read_text() for path in bests}) > 1:
+        found.append(checkpoint_paths.BEST)
     lines = (b / "train.log").read_text()
     if len(re.findall(r" iter: *\d+,", lines)) != len(logged_iterations(b)):
         found.append("iterations that stand twice in train.log")

@@ -17,7 +17,14 @@ from runtime import files, json_files
 from runtime.terminal import log
 
 # Flags that name files: where an experiment is only embedded, they need not exist.
-_PATHS = ("train_set", "image_root", "initial_checkpoint")
+_PATHS = (
+    "train_set",
+    "image_root",
+    "initial_checkpoint",
+    "val_query",
+    "val_gallery",
+    "val_image_root",
+)
 # Of one call and not of the experiment: experiments get moved.
 _OF_THE_CALL = {"experiment_root", "resume"}
 # Keys of args.json that resuming expects beside the flags of the training.

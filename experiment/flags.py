@@ -25,6 +25,8 @@ GROUPS = {
     "loss": None,
     "losses of identities": "They are added to --loss. What they train is not exported.",
     "optimization": None,
+    "validation": "Evaluate while training, on images that are not trained on: of identities that are "
+    "held out (--val_pids), or of other CSVs (--val_query, --val_gallery).",
 }
 
 
@@ -40,12 +42,17 @@ CHANGED_BY_RESUMING = (
     "loading_threads",
     "cache",
     "strategy",
+    "val_frequency",
+    "early_stop",
 )
 
+# What a validation measures, by the names that evaluate.py has for them.
+VALIDATION_FIGURES = ("mAP", "top-1", "top-5", "top-10", "mINP", "MAP@R", "R-precision")
+
 EXIT_CODES = (
-    "Exit codes: 0, the training is finished; 128 + the signal's number, it was interrupted and is "
-    "saved (Ctrl-C: 130, SIGTERM: 143, where the system has them SIGHUP: 129 and SIGUSR1: 138); 1, "
-    "an error; 2, an error in the flags."
+    "Exit codes: 0, the training is finished, or ended by --early_stop; 128 + the signal's number, "
+    "it was interrupted and is saved (Ctrl-C: 130, SIGTERM: 143, where the system has them SIGHUP: "
+    "129 and SIGUSR1: 138); 1, an error; 2, an error in the flags."
 )
 
 
@@ -91,6 +98,22 @@ def _pixels(help: str, default: int) -> Any:
 _fraction = common.number(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 _below_one = common.number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 _non_negative_float = common.real(lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+
+
+def _pids_to_hold_out(text: str) -> int | float:
+    """A number of pids, or a share of them."""
+    try:
+        value = int(text)
+        good = value >= 2
+    except ValueError:
+        value = common.number(float, lambda x: 0 < x < 1, _NUMBER_OR_SHARE)(text)
+        good = True
+    if not good:
+        raise argparse.ArgumentTypeError(f"should be {_NUMBER_OR_SHARE}. Received: {text}")
+    return value
+
+
+_NUMBER_OR_SHARE = "an integer of at least 2, or a share between 0 and 1"
 
 
 def _milestones(text: str) -> str:
@@ -515,6 +538,81 @@ class Settings(Architecture):
         metavar="N",
         default=0,
     )
+
+    val_pids: int | float | None = _flag(
+        "validation",
+        "Hold out this number of pids, or this share of them such as 0.1, drawn by the seed: they are "
+        "not trained on, but validated on. Each of their images is a query that is looked for among "
+        "the others. Where --val_excluder reads cameras, one image of each pid and camera is.",
+        type=_pids_to_hold_out,
+        metavar="N",
+    )
+    val_query: str | None = _flag(
+        "validation",
+        "CSV of the images to look for in a validation. Needs --val_gallery and --val_excluder.",
+        type=common.readable_file,
+        metavar="CSV",
+    )
+    val_gallery: str | None = _flag(
+        "validation",
+        "CSV of the images that --val_query is looked for in; it may be the same.",
+        type=common.readable_file,
+        metavar="CSV",
+    )
+    val_image_root: str | None = _flag(
+        "validation",
+        "Directory that the file ids of --val_query and --val_gallery are relative to. If it is not "
+        "given, it is --image_root.",
+        type=common.readable_directory,
+        metavar="DIR",
+    )
+    val_excluder: str | None = _flag(
+        "validation",
+        "Which images do not count for a query, as in evaluate.py: one of "
+        f"{', '.join(common.plugin_names('excluders'))}. If it is not given beside --val_pids, it is "
+        "cameras with --cameras and diagonal without.",
+        type=common.plugin_name("excluders"),
+        metavar="EXCLUDER",
+    )
+    val_views: str = _flag(
+        "validation",
+        "Views of an image whose embeddings are averaged: itself, or its mirror image, too (flip). "
+        "With --crop_augment a view is the crop at the center.",
+        choices=("one", "flip"),
+        default="one",
+    )
+    val_frequency: int = _flag(
+        "validation",
+        "Iterations between validations. The last iteration is always followed by one.",
+        type=common.positive_int,
+        metavar="N",
+        default=1000,
+    )
+    val_metric: str = _flag(
+        "validation",
+        "What is best: checkpoint-best names the checkpoint for which it was highest, and "
+        "--early_stop watches it.",
+        choices=VALIDATION_FIGURES,
+        default="mAP",
+    )
+    early_stop: int = _flag(
+        "validation",
+        "End the training when --val_metric has not risen for this number of validations. 0 never "
+        "does.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
+
+    @property
+    def validates(self) -> bool:
+        """Whether the network is evaluated while it trains."""
+        return self.val_pids is not None or self.val_query is not None
+
+    @property
+    def metric_to_evaluate(self) -> str:
+        """The metric that embeddings are compared by. Some losses have one of their own, cosine."""
+        return "cosine" if self.loss in common.EMBEDDING_LOSSES else self.metric
 
     @property
     def milestones(self) -> list[int]:

@@ -16,6 +16,7 @@ def check_combinations(settings: Settings) -> None:
     check_architecture(settings)
     _check_only_with(settings)
     _check_optimization(settings)
+    _check_validation(settings)
     if settings.jit_compile and settings.strategy not in ("auto", "one"):
         raise UserError(
             f"--jit_compile works on one device. Received: --strategy {settings.strategy}. Leave "
@@ -133,6 +134,33 @@ def _check_optimization(settings: Settings) -> None:
         raise UserError(
             "--adam_beta1_decay needs a --decay_start_iteration, from which beta1 is 0.5. "
             f"Received: {settings.decay_start_iteration}"
+        )
+
+
+def _check_validation(settings: Settings) -> None:
+    given = {
+        field.name
+        for field in flags.rows()
+        if field.metadata["group"] == "validation"
+        and getattr(settings, field.name) != flags.default(field.name)
+    }
+    if given and not given & {"val_pids", "val_query", "val_gallery"}:
+        raise UserError(
+            f"--{min(given)} has no effect without a validation. Add --val_pids, or --val_query and "
+            "--val_gallery, or leave it out"
+        )
+    others = sorted(given & {"val_query", "val_gallery", "val_image_root"})
+    if "val_pids" in given and others:
+        raise UserError(
+            "--val_pids takes images of the training set, so others are not used. Received: "
+            f"--val_pids and --{', --'.join(others)}. Give one way to validate"
+        )
+    needed = ("val_query", "val_gallery", "val_excluder")
+    missing = [name for name in needed if name not in given]
+    if given and "val_pids" not in given and missing:
+        raise UserError(
+            f"--val_query and --val_gallery need each other and a --val_excluder, which says what does "
+            f"not count for a query. Missing: --{', --'.join(missing)}"
         )
 
 

@@ -1,8 +1,10 @@
 """The lines of train.log that are read again: they are written and parsed here alone.
 
     iter:   120, loss min|avg|max: 0.012|0.534| 1.271, batch-p@3: 61.25%, ETA: 0:01:20 (0.17s/it)
+    validation:   120, mAP: 41.20%, top-1: 55.30%, ..., best mAP: 43.10% at 100 (2.1s)
     Interrupted after iteration 120. To go on: ...
     Finished all 25000 iterations.
+    Stopped early after iteration 320: mAP has not risen for 10 validations; ...
     Training using the following parameters:
     batch_p: 32
 
@@ -19,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiment.validations import Validation
 from runtime import files
 
 _START = r"\S+ \S+ \[INFO\] train: "
 _NUMBER = r" *(\d{1,18})"  # a number of 5,000 digits is none, and no int
-_ITERATION = re.compile(rf"{_START}iter:{_NUMBER},".encode())
+_ITERATION = re.compile(rf"{_START}(?:iter|validation):{_NUMBER},".encode())
 _NUMBERS = re.compile(
     rf"{_START}iter:{_NUMBER}, loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
 )
@@ -31,6 +34,7 @@ _INTERRUPTED = re.compile(rf"{_START}Interrupted after iteration \d+\.")
 _FINISHED = re.compile(
     rf"{_START}(?:Finished all{_NUMBER} iterations\.|Nothing to do: all{_NUMBER} iterations )"
 )
+_STOPPED_EARLY = re.compile(rf"{_START}(?:Nothing to do: s|S)topped early after iteration \d+")
 
 _PARAMETERS = "Training using the following parameters:"
 _HEADING = re.compile(_START + re.escape(_PARAMETERS) + "$")
@@ -72,6 +76,22 @@ def iteration_line(
     )
 
 
+def validation_line(
+    iteration: int, figures: Mapping[str, float], metric: str, best: Validation, seconds: float
+) -> str:
+    """The line of a validation.
+
+    Args:
+        figures: in 0..1, by name. metric: the one that `best` is of.
+        best: of all validations so far. seconds: that it took.
+    """
+    shown = ", ".join(f"{name}: {value:.2%}" for name, value in figures.items())
+    return (
+        f"validation:{iteration:6d}, {shown}, best {metric}: {best.value:.2%} at {best.iteration} "
+        f"({seconds:.1f}s)"
+    )
+
+
 def parameter_lines(flags: Mapping[str, Any]) -> list[str]:
     """The lines of the flags of a run: a heading, and one for each, by name."""
     values = {name: " ".join(str(flags[name]).splitlines()) for name in sorted(flags)}
@@ -93,6 +113,23 @@ def nothing_to_do_line(iterations: int) -> str:
     return (
         f"Nothing to do: all {iterations} iterations are finished. To train on, resume with a "
         "higher --train_iterations."
+    )
+
+
+def stopped_early_line(
+    iteration: int, metric: str, patience: int, best: Validation, nothing_to_do: bool
+) -> str:
+    """The last line of a run that ended because the metric no longer rose.
+
+    Args:
+        patience: validations without a rise.
+        nothing_to_do: the run found the training so, and did nothing.
+    """
+    start = "Nothing to do: s" if nothing_to_do else "S"
+    return (
+        f"{start}topped early after iteration {iteration}: {metric} has not risen for {patience} "
+        f"validations; the best is {best.value:.2%}, of checkpoint-{best.iteration}. To train on, "
+        "resume with a higher --early_stop, or 0."
     )
 
 
@@ -148,8 +185,9 @@ def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> 
             is finished if its log says so.
 
     Returns:
-        "finished"; "interrupted" by a signal; "running", where a training has the directory; or
-        "stopped": it was killed, ended with an error, or has more iterations to go.
+        "finished"; "finished early", by --early_stop; "interrupted" by a signal; "running", where a
+        training has the directory; or "stopped": it was killed, ended with an error, or has more
+        iterations to go.
     """
     if files.is_locked(experiment_root):
         return "running"
@@ -158,6 +196,8 @@ def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> 
         if match := _FINISHED.match(line):
             all_done = iterations is None or int(match[1] or match[2]) >= iterations
             found = "finished" if all_done else "stopped"
+        elif _STOPPED_EARLY.match(line):
+            found = "finished early"
         elif _INTERRUPTED.match(line):
             found = "interrupted"
         elif _NUMBERS.match(line):

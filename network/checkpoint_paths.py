@@ -11,6 +11,8 @@ from common import UserError
 
 # What TensorFlow 1 appended to the name of a variable for its average (--ema).
 _AVERAGE = "ExponentialMovingAverage"
+# Names the best checkpoint by validation, in the format of TensorFlow's file `checkpoint`.
+BEST = "checkpoint-best"
 
 
 def newest(experiment_root: str | os.PathLike) -> Path:
@@ -34,7 +36,8 @@ def find(experiment_root: str | os.PathLike, name: str | None = None) -> Path:
     """A checkpoint of an experiment, as a path without suffix.
 
     Args:
-        name: such as checkpoint-1000; the newest if None.
+        name: such as checkpoint-1000; best for the one that checkpoint-best names; the newest if
+            None.
 
     Raises:
         UserError: there is no such checkpoint; the message lists those that there are.
@@ -42,6 +45,8 @@ def find(experiment_root: str | os.PathLike, name: str | None = None) -> Path:
     if name is None:
         return newest(experiment_root)
     root = Path(experiment_root)
+    if name in ("best", BEST):
+        return root / f"checkpoint-{_existing_best(root)}"
     if Path(name).parent.resolve() in (root.resolve(), Path().resolve()):
         name = Path(name).name.removesuffix(".index")  # as the shell completes it
     others = {file.stem for file in root.glob("*.index")}
@@ -52,6 +57,30 @@ def find(experiment_root: str | os.PathLike, name: str | None = None) -> Path:
             f"there is no checkpoint {name!r} in {experiment_root}. Available: {', '.join(available) or 'none'}."
         )
     return root / name
+
+
+def best(root: Path) -> int | None:
+    """The iteration of the checkpoint that checkpoint-best names; None where there is no such file."""
+    path = root / BEST
+    if not path.is_file():
+        return None
+    match = re.search(r'"checkpoint-([0-9]+)"', path.read_text(encoding="ascii", errors="replace"))
+    return int(match[1]) if match else None
+
+
+def _existing_best(root: Path) -> int:
+    iteration = best(root)
+    if iteration is None:
+        raise UserError(
+            f"there is no {BEST} in {root}: only a training with validations (--val_pids or --val_query) has one, "
+            "after the first of them. Leave --checkpoint out, for the newest."
+        )
+    if iteration not in iterations(root):
+        raise UserError(
+            f"{root / BEST} names checkpoint-{iteration}, which is not there. Copy it there, or give another "
+            "--checkpoint."
+        )
+    return iteration
 
 
 def iterations(root: Path) -> list[int]:

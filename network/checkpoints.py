@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from common import UserError, first_few, reason
 from network import checkpoint_paths
+from network.checkpoint_paths import BEST, best, iterations
 from network.checkpoint_paths import find as find
-from network.checkpoint_paths import iterations
 from network.checkpoint_paths import newest as newest
 from runtime import files
 from runtime.terminal import log
@@ -200,14 +200,41 @@ def _write_state(root: Path) -> None:
 
 
 def keep_newest(experiment_root: str | os.PathLike, count: int) -> None:
-    """Delete all but the `count` newest checkpoints; 0 keeps all."""
+    """Delete all but the `count` newest checkpoints and the best; 0 keeps all."""
     root = Path(experiment_root)
     if not count:
         return
-    for iteration in iterations(root)[:-count]:
-        for file in _files(root / f"checkpoint-{iteration}"):
-            file.unlink()
+    kept = {best(root), *iterations(root)[-count:]}
+    for iteration in iterations(root):
+        if iteration not in kept:
+            _delete(root, iteration)
     _write_state(root)
+
+
+def delete(experiment_root: str | os.PathLike, iteration: int) -> None:
+    """Delete a checkpoint, if it is there."""
+    root = Path(experiment_root)
+    if iteration in iterations(root):
+        _delete(root, iteration)
+        _write_state(root)
+
+
+def _delete(root: Path, iteration: int) -> None:
+    for file in _files(root / f"checkpoint-{iteration}"):
+        file.unlink()
+
+
+def point_to_best(experiment_root: str | os.PathLike, iteration: int | None) -> None:
+    """Let the file checkpoint-best name a checkpoint, in one step; None: there is no such file."""
+    path = Path(experiment_root) / BEST
+    if iteration is None:
+        path.unlink(missing_ok=True)
+    elif best(Path(experiment_root)) != iteration:
+        with files.complete_file(path) as partial:
+            partial.write_text(
+                f'model_checkpoint_path: "checkpoint-{iteration}"\n', encoding="ascii"
+            )
+        files.sync(path.parent)
 
 
 def _index(path: Path) -> Path:

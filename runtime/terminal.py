@@ -3,11 +3,12 @@
 Into a file or a pipe nothing of the live line is written.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -43,6 +44,7 @@ def bar(
     images_per_step: int = 1,
     show: bool = True,
     delay: float = 0,
+    leave: bool = True,
 ) -> tqdm:
     """The live line: steps done of `total`, images per second, time left. A context, to be told of
     steps by update(n).
@@ -56,6 +58,7 @@ def bar(
       images_per_step: for the images per second.
       show: False for none on a terminal either.
       delay: seconds until the line appears; what is done before then shows none.
+      leave: whether the line stays at its end.
     """
     return _Bar(
         images_per_step,
@@ -67,8 +70,28 @@ def bar(
         miniters=1,
         dynamic_ncols=True,
         delay=delay,
+        leave=leave,
+        position=0,  # also where another one is paused
         disable=None if show else True,  # None: unless stderr is a terminal
     )
+
+
+@contextlib.contextmanager
+def paused(bar: tqdm) -> Iterator[None]:
+    """Take a live line away; its speed and time left do not count what happens meanwhile."""
+    if bar.disable:
+        yield
+        return
+    bar.clear()
+    bar.disable = True
+    began = bar._time()
+    try:
+        yield
+    finally:
+        seconds = bar._time() - began
+        bar.start_t += seconds
+        bar.last_print_t += seconds
+        bar.disable = False
 
 
 def say(line: str) -> None:

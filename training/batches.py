@@ -42,7 +42,8 @@ class Batches:
     def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
         """Raises: UserError for too few pids, a batch that devices cannot share, a bad image."""
         if settings.on_bad_image == "skip":
-            dataset = _without_bad_images(dataset, settings)
+            root = known(settings.image_root)
+            dataset = without_bad_images(dataset, root, settings.loading_threads)
         self.dataset = dataset
         self.files = dataset.files(known(settings.image_root))
         pictures.check_sample(self.files)
@@ -127,9 +128,9 @@ class Batches:
         return self.files.select(next(self._sample(iteration, iteration + 1)))
 
 
-def _without_bad_images(dataset: Dataset, settings: Settings) -> Dataset:
-    files = dataset.files(known(settings.image_root))
-    good = image_data.decodable(files, settings.loading_threads)
+def without_bad_images(dataset: Dataset, image_root: str, threads: int) -> Dataset:
+    """The images that can be decoded; the others are logged as a warning."""
+    good = image_data.decodable(dataset.files(image_root), threads)
     bad = dataset.names()[~good].tolist()
     if not bad:
         return dataset

@@ -4,18 +4,19 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from common import UserError
-from data.dataset import Dataset
 from experiment import args_json, train_log
 from experiment.flags import Settings
 from experiment.rewind import rewind
 from runtime import devices, terminal
 from runtime.cluster import Cluster
 from runtime.terminal import log
+from training import validation_set
 from training.batches import Batches
 from training.recorder import Iteration, Recorder, due
 from training.saver import Saver
@@ -23,16 +24,19 @@ from training.schedule import Schedule, learning_rate
 from training.start import describe_data, describe_flags, rate_jump
 from training.state import State
 from training.step import make_step
+from training.validation import Validator
+from training.validation_set import Data
 from uninterrupt import Uninterrupt
 
 
-def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resuming: bool) -> int:
+def train(settings: Settings, data: Data, strategy, cluster: Cluster, resuming: bool) -> int:
     """Train in settings.experiment_root.
 
     The directory is empty or, when resuming, holds the experiment; this process has locked it. The
     first signal (Ctrl-C, SIGTERM) ends the training after the running iteration, with a checkpoint.
 
     Args:
+        data: as from validation_set.load.
         strategy, cluster: as runtime/cluster.py gives them.
 
     Returns:
@@ -43,18 +47,23 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
     """
     _check_devices(settings, strategy)
     settings = _with_seed_of_chief(settings, strategy, cluster)
+    if cluster.size > 1:
+        data = validation_set.with_seed(data, settings)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    batches = Batches(dataset, settings, strategy, cluster)
+    batches = Batches(data.train_set, settings, strategy, cluster)
     state = State(settings, batches.pid_count, strategy)
     source = state.initialize(settings, cluster, resuming, strategy)
     iteration = state.iteration
     ran_with = train_log.parameters(settings.experiment_root, iteration) if resuming else {}
-    _open_log(settings, cluster, iteration)
-    if iteration >= settings.train_iterations:
-        log.info(train_log.nothing_to_do_line(settings.train_iterations))
+    validator = Validator(settings, data.validation, state, strategy, cluster)
+    over = validator.is_over(iteration)
+    _open_log(settings, cluster, iteration, over)
+    if over:
+        log.info(_last_line(settings, validator, iteration, nothing_to_do=True))
         return 0
     _log_data_and_devices(batches, strategy, cluster, settings)
+    validator.log_data()
     log.info(f"Starting training from iteration {iteration}, with {source}.")
     _log_flags(settings, ran_with, iteration)
 
@@ -69,11 +78,10 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
         active=cluster.is_chief,
     )
     with Uninterrupt() as interrupt, recorder, saver:
-        if iteration == 0:
-            saver.save(0)
-            saver.wait()  # without it there would be nothing to resume from
+        milestones = _Milestones(settings, cluster, interrupt, validator, recorder, saver)
+        stop, over = milestones.at_start(iteration)
         previous = None
-        for batch in batches.starting_at(iteration):
+        for batch in () if stop or over else batches.starting_at(iteration):
             rate = learning_rate(iteration, schedule)
             result = step(
                 batch.images,
@@ -87,23 +95,78 @@ def train(settings: Settings, dataset: Dataset, strategy, cluster: Cluster, resu
             iteration += 1
             previous = Iteration(iteration, batch, rate, result)
             recorder.add(previous)
-            last = bool(stop) or iteration == settings.train_iterations
-            if last or due(settings.checkpoint_frequency, iteration):
-                recorder.flush()
-                saver.save(iteration)
+            stop, over = milestones.after(iteration, stop)
             saver.check()
-            if last:
+            if stop or over:
                 break
         saver.wait()
         # No worker leaves before the chief has saved: the others would take it for dead.
         devices.barrier(strategy, cluster)
-    if iteration == settings.train_iterations:
-        log.info(train_log.finished_line(iteration))
+    if over:
+        log.info(_last_line(settings, validator, iteration))
         return 0
     root = shlex.quote(str(Path(settings.experiment_root)))
     command = f"python train.py --experiment_root {root} --resume"
     log.info(train_log.interrupted_line(iteration, command))
     return stop
+
+
+class _Milestones(NamedTuple):
+    """What comes between iterations: validations, checkpoints, the end."""
+
+    settings: Settings
+    cluster: Cluster
+    interrupt: Uninterrupt
+    validator: Validator
+    recorder: Recorder
+    saver: Saver
+
+    def at_start(self, iteration: int) -> tuple[int, bool]:
+        """Do what is missing before the first iteration of a run. Returns: as `after` does."""
+        if iteration == 0:
+            self.saver.save(0)
+            self.saver.wait()  # without it there would be nothing to resume from
+        if self.validator.is_due(iteration):  # a signal came before it was made
+            return self.after(iteration, 0)
+        return 0, False
+
+    def after(self, iteration: int, stop: int) -> tuple[int, bool]:
+        """Do what is due after an iteration.
+
+        Args:
+            iteration: the number of finished ones.
+            stop: the number of the signal to stop for; 0: none.
+
+        Returns:
+            the same number, or that of a signal that came meanwhile, and whether the training is
+            over.
+        """
+        is_best = False
+        if not stop and self.validator.is_due(iteration):
+            self.recorder.flush()
+            is_best = self.validator.run(iteration, self.recorder, self.interrupt)
+            stop = _signal_to_heed(self.interrupt, self.cluster, None)
+        over = self.validator.is_over(iteration)
+        is_due = bool(stop) or over or due(self.settings.checkpoint_frequency, iteration)
+        if is_due or is_best:
+            self.recorder.flush()
+            if over:
+                self.recorder.end(iteration)
+            self.saver.save(iteration, is_best, is_due)
+        return stop, over
+
+
+def _last_line(
+    settings: Settings, validator: Validator, iteration: int, nothing_to_do: bool = False
+) -> str:
+    """The last line of train.log for a training that is over."""
+    if iteration < settings.train_iterations and validator.best:
+        return train_log.stopped_early_line(
+            iteration, settings.val_metric, settings.early_stop, validator.best, nothing_to_do
+        )
+    if nothing_to_do:
+        return train_log.nothing_to_do_line(settings.train_iterations)
+    return train_log.finished_line(iteration)
 
 
 def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> int:
@@ -146,13 +209,12 @@ def _with_seed_of_chief(settings: Settings, strategy, cluster: Cluster) -> Setti
     return dataclasses.replace(settings, seed=int(sent["seed"]))
 
 
-def _open_log(settings: Settings, cluster: Cluster, iteration: int) -> None:
+def _open_log(settings: Settings, cluster: Cluster, iteration: int, over: bool) -> None:
     """Write args.json and open train.log: from here on the experiment exists."""
     if cluster.is_chief:
         root = Path(settings.experiment_root)
         # TensorBoard's event of a training's end follows the last iteration.
-        is_finished = iteration >= settings.train_iterations
-        rewind(root, iteration + 1 if is_finished else iteration)
+        rewind(root, iteration + 1 if over else iteration)
         # A run that is killed before it has an args.json leaves an empty log, which a new run takes
         # for nothing.
         (root / "train.log").touch()

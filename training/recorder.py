@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ import tensorflow as tf
 
 import loss
 from common import UserError
-from experiment import detailed_logs, metrics_log, train_log
+from experiment import detailed_logs, metrics_log, train_log, validations
 from experiment.detailed_logs import DetailedLogs
 from experiment.flags import Settings
 from experiment.metrics_log import MetricsLog
+from experiment.validations import Validation
 from runtime import files, terminal
 from runtime.terminal import log
 from training import summaries
@@ -92,10 +94,31 @@ class Recorder:
         """Log the last iteration, and hand TensorBoard's events to the operating system."""
         if self._pending:
             self._log(self._pending, until=None)
-            if self._pending.number == self._settings.train_iterations:
-                summaries.write_end(self._pending.number)
             self._pending = None
         self._writer.flush()
+
+    def validation(
+        self, iteration: int, figures: Mapping[str, float], best: Validation, seconds: float
+    ) -> None:
+        """Log a validation. Call flush before, so that it follows its iteration.
+
+        Args:
+            figures: in 0..1, by name. best: by --val_metric, of all so far. seconds: that it took.
+        """
+        metric = self._settings.val_metric
+        log.info(train_log.validation_line(iteration, figures, metric, best, seconds))
+        scalars = validations.tags(figures)
+        summaries.write_scalars(iteration, scalars)
+        self._metrics.write(iteration, scalars)
+
+    def end(self, iterations: int) -> None:
+        """Tell TensorBoard that the training is over, after so many iterations."""
+        summaries.write_end(iterations)
+        self._writer.flush()
+
+    def pause(self) -> contextlib.AbstractContextManager[None]:
+        """A context without the live line, whose time counts for no iteration."""
+        return terminal.paused(self._bar)
 
     def sync(self) -> None:
         """Have all that was logged on the disk. A thread may call this."""
@@ -141,7 +164,7 @@ class Recorder:
         self._write_line(number, result, seconds)
         if number == 1:
             summaries.write_hparams(number, dataclasses.asdict(settings))
-            summaries.write_layout(number)
+            summaries.write_layout(number, settings.validates)
         scalars = summaries.scalars(result, settings.batch_k)
         timing = {
             "secs_per_iter": seconds,

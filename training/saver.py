@@ -37,6 +37,7 @@ class Saver:
         self._keep = keep
         self._sync = sync
         self._active = active
+        self._kept_as_best: int | None = None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future | None = None
 
@@ -48,10 +49,18 @@ class Saver:
         if kind is None:
             self.wait()
 
-    def save(self, iteration: int) -> None:
+    def save(self, iteration: int, is_best: bool = False, is_due: bool = True) -> None:
         """Save `checkpoint-<iteration>` with the values that the variables have now.
 
-        It waits for an earlier save. Raises: what the earlier one raised.
+        It waits for an earlier save.
+
+        Args:
+            is_best: checkpoint-best is to name it, once it is complete.
+            is_due: False for one that is saved only because it is the best: it is deleted when a
+                better one is saved.
+
+        Raises:
+            what the earlier save raised.
         """
         if not self._active:
             return
@@ -59,7 +68,7 @@ class Saver:
         values = {name: np.copy(var.numpy()) for name, var in self._variables.items()}
         # float16 makes the optimizer skip steps, which it does not count; we do.
         values["global_step"] = np.asarray(iteration, values["global_step"].dtype)
-        self._pending = self._thread.submit(self._save, iteration, values)
+        self._pending = self._thread.submit(self._save, iteration, values, is_best, is_due)
 
     def check(self) -> None:
         """Raises: what a save that is over raised."""
@@ -72,7 +81,9 @@ class Saver:
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _save(self, iteration: int, values: dict[str, np.ndarray]) -> None:
+    def _save(
+        self, iteration: int, values: dict[str, np.ndarray], is_best: bool, is_due: bool
+    ) -> None:
         unfit = [name for name, value in values.items() if not np.isfinite(value).all()]
         if unfit:
             raise UserError(
@@ -82,5 +93,10 @@ class Saver:
         self._sync()
         files.check_disk_space(self._root)
         path = checkpoints.save(self._root, iteration, values)
+        if is_best:
+            checkpoints.point_to_best(self._root, iteration)
+            if self._kept_as_best is not None:
+                checkpoints.delete(self._root, self._kept_as_best)
+            self._kept_as_best = None if is_due else iteration
         checkpoints.keep_newest(self._root, self._keep)
         log.info(f"Saved {path}.")

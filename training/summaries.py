@@ -43,6 +43,8 @@ DESCRIPTIONS = {
     "embedding_pos_dists": "Distances of pairs of one pid; they should be left of the others.",
     "embedding_neg_dists": "Distances of pairs of two pids.",
     "embedding_lengths": "Lengths of the embeddings, before a head puts them on the unit sphere.",
+    "validation/": "Of queries in a gallery that are not trained on, in 0..1; it should rise. Where it "
+    "falls while batch_prec_at_ goes on rising, the network learns the training set by heart.",
     "network_input": "Images of the first pids as the network sees them, a pid a row.",
     "hardest_triplets": "The triplets that are most wrong: anchor, furthest image of its pid, "
     "closest of another.",
@@ -56,19 +58,23 @@ _CHARTS = {
     "images per second": ["images_per_sec"],
     "seconds waiting for images": ["secs_waiting_for_images"],
 }
+# And of a run with validations.
+_VALIDATION_CHART = {"validation": ["validation/mAP", "validation/top-1"]}
 
 
-def write_layout(iteration: int) -> None:
+def write_layout(iteration: int, validates: bool = False) -> None:
     """Write which curves tell a run's health, for TensorBoard's page of custom scalars.
 
-    Call it at the first iteration. It is the same for all runs: TensorBoard merges those of several.
+    Call it at the first iteration. A chart is the same for all runs: TensorBoard merges those of
+    several.
     """
+    shown = _CHARTS | (_VALIDATION_CHART if validates else {})
     charts = [
         layout_pb2.Chart(
             title=title,
             multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]),
         )
-        for title, tags in _CHARTS.items()
+        for title, tags in shown.items()
     ]
     layout = layout_pb2.Layout(category=[layout_pb2.Category(title="health", chart=charts)])
     message = custom_scalars.pb(layout)
@@ -151,6 +157,8 @@ def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np
 
 def _description(tag: str, iteration: int) -> str | None:
     """Of a tag, once: with every event it would take more room than the numbers."""
+    if tag.startswith("validation/"):  # rare, and nobody knows which is the first
+        return DESCRIPTIONS["validation/"]
     if iteration > 1:
         return None
     return DESCRIPTIONS.get(re.sub("^batch_prec_at_.*", "batch_prec_at_", tag))

@@ -101,7 +101,7 @@ def test_the_start_of_a_training_warns(dataset, tmp_path, capsys):
     )
     setup_logging("train")
     for K, count in ((4, 1), (2, 0)):  # the data set has 2 to 5 images of a pid
-        train._load_dataset(dataclasses.replace(settings, batch_k=K), resuming=False)
+        train._load_data(dataclasses.replace(settings, batch_k=K), resuming=False)
         warned = capsys.readouterr().err.splitlines()
         assert len(warned) == count
         assert all("have fewer than 4 images" in line for line in warned)

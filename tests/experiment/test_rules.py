@@ -72,3 +72,57 @@ def test_a_flag_without_effect_is_an_error(name):
     (wrong, *_) = [choice for choice in choices if choice not in only_with.values]
     with pytest.raises(UserError, match=f"--{name} is for --{only_with.name} .*Received: {wrong}"):
         rules.check_combinations(settings_of(flag, f"--{only_with.name}={wrong}"))
+
+
+GOOD = ["--val_query=a.csv", "--val_gallery=b.csv", "--val_excluder=diagonal"]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--val_frequency=5"],
+            "--val_frequency has no effect without a validation. Add --val_pids",
+        ),
+        (["--early_stop=5", "--val_metric=top-1"], "--early_stop has no effect"),
+        (["--val_image_root=x"], "--val_image_root has no effect"),
+        (["--val_pids=5", *GOOD], "Received: --val_pids and --val_gallery, --val_query. Give one"),
+        (["--val_pids=5", "--val_image_root=x"], "Received: --val_pids and --val_image_root."),
+        (GOOD[:1], "Missing: --val_gallery, --val_excluder"),
+        (GOOD[1:], "Missing: --val_query"),
+        (GOOD[:2], "which says what does not count for a query. Missing: --val_excluder"),
+    ],
+)
+def test_flags_of_a_validation_that_do_not_fit_together_are_refused(argv, message):
+    with pytest.raises(UserError, match=message):
+        rules.check_combinations(validating(argv))
+
+
+@pytest.mark.parametrize("argv", [[], ["--val_pids=0.1", "--val_views=flip"], GOOD])
+def test_flags_of_a_validation_that_fit_together(argv):
+    settings = validating([*argv, *(["--early_stop=3"] if argv else [])])
+    rules.check_combinations(settings)
+    assert settings.validates == bool(argv)
+
+
+def validating(argv):
+    """Settings with files that need not exist."""
+    values = dict(flag.removeprefix("--").split("=") for flag in argv)
+    for name in ("val_frequency", "early_stop"):
+        if name in values:
+            values[name] = int(values[name])
+    return Settings(experiment_root="exp", **values)
+
+
+@pytest.mark.parametrize("text, value", [("2", 2), ("100", 100), ("0.1", 0.1), ("1e-3", 1e-3)])
+def test_pids_to_hold_out_are_a_number_or_a_share(text, value):
+    found = settings_of(f"--val_pids={text}").val_pids
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["1", "0", "-3", "1.0", "0.0", "2.5", "nan", "many"])
+def test_other_numbers_of_pids_to_hold_out_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        settings_of(f"--val_pids={text}")
+    told = capsys.readouterr().err
+    assert f"integer of at least 2, or a share between 0 and 1. Received: {text}" in told

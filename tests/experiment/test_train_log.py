@@ -3,6 +3,7 @@ import pytest
 from paths import GOLDEN
 
 from experiment import folder, train_log
+from experiment.validations import Validation
 
 START = "2026-01-02 03:04:05,678 [INFO] train: "
 
@@ -12,6 +13,10 @@ def iteration_line(iteration):
     return train_log.iteration_line(
         iteration, losses, batch_k=4, precision=0.92188, seconds=0.1741, seconds_left=3723.9
     )
+
+
+def early_line(nothing_to_do=False):
+    return train_log.stopped_early_line(5, "mAP", 2, Validation(3, 0.5), nothing_to_do)
 
 
 def write(root, *lines):
@@ -31,6 +36,16 @@ def test_what_is_written_is_read(tmp_path):
     assert train_log.last(tmp_path) == (8, "0.598", "92.19%")
     lines = (tmp_path / "train.log").read_bytes().splitlines()
     assert [train_log.iteration_of(line) for line in lines] == [None, 7, 8, None]
+
+
+def test_the_line_of_a_validation(tmp_path):
+    figures = {"mAP": 0.41204, "top-1": 0.5}
+    best = Validation(100, 0.43104)
+    line = train_log.validation_line(120, figures, "mAP", best, seconds=2.14)
+    assert line == "validation:   120, mAP: 41.20%, top-1: 50.00%, best mAP: 43.10% at 100 (2.1s)"
+    write(tmp_path, line)
+    assert train_log.iteration_of((tmp_path / "train.log").read_bytes()) == 120
+    assert train_log.last(tmp_path) is None
 
 
 def test_lines_of_the_original_are_read():
@@ -82,6 +97,9 @@ def test_a_training_that_was_prolonged_is_not_finished(tmp_path):
         ([iteration_line(5), train_log.finished_line(5)], "finished"),
         ([train_log.finished_line(5), "seed: 1", iteration_line(6)], "stopped"),
         ([iteration_line(5), train_log.nothing_to_do_line(5)], "finished"),
+        ([iteration_line(5), early_line()], "finished early"),
+        ([early_line(), "seed: 1", early_line(nothing_to_do=True)], "finished early"),
+        ([early_line(), iteration_line(6)], "stopped"),
         (["experiment_root: a folder that is called 'Finished all 5 iterations.'"], "stopped"),
     ],
 )

@@ -244,3 +244,31 @@ def test_a_line_that_is_to_wait_appears_after_its_delay(monkeypatch):
         fake.now += 0.9
         bar.update(9)
         assert re.fullmatch(r"files 18/20 \|.*\| 10 img/s, 00:00 left", fake.live_line())
+
+
+def test_what_happens_while_a_line_is_paused_counts_for_nothing(monkeypatch):
+    fake = Terminal(monkeypatch)
+    with terminal.bar(1000, "iter", images_per_step=32) as bar:
+        for _ in range(10):
+            fake.now += 0.5
+            bar.update()
+        before = fake.live_line()
+        with terminal.paused(bar):
+            assert not fake.live_line()
+            with terminal.bar(300, "validation img", leave=False) as inner:
+                fake.now += 100
+                inner.update(200)
+                terminal.say("a warning")
+                assert fake.live_line().startswith("validation img 200/300 |")
+        assert not fake.live_line()
+        fake.now += 0.5
+        bar.update()
+        assert before.endswith("| 64 img/s, 08:15 left")
+        assert re.fullmatch(r"iter 11/1000 \|.*\| 64 img/s, 08:14 left", fake.live_line())
+
+
+def test_a_line_that_is_not_shown_can_be_paused(monkeypatch):
+    fake = Terminal(monkeypatch)
+    with terminal.bar(10, "iter", show=False) as bar, terminal.paused(bar):
+        fake.now += 1
+    assert fake.getvalue() == ""

@@ -1,0 +1,224 @@
+"""Evaluates the network while it trains: as embed.py and evaluate.py would, on a checkpoint of now."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data import pictures
+from data.dataset import WHOLE, ImageFiles, labels_of, with_boxes
+from evaluation import Results, evaluate
+from experiment import validations
+from experiment.flags import VALIDATION_FIGURES, Settings, known
+from experiment.validations import Validation
+from network import checkpoint_paths, checkpoints
+from network.embedder import NetworkEmbedder
+from runtime import devices, terminal
+from runtime.cluster import Cluster
+from runtime.terminal import log
+from training.batches import without_bad_images
+from training.recorder import Recorder, due
+from training.state import State
+from training.validation_set import ValidationSet, check_matches
+from uninterrupt import Uninterrupt
+
+
+class _Images(NamedTuple):
+    """The images of a validation, each once."""
+
+    files: ImageFiles
+    query: np.ndarray  # which of them each query is, int [Q]
+    gallery: np.ndarray  # int [G]
+
+
+class Validator:
+    """Validates when it is due, and knows what that means for the training.
+
+    It changes nothing that the training depends on. What it knows of earlier runs is read from
+    metrics.jsonl, by the chief. All workers call the same methods, with the same iterations.
+
+    Args:
+        found: None for a training without validations: none is ever due.
+        state: whose iteration is the number of finished ones. What metrics.jsonl has of later ones
+            does not count.
+
+    Attributes:
+        best: the best validation so far; None where there is none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        found: ValidationSet | None,
+        state: State,
+        strategy,
+        cluster: Cluster,
+    ):
+        """Raises: UserError for an image of a kind that cannot be read."""
+        self.best: Validation | None = None
+        self._enough = False
+        self._settings = settings
+        self._found = found
+        self._state = state
+        self._strategy = strategy
+        self._cluster = cluster
+        self._history: list[Validation] = []
+        self._last = 0  # the iteration of the newest validation
+        self._embedder: NetworkEmbedder | None = None
+        if found is None:
+            return
+        if settings.on_bad_image == "skip":
+            found = self._found = _without_bad_images(found, settings)
+        self._images = _images(found)
+        self._to_compare = found.to_compare()
+        pictures.check_sample(self._images.files)
+        if cluster.is_chief:
+            self._history = validations.read(
+                settings.experiment_root, settings.val_metric, until=state.iteration
+            )
+            _repair_pointer(Path(settings.experiment_root), self._history)
+        self._conclude()
+
+    def log_data(self) -> None:
+        """Log what is validated on, if there are validations."""
+        if self._found is None:
+            return
+        query, gallery, _, options = self._found
+        log.info(
+            f"Validating every {self._settings.val_frequency} iterations and at the end: "
+            f"{len(query)} queries among {len(gallery)} images of {len(set(gallery.pids))} pids, by "
+            f"--val_excluder {options.excluder}."
+        )
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether a validation is due after so many iterations, and was not made yet."""
+        if self._found is None or iteration in (0, self._last):
+            return False
+        at_end = iteration >= self._settings.train_iterations
+        return at_end or due(self._settings.val_frequency, iteration)
+
+    def is_over(self, iteration: int) -> bool:
+        """Whether the training ends here: with its last iteration, or by --early_stop."""
+        at_end = iteration >= self._settings.train_iterations
+        return self._enough or (at_end and not self.is_due(iteration))
+
+    def run(self, iteration: int, recorder: Recorder, interrupt: Uninterrupt) -> bool:
+        """Validate and log it.
+
+        A signal interrupts a single worker: then nothing is logged, and the validation stays due.
+
+        Returns:
+            whether this one is the best of all.
+        """
+        began = time.perf_counter()
+        with recorder.pause():
+            embs = self._embed(interrupt)
+            if embs is None:
+                return False
+            figures = {}
+            if self._cluster.is_chief:
+                results = self._evaluate(embs)
+                figures = {name: results.figure(name) for name in VALIDATION_FIGURES}
+                value = figures[self._settings.val_metric]
+                self._history.append(Validation(iteration, value))
+            self._conclude()
+        best = known(self.best)
+        if self._cluster.is_chief:
+            recorder.validation(iteration, figures, best, time.perf_counter() - began)
+        return best.iteration == iteration
+
+    def _embed(self, interrupt: Uninterrupt) -> np.ndarray | None:
+        """Embeddings of all images, float32 [N, D]; None if a signal came."""
+        embedder = self._make_embedder()
+        files = self._images.files
+        parts = []
+        with (
+            self._strategy.scope(),
+            terminal.bar(
+                len(files), "validation img", show=self._cluster.is_chief, leave=False
+            ) as bar,
+        ):
+            for variants in embedder.batches(files):
+                parts.append(embedder.aggregate(variants))
+                bar.update(variants.shape[1])
+                # Several workers embed together: none of them can leave.
+                if interrupt.interrupted and self._cluster.size == 1:
+                    return None
+        return np.concatenate(parts)
+
+    def _make_embedder(self) -> NetworkEmbedder:
+        # With 16 bits and no average, each call also copies the weights.
+        network = self._state.embedded()
+        if self._embedder is None:
+            settings = self._settings
+            flip = settings.val_views == "flip"
+            with self._strategy.scope():
+                self._embedder = NetworkEmbedder(
+                    network,
+                    settings,
+                    flip_augment=flip,
+                    crop_augment="center" if settings.crop_augment else None,
+                    aggregator="mean" if flip else None,
+                    batch_size=settings.batch_p * settings.batch_k,
+                    loading_threads=settings.loading_threads,
+                )
+        return self._embedder
+
+    def _evaluate(self, embs: np.ndarray) -> Results:
+        query, gallery = self._to_compare
+        return evaluate(
+            query._replace(embs=embs[self._images.query]),
+            gallery._replace(embs=embs[self._images.gallery]),
+            known(self._found).options,
+        )
+
+    def _conclude(self) -> None:
+        """Say what the validations so far mean; the chief tells the others."""
+        best = validations.best(self._history) or Validation(0, 0.0)
+        last = self._history[-1].iteration if self._history else 0
+        patience = self._settings.early_stop
+        enough = patience > 0 and validations.since_best(self._history) >= patience
+        of_chief = {
+            "last": np.int64(last),
+            "enough": np.int64(enough),
+            "best": np.int64(best.iteration),
+            "value": np.float64(best.value),
+        }
+        told = devices.broadcast(self._strategy, self._cluster, of_chief)
+        self._last = int(told["last"])
+        self._enough = bool(told["enough"])
+        if self._last:
+            self.best = Validation(int(told["best"]), float(told["value"]))
+
+
+def _without_bad_images(found: ValidationSet, settings: Settings) -> ValidationSet:
+    query, gallery = (
+        without_bad_images(images, found.image_root, settings.loading_threads)
+        for images in (found.query, found.gallery)
+    )
+    rest = found._replace(query=query, gallery=gallery)
+    check_matches(rest)
+    return rest
+
+
+def _images(found: ValidationSet) -> _Images:
+    parts = [images.files(found.image_root) for images in (found.query, found.gallery)]
+    boxes = None
+    if any(part.boxes is not None for part in parts):
+        whole = [np.full((len(part), 4), WHOLE, np.int32) for part in parts]
+        boxes = np.concatenate(
+            [w if part.boxes is None else part.boxes for part, w in zip(parts, whole, strict=True)]
+        )
+    both = ImageFiles(np.concatenate([part.paths for part in parts]), boxes)
+    numbers = labels_of(with_boxes(both.paths, both.boxes))
+    _, first = np.unique(numbers, return_index=True)
+    query, gallery = np.split(numbers, [len(found.query)])
+    return _Images(both.select(first), query, gallery)
+
+
+def _repair_pointer(root: Path, history: list[Validation]) -> None:
+    """Let checkpoint-best name what it should: a kill came before that, or logs are taken back."""
+    there = checkpoint_paths.iterations(root)
+    best = validations.best([found for found in history if found.iteration in there])
+    checkpoints.point_to_best(root, best.iteration if best else None)

@@ -248,7 +248,8 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     """Rank the gallery for every query and score the ranks.
 
     What changes embeddings or distances composes, in this order: multi_query pools queries,
-    query_expansion replaces embeddings, rerank distances.
+    query_expansion replaces embeddings, rerank distances. Junk, which the excluder ignores for every
+    query, takes part in none of it.
 
     Args:
         query, gallery: Q and G images with embeddings of the same dimension.
@@ -265,6 +266,13 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     if options.multi_query:
         query = _pool(query, names_for(options.excluder, query), excluder, options.multi_query)
     names = names_for(options.excluder, query)
+    whole = gallery.dataset
+    kept = np.arange(len(whole))
+    if options.query_expansion or options.rerank:
+        kept = _without_junk(excluder, len(whole))
+    if len(kept) < len(whole):
+        gallery = gallery.select(kept, gallery.embs[kept])
+        excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
     query, gallery, bounds = _compare(query, gallery, options)
 
     def ignore(block: slice) -> np.ndarray:
@@ -276,7 +284,11 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         else:
             dists = distances.cdist(query.embs[rows], gallery.embs, options.metric)
         dists[excluder([names[row] for row in rows])] = np.inf
-        return dists
+        if len(kept) == len(whole):
+            return dists
+        of_whole = np.full((len(dists), len(whole)), np.inf)
+        of_whole[:, kept] = dists
+        return of_whole
 
     comparison = ranking.Comparison(bounds, query.dataset.pids, gallery.dataset.pids, ignore)
     measured = _measure(comparison, query.dataset, gallery.dataset, options)
@@ -294,7 +306,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     precisions = figures.precision_at_recall(ranks, options.recalls)
     return Results(
         query=query.dataset,
-        gallery=gallery.dataset,
+        gallery=whole,
         ranks=ranks,
         aps=aps,
         inps=inps,
@@ -302,7 +314,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         mINP=_mean(inps),
         map_at_r=_mean([figures.map_at_r(r) for r in ranks if len(r)]),
         r_precision=_mean([figures.r_precision(r) for r in ranks if len(r)]),
-        cmc=figures.cmc(ranks, len(gallery.dataset.fids)),
+        cmc=figures.cmc(ranks, len(whole)),
         precision_at_recall=dict(zip(options.recalls, precisions, strict=True)),
         tpr_at_fpr=_tpr_at_fpr(measured.verification, options.fprs),
         verification=measured.verification,
@@ -473,6 +485,14 @@ def _pool(query: Embedded, names: Sequence, excluder, how: str) -> Embedded:
     keys = list(zip(query.dataset.pids, excluder.keys(names), strict=True))
     firsts, embs = pooling.pool_queries(query.embs, keys, how)
     return query.select(firsts, embs)
+
+
+def _without_junk(excluder: Excluder, count: int) -> np.ndarray:
+    """The rows of the gallery, of `count` images, that are not ignored for every query; all where
+    none would be left.
+    """
+    junk = getattr(excluder, "junk", np.zeros(count, bool))
+    return np.arange(count) if junk.all() else np.flatnonzero(~junk)
 
 
 def _compare(

@@ -202,7 +202,11 @@ def test_figures_are_those_of_plain_loops(options, metric):
     options = Options(metric, "market1501", **options)
     got = evaluate(query, gallery, options)
 
-    query_rows, query_embs, gallery_embs = rows["query"], query.embs, gallery.embs
+    query_rows, query_embs = rows["query"], query.embs
+    kept = np.array([pid != "-1" for pid, _ in rows["gallery"]])
+    assert 5 < (~kept).sum() < 40
+    gallery_rows = [row for row in rows["gallery"] if row[0] != "-1"]
+    gallery_embs = gallery.embs[kept]
     if options.multi_query:
         query_rows, query_embs = brute.pool(query_rows, query_embs, options.multi_query)
         assert len(query_embs) < 40
@@ -217,7 +221,7 @@ def test_figures_are_those_of_plain_loops(options, metric):
         dists = brute.rerank(query_embs, gallery_embs, metric, *constants)
     else:
         dists = brute.distances(query_embs, gallery_embs, metric)
-    wanted = brute.score(dists, query_rows, rows["gallery"])
+    wanted = brute.score(dists, query_rows, gallery_rows)
 
     assert got.aps == [w and pytest.approx(w[0]) for w in wanted]
     assert got.inps == [w and pytest.approx(w[1]) for w in wanted]
@@ -229,8 +233,56 @@ def test_figures_are_those_of_plain_loops(options, metric):
     np.testing.assert_allclose(got.cmc, [np.mean(np.array(firsts) <= k) for k in range(1, 161)])
     if metric == "cityblock" or options.rerank:  # brute has the others squared
         dists_of_two = got.distances([3, 0])
-        kept = np.isfinite(dists_of_two)
-        np.testing.assert_allclose(dists_of_two[kept], dists[[3, 0]][kept], atol=1e-6)
+        assert (dists_of_two[:, ~kept] == np.inf).all()
+        dists_of_two = dists_of_two[:, kept]
+        counted = np.isfinite(dists_of_two)
+        np.testing.assert_allclose(dists_of_two[counted], dists[[3, 0]][counted], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query_expansion": 4},
+        {"rerank": True, "rerank_k1": 9},
+        {"query_expansion": 4, "rerank": True, "open_set": True, "fprs": (0.1,)},
+    ],
+    ids=str,
+)
+def test_junk_changes_nothing(options):
+    query, gallery, rows = crowd(seed=5)
+    if "open_set" in options:
+        gone = gallery.dataset.pids == "4"
+        gallery.dataset.pids[gone] = "5"
+    options = Options("euclidean", "market1501", **options)
+    kept = np.array([pid != "-1" for pid, _ in rows["gallery"]])
+    without = Embedded(gallery.dataset.select(kept), gallery.embs[kept])
+    # Between the persons, where it would be the neighbor of many.
+    between = gallery.embs.copy()
+    between[~kept] = gallery.embs[kept].mean(axis=0)
+    between = gallery._replace(embs=between)
+    wanted = evaluate(query, without, options).as_json()
+    for got in (evaluate(query, gallery, options), evaluate(query, between, options)):
+        got = got.as_json()
+        assert len(got["CMC"]) == 160
+        got["CMC"] = got["CMC"][: kept.sum()]
+        assert got == wanted
+
+
+def test_an_excluder_that_does_not_say_what_is_junk_keeps_all():
+    query, gallery, _ = crowd(seed=5)
+    names = [f"x{fid}" for fid in gallery.dataset.fids]  # the pid is x-1: no junk
+    named = dataclasses.replace(gallery.dataset, fids=names)
+    options = Options("euclidean", "market1501", rerank=True, rerank_k1=9)
+    with_junk = evaluate(query, gallery._replace(dataset=named), options)
+    assert with_junk.mAP != evaluate(query, gallery, options).mAP
+
+
+def test_a_gallery_of_junk_alone_is_told():
+    query, gallery = SMALL
+    junk = embedded([("0001", "-1_c2s1_1_0.jpg")] * 6, gallery.embs)
+    for more in ({"rerank": True}, {"query_expansion": 2}, {}):
+        with pytest.raises(UserError, match="no query has a true match"):
+            evaluate(query, junk, Options("euclidean", "market1501", **more))
 
 
 @pytest.mark.parametrize(

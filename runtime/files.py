@@ -14,7 +14,8 @@ from common import UserError
 # Windows locks parts of a file against everybody, the one who locks included, and cannot open a
 # directory: there, a file beside the locked one is locked in its place.
 _LOCKS_THE_FILE_ITSELF = os.name == "posix"
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# What file systems without locks say. ENOTSUP and EOPNOTSUPP are one number on Linux and two on macOS.
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def _try_to_lock(descriptor: int) -> bool:
@@ -41,8 +42,11 @@ def _try_once_to_lock(descriptor: int) -> bool:
     except portalocker.AlreadyLocked:
         return False
     except portalocker.LockException as error:
-        if getattr(error.__cause__, "errno", None) not in _NO_LOCKS_HERE:
+        number = getattr(error.__cause__, "errno", None)
+        if number is None:
             raise
+        if number not in _NO_LOCKS_HERE:
+            raise OSError(number, f"{os.strerror(number)} while locking") from error
     return True
 
 
@@ -58,7 +62,11 @@ def _locked(path: Path, flags: int, message: str) -> Iterator[None]:
     descriptor = os.open(_lock_file(path), flags, 0o666)
     is_ours = False
     try:
-        if not _try_to_lock(descriptor):
+        try:
+            is_free = _try_to_lock(descriptor)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if not is_free:
             raise UserError(message)
         is_ours = True
         yield
@@ -92,6 +100,8 @@ def is_locked(path: str | os.PathLike) -> bool:
         return False
     try:
         return not _try_to_lock(descriptor)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
 

@@ -59,22 +59,39 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path):
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):
-    def no_locks(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
+def fails_with(monkeypatch, name):
+    """Let each lock fail with an error of the system, given by its name."""
+    number = getattr(errno, name)
 
-    monkeypatch.setattr(portalocker.portalocker, "LOCKER", no_locks)
+    def lock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(portalocker.portalocker, "LOCKER", lock)
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "EINVAL", "ENOTSUP", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch, name):
+    fails_with(monkeypatch, name)
     files.write_json(tmp_path / "a.json", 1)
     assert (tmp_path / "a.json").read_text() == "1\n"
+    with files.locked_directory(tmp_path, "taken"):
+        assert not files.is_locked(tmp_path)
 
 
-def test_another_error_of_locking_is_raised(tmp_path, monkeypatch):
-    def broken(file, operation):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(portalocker.portalocker, "LOCKER", broken)
-    with pytest.raises(portalocker.LockException, match="Input/output error"):
+def test_another_error_of_locking_names_the_file(tmp_path, monkeypatch):
+    fails_with(monkeypatch, "EIO")
+    with pytest.raises(OSError, match="Input/output error while locking") as error:
         files.write_json(tmp_path / "a.json", 1)
+    assert error.value.errno == errno.EIO and str(tmp_path) in error.value.filename
+    with (
+        pytest.raises(OSError, match="while locking"),
+        files.locked_directory(tmp_path, "taken"),
+    ):
+        raise AssertionError("not locked")
+    assert not files.is_locked(tmp_path)
+    fails_with(monkeypatch, "EACCES")  # as lockf says that another process has it
+    with pytest.raises(UserError, match="taken"), files.locked_directory(tmp_path, "taken"):
+        raise AssertionError("not locked")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -216,8 +216,13 @@ def map_blocks(
     threads = min(cores.count(), rows_in_memory)
     rows_per_thread = -(-rows // threads)
     size = max(1, min(batch_size, rows_per_thread, rows_in_memory // threads))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(process_block, _slices(rows, size)))
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(process_block, _slices(rows, size)))
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+    return [process_block(block) for block in _slices(rows, size)]  # with little memory, slowly
 
 
 def row_slices(embs: np.ndarray, numbers: int) -> Iterator[slice]:

@@ -7,7 +7,9 @@ import numpy as np
 from evaluation import distances
 
 
-def nearest(embs: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    embs: np.ndarray, k: int, metric: str, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of all images, for each of them.
 
     A float32 pass, twice as fast, selects candidates; exact float64 distances order them. Ties go
@@ -17,6 +19,7 @@ def nearest(embs: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarr
         embs: float32 [N, D], of numbers whose squares float32 can hold.
         k: >= 1. All N are taken where N is less.
         metric: one of distances.METRICS.
+        batch_size: images compared with all others at a time, at most. Does not change any result.
 
     Returns:
         int32 [N, k], nearest first, which is the image itself; and float64 [N], the distance to the
@@ -46,7 +49,7 @@ def nearest(embs: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarr
             dists[candidates == index] = -np.inf  # an image comes before its copies
             order[index] = candidates[np.argsort(dists, kind="stable")[:k]]
 
-    distances.map_blocks(process_block, N, N, batch_size=256)
+    distances.map_blocks(process_block, N, N, batch_size)
     return order, furthest
 
 
@@ -134,7 +137,7 @@ def distinct(
     return np.concatenate([query_embs, gallery_embs[other]]), gallery_rows
 
 
-def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
+def expand(embs: np.ndarray, k: int, alpha: float, batch_size: int = 256) -> np.ndarray:
     """Average query expansion: each embedding becomes the weighted mean of its k nearest.
 
     The weight is s^alpha of the cosine s, and 0 where s is below 0 (Radenović et al., Fine-tuning
@@ -144,11 +147,12 @@ def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
         embs: [N, D], finite; of queries and gallery, which are expanded from one another.
         k: >= 1, the image itself counted.
         alpha: >= 0.
+        batch_size: as for nearest.
 
     Returns:
         float32 [N, D].
     """
-    order, _ = nearest(embs, k, "cosine")
+    order, _ = nearest(embs, k, "cosine", batch_size)
     expanded = np.empty(embs.shape, np.float32)
 
     def process_block(block: slice) -> None:
@@ -160,5 +164,5 @@ def expand(embs: np.ndarray, k: int, alpha: float) -> np.ndarray:
         expanded[block] = np.einsum("rk,rkd->rd", weights, near) / order.shape[1]
 
     numbers_per_row = order.shape[1] * embs.shape[1]
-    distances.map_blocks(process_block, len(embs), numbers_per_row, batch_size=64)
+    distances.map_blocks(process_block, len(embs), numbers_per_row, min(batch_size, 64))
     return expanded

@@ -508,7 +508,9 @@ def _compare(
         )
     if options.query_expansion:
         embs, gallery_rows = neighbors.distinct(query.embs, gallery.embs, same)
-        embs = neighbors.expand(embs, options.query_expansion, options.query_expansion_alpha)
+        embs = neighbors.expand(
+            embs, options.query_expansion, options.query_expansion_alpha, options.batch_size
+        )
         query = query._replace(embs=embs[: len(query.embs)])
         gallery = gallery._replace(embs=embs[gallery_rows])
     if not options.rerank:
@@ -520,10 +522,9 @@ def _compare(
         query.embs,
         gallery.embs,
         options.metric,
-        k1=options.rerank_k1,
-        k2=options.rerank_k2,
-        weight=options.rerank_lambda,
+        reranking.Parameters(options.rerank_k1, options.rerank_k2, options.rerank_lambda),
         same=same,
+        batch_size=options.batch_size,
     )
     return query, gallery, bounds
 

@@ -5,6 +5,8 @@ All N = Q + G images are compared with one another, a block at a time, and only 
 are kept: memory is that of the embeddings and O(N·k), time is O(N²·D).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import sparse
 
@@ -12,14 +14,30 @@ from evaluation import distances
 from evaluation.neighbors import distinct, nearest
 
 
+class Parameters(NamedTuple):
+    """What the paper leaves to choose.
+
+    Attributes:
+        k1: >= 1, how many neighbors of an image are looked at, itself not counted.
+        k2: in 1..k1 + 1, over how many nearest images, itself counted, the encodings are averaged.
+        weight: in 0..1, the lambda of the paper.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    weight: float = 0.3
+
+
+_PUBLISHED = Parameters()
+
+
 def bounds(
     query_embs: np.ndarray,
     gallery_embs: np.ndarray,
     metric: str,
-    k1: int = 20,
-    k2: int = 6,
-    weight: float = 0.3,
+    parameters: Parameters = _PUBLISHED,
     same: np.ndarray | None = None,
+    batch_size: int = 256,
 ) -> distances.Bounds:
     """Distances after re-ranking: (1 - weight) · Jaccard distance + weight · distance (eq. 12).
 
@@ -30,18 +48,17 @@ def bounds(
     Args:
         query_embs, gallery_embs: [Q, D], [G, D], finite.
         metric: one of distances.METRICS.
-        k1: >= 1, how many neighbors of an image are looked at, itself not counted.
-        k2: in 1..k1 + 1, over how many nearest images, itself counted, the encodings are averaged.
-        weight: in 0..1, the lambda of the paper.
         same: which gallery images are queries, too; see neighbors.queries_in_gallery.
+        batch_size: images compared with all others at a time, at most. Does not change any result.
     """
+    k1, k2, weight = parameters
     Q = len(query_embs)
     embs, gallery_rows = distinct(query_embs, gallery_embs, same)
     # Only ratios of distances matter. This way their squares stay finite in float32.
     np.ldexp(embs, -np.frexp(max(embs.max(), -embs.min()))[1], out=embs)
-    order, furthest = nearest(embs, k1 + 1, metric)
+    order, furthest = nearest(embs, k1 + 1, metric, batch_size)
     neighborhoods = _neighborhoods(order, round(k1 / 2) + 1)
-    encoding = _encoding(neighborhoods, embs, metric, furthest)
+    encoding = _encoding(neighborhoods, embs, metric, furthest, batch_size)
     encoding = _indicator(order[:, :k2]) @ encoding / min(k2, len(embs))
     query_encoding = encoding[:Q]
     gallery_encoding = encoding[gallery_rows].tocsc()
@@ -96,7 +113,11 @@ def _neighborhoods(order: np.ndarray, half: int) -> sparse.csr_array:
 
 
 def _encoding(
-    neighborhoods: sparse.csr_array, embs: np.ndarray, metric: str, furthest: np.ndarray
+    neighborhoods: sparse.csr_array,
+    embs: np.ndarray,
+    metric: str,
+    furthest: np.ndarray,
+    batch_size: int,
 ) -> sparse.csr_array:
     """V of eq. 8: exp(-distance) within the neighborhood, 0 elsewhere.
 
@@ -115,7 +136,7 @@ def _encoding(
             rows.append(closeness / closeness.sum())
         return rows
 
-    blocks = distances.map_blocks(process_block, len(embs), columns=1, batch_size=256)
+    blocks = distances.map_blocks(process_block, len(embs), columns=1, batch_size=batch_size)
     data = np.concatenate([row for rows in blocks for row in rows])
     return sparse.csr_array((data, indices, starts), neighborhoods.shape)
 

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import brute
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 import common
 from evaluation import distances
+from runtime import cores
 
 
 def points(kind, count, dim):
@@ -65,3 +67,20 @@ def test_blocks_cover_all_rows_once_and_in_order(monkeypatch):
         blocks = distances.map_blocks(rows, 10, columns, batch_size)
         assert [row for block in blocks for row in block] == list(range(10))
         assert max(map(len, blocks)) <= most
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_blocks_are_processed_where_no_more_threads_can_be_started(monkeypatch, started):
+    start = threading.Thread.start
+    threads = []
+
+    def start_few(thread):
+        if len(threads) >= started:
+            raise RuntimeError("can't start new thread")
+        threads.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(cores, "count", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    got = distances.map_blocks(lambda block: (block.start, block.stop), 10, 1, batch_size=3)
+    assert got == [(0, 3), (3, 6), (6, 9), (9, 10)]

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from evaluation import distances, reranking
+from evaluation.reranking import Parameters
 
 
 def persons(seed, query_size=15, gallery_size=90, dim=8):
@@ -24,7 +25,7 @@ def all_bounds(bounds, query_size, gallery_size):
 @pytest.mark.parametrize("metric", distances.METRICS)
 def test_distances_are_those_of_the_papers_definitions(metric, k1, k2, weight):
     query, gallery = persons(seed=k1)
-    bounds = reranking.bounds(query, gallery, metric, k1, k2, weight)
+    bounds = reranking.bounds(query, gallery, metric, Parameters(k1, k2, weight), batch_size=7)
     lower, upper = all_bounds(bounds, len(query), len(gallery))
     wanted = brute.rerank(query, gallery, metric, k1, k2, weight)
     np.testing.assert_allclose(lower, wanted, rtol=0, atol=1e-11)
@@ -38,7 +39,7 @@ def test_queries_that_are_in_the_gallery_are_there_once():
     order = np.random.default_rng(7).permutation(len(everyone))
     same = np.where(order < len(query), order, -1)
     got, _ = all_bounds(
-        reranking.bounds(query, everyone[order], "euclidean", 9, 4, 0.3, same), 15, 105
+        reranking.bounds(query, everyone[order], "euclidean", Parameters(9, 4, 0.3), same), 15, 105
     )
     for number, row in enumerate(got):
         rest = np.delete(everyone, number, axis=0)
@@ -59,7 +60,9 @@ def test_sets_smaller_than_the_neighborhood(count):
 
 def test_one_point_for_all_images_is_finite():
     embs = np.ones((30, 4), np.float32)
-    lower, upper = all_bounds(reranking.bounds(embs[:5], embs[5:], "euclidean", k1=4, k2=2), 5, 25)
+    lower, upper = all_bounds(
+        reranking.bounds(embs[:5], embs[5:], "euclidean", Parameters(4, 2)), 5, 25
+    )
     assert np.isfinite(lower).all() and np.isfinite(upper).all()
 
 

@@ -18,6 +18,7 @@ From Python, for files or arrays (network/embedder.py tells the rest):
 """
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from data.dataset import ImageFiles
 from data.view_names import view_names
 from evaluation import embeddings_file, pooling
 from evaluation.embeddings_file import Origin
-from experiment import args_json, flags
+from experiment import args_json, flags, provenance
 from experiment.flags import Architecture
 from network import checkpoint_paths
 from reports import projector
@@ -169,6 +170,7 @@ def write(
     N = len(images)
     origin = (origin or Origin())._replace(
         checkpoint=str(embedder.checkpoint),
+        network=checkpoint_paths.fingerprint(embedder.checkpoint),
         weights=embedder.weights,
         augmentation_types=tuple(embedder.variant_names),
     )
@@ -200,6 +202,7 @@ def main(args: argparse.Namespace) -> None:
     checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
     origin = Origin(
         checkpoint=os.path.abspath(checkpoint),
+        network=checkpoint_paths.fingerprint(checkpoint),
         weights=checkpoint_paths.chosen_weights(checkpoint, args.weights),
         augmentation_types=tuple(view_names(args.flip_augment, args.crop_augment)),
         aggregator=args.aggregator,
@@ -240,7 +243,8 @@ def main(args: argparse.Namespace) -> None:
 
 def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namespace) -> None:
     images = job.images.files(job.image_root)
-    origin = origin._replace(image_root=job.image_root)
+    data = provenance.fingerprint([job.images.path], job.images, job.image_root)
+    origin = origin._replace(image_root=job.image_root, data=json.dumps(data))
     write(job.filename, embedder, images, origin, job.images.fids, args.quiet)
     log.info(
         f"Wrote the embeddings, {len(images)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."

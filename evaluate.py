@@ -508,6 +508,7 @@ def made_of(
             "aggregator": origin.aggregator,
             "image_root": origin.image_root,
             **({"weights": origin.weights} if origin.weights else {}),
+            **({"network": origin.network} if origin.network else {}),
         }
     return made
 

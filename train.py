@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import common
 from common import UserError
 from data import cameras, dataset, pids, pk_sampler
-from experiment import args_json, flags, folder, rules
+from data.dataset import Dataset
+from experiment import args_json, flags, folder, provenance, rules
 from experiment.flags import Settings, known
+from experiment.provenance import Run
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
@@ -30,6 +32,7 @@ class Call(NamedTuple):
     settings: Settings  # for a new experiment they are checked; when resuming, args.json counts
     given: dict[str, Any]  # the flags that were typed
     resume: bool
+    accept_changed_data: bool = False
 
 
 def parse_args(argv: list[str] | None = None) -> Call:
@@ -41,6 +44,9 @@ def parse_args(argv: list[str] | None = None) -> Call:
     typed = vars(parser.parse_args(argv, untyped))
     given = {name: value for name, value in typed.items() if value is not unset}
     resume = values.pop("resume")
+    accept_changed_data = values.pop("accept_changed_data")
+    if accept_changed_data and not resume:
+        parser.error("argument --accept_changed_data: has an effect only with --resume")
     settings = Settings(**values)
     if not resume:
         for name in ("train_set", "image_root"):
@@ -53,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> Call:
             rules.check_combinations(settings)
         except UserError as error:
             parser.error(str(error))
-    return Call(settings, given, resume)
+    return Call(settings, given, resume, accept_changed_data)
 
 
 def main(call: Call) -> None:
@@ -75,12 +81,13 @@ def main(call: Call) -> None:
         check_root = folder.check_writeable if call.resume else folder.check_new
         check_root(settings.experiment_root)
     data = _load_data(settings, call.resume)
+    run = _begin_run(settings, data.whole, call, cluster.is_chief)
     lock = folder.lock(settings.experiment_root) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
 
-        signal_number = loop.train(settings, data, strategy, cluster, call.resume)
+        signal_number = loop.train(settings, data, strategy, cluster, run)
     if signal_number:
         sys.exit(128 + signal_number)
 
@@ -126,6 +133,18 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     for line in pids.warnings(data.train_set.pids, settings.batch_k):
         log.warning(line)
     return data
+
+
+def _begin_run(settings: Settings, train_set: Dataset, call: Call, is_chief: bool) -> Run:
+    """What the chief records of a run. Raises: UserError for data that have changed."""
+    run = provenance.begin(call.resume)
+    if not is_chief:
+        return run
+    csvs = [known(settings.train_set)]
+    run = run._replace(data=provenance.fingerprint(csvs, train_set, known(settings.image_root)))
+    if not call.resume:
+        return run
+    return provenance.check(settings.experiment_root, run, call.accept_changed_data)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
     fids                UTF-8 strings [N], of the CSV, in its order
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
         variants became one, and the directory of the images
+    attributes network, data: fingerprints of the weights and of what was embedded
     attribute weights: which of the checkpoint's weights, averaged or raw, where it has both
     attribute crc32: the CRC-32 of the numbers of `emb`
 
@@ -37,6 +38,8 @@ CHECKPOINT = "checkpoint"
 AGGREGATOR = "aggregator"
 IMAGE_ROOT = "image_root"
 WEIGHTS = "weights"
+NETWORK = "network"
+DATA = "data"
 CRC = "crc32"
 
 
@@ -49,6 +52,8 @@ class Origin(NamedTuple):
         aggregator: how the embeddings of the variants became one, where there are several.
         image_root: the directory that the fids are relative to.
         weights: "averaged" or "raw", where the checkpoint has both.
+        network: a fingerprint of the checkpoint, equal for its copies.
+        data: fingerprints of the CSV and the images, JSON of experiment/provenance.py.
     """
 
     checkpoint: str | None = None
@@ -56,6 +61,8 @@ class Origin(NamedTuple):
     aggregator: str | None = None
     image_root: str | None = None
     weights: str | None = None
+    network: str | None = None
+    data: str | None = None
 
 
 def default_name(dataset: str | os.PathLike) -> str:
@@ -169,7 +176,7 @@ def _lay_out(
     at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # complete_file has a lock already, which the one of HDF5 would meet.
     with h5py.File(path, "w", locking=False) as file:
-        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS):
+        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS, NETWORK, DATA):
             value = getattr(origin, name)
             if value is not None:
                 is_path = name in (CHECKPOINT, IMAGE_ROOT)
@@ -284,6 +291,8 @@ def origin(path: str | os.PathLike) -> Origin:
             aggregator=_text_of(file, AGGREGATOR),
             image_root=_text_of(file, IMAGE_ROOT),
             weights=_text_of(file, WEIGHTS),
+            network=_text_of(file, NETWORK),
+            data=_text_of(file, DATA),
         )
 
 
@@ -295,9 +304,15 @@ def _text_of(file: h5py.File, name: str) -> str | None:
 def differences(one: Origin, other: Origin) -> list[tuple[str, str, str]]:
     """(name, value of one, value of the other) of whatever changes embeddings and is not the same.
 
-    What a file does not say is no difference.
+    What a file does not say is no difference. Where both have a fingerprint of the network, it
+    counts, and not where the checkpoint was.
     """
     found = []
+    if None not in (one.network, other.network):
+        if one.network == other.network:
+            other = other._replace(checkpoint=one.checkpoint)
+        elif one.checkpoint == other.checkpoint:
+            found.append((NETWORK, _short(one), _short(other)))
     for name in (CHECKPOINT, WEIGHTS, AUGMENTATION_TYPES, AGGREGATOR):
         values = getattr(one, name), getattr(other, name)
         if None not in values and values[0] != values[1]:
@@ -346,6 +361,11 @@ def _beside(path: str | os.PathLike, before: Origin, made: Origin) -> Origin:
     if os.path.dirname(os.path.abspath(path)) != folder:
         return before
     return before._replace(checkpoint=os.path.join(folder, os.path.basename(before.checkpoint)))
+
+
+def _short(origin: Origin) -> str:
+    """A checkpoint, for people, that has the name of another one."""
+    return f"{origin.checkpoint} ({(origin.network or '')[:19]}...)"
 
 
 def _words(value: str | tuple[str, ...]) -> str:

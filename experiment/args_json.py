@@ -26,7 +26,7 @@ _PATHS = (
     "val_image_root",
 )
 # Of one call and not of the experiment: experiments get moved.
-_OF_THE_CALL = {"experiment_root", "resume"}
+_OF_THE_CALL = {"experiment_root", "resume", "accept_changed_data"}
 # Keys of args.json that resuming expects beside the flags of the training.
 _NO_FLAGS = {*_OF_THE_CALL, json_files.DIGEST}
 

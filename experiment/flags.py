@@ -656,7 +656,7 @@ def only_with(name: str) -> OnlyWith | None:
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """The parser of train.py: every flag of Settings, and --resume.
+    """The parser of train.py: every flag of Settings, --resume, and what goes with it.
 
     Args:
         doc: the command's docstring.
@@ -673,6 +673,12 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
                 help="Go on with the experiment from its newest checkpoint. All other flags are "
                 f"taken from its args.json, unless they are {', '.join(CHANGED_BY_RESUMING)}: these "
                 "may be given anew.",
+            )
+            groups["experiment"].add_argument(
+                "--accept_changed_data",
+                action="store_true",
+                help="Beside --resume: go on although the CSV or the image files are not those that were trained on. "
+                "provenance.json records it.",
             )
     return parser
 

@@ -3,6 +3,7 @@
 Without TensorFlow, for checks before anything slow.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -91,6 +92,21 @@ def iterations(root: Path) -> list[int]:
         if match:
             found.append(int(match[1]))
     return sorted(found)
+
+
+def fingerprint(checkpoint: str | os.PathLike) -> str | None:
+    """What a checkpoint, given without suffix, has in common with its copies only.
+
+    It is of the index, which has the checksum of each variable: fast for checkpoints of any size.
+
+    Returns:
+        "sha256 " and 64 digits; None where the checkpoint is gone.
+    """
+    try:
+        with open(f"{os.fspath(checkpoint)}.index", "rb") as file:
+            return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return None
 
 
 # ------------------------------------------------------------------------- averaged weights

@@ -17,9 +17,11 @@ import common
 import embed
 import network.embedder
 from data.augment import Views
+from data.dataset import load
 from evaluation import embeddings_file
 from evaluation.embeddings_file import Origin
-from experiment import args_json
+from experiment import args_json, provenance
+from network import checkpoint_paths
 from reports import projector
 from runtime import files
 
@@ -62,6 +64,8 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(
         checkpoint=str(trained / "checkpoint-3"),
         augmentation_types=("original_resize",),
         image_root=str(dataset.root),
+        network=checkpoint_paths.fingerprint(trained / "checkpoint-3"),
+        data=json.dumps(provenance.fingerprint([dataset.csv], load(dataset.csv), dataset.root)),
     )
     assert file["emb"].dtype == np.float32
     assert file["augmentation_types"].tolist() == [b"original_resize"]

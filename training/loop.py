@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from common import UserError
-from experiment import args_json, train_log
+from experiment import args_json, provenance, train_log
 from experiment.flags import Settings
+from experiment.provenance import Run
 from experiment.rewind import rewind
 from runtime import devices, terminal
 from runtime.cluster import Cluster
@@ -29,15 +30,15 @@ from training.validation_set import Data
 from uninterrupt import Uninterrupt
 
 
-def train(settings: Settings, data: Data, strategy, cluster: Cluster, resuming: bool) -> int:
+def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) -> int:
     """Train in settings.experiment_root.
 
     The directory is empty or, when resuming, holds the experiment; this process has locked it. The
     first signal (Ctrl-C, SIGTERM) ends the training after the running iteration, with a checkpoint.
 
     Args:
-        data: as from validation_set.load.
-        strategy, cluster: as runtime/cluster.py gives them.
+        data, strategy, cluster: as validation_set.load and runtime/cluster.py give them.
+        run: whether it resumes, and what provenance.json is to say of it.
 
     Returns:
         0 for a finished training, else the number of the signal that interrupted it; the same on
@@ -53,15 +54,16 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, resuming: 
         tf.config.experimental.enable_op_determinism()
     batches = Batches(data.train_set, settings, strategy, cluster)
     state = State(settings, batches.pid_count, strategy)
-    source = state.initialize(settings, cluster, resuming, strategy)
+    source = state.initialize(settings, cluster, run.resuming, strategy)
     iteration = state.iteration
-    ran_with = train_log.parameters(settings.experiment_root, iteration) if resuming else {}
+    ran_with = train_log.parameters(settings.experiment_root, iteration) if run.resuming else {}
     validator = Validator(settings, data.validation, state, strategy, cluster)
     over = validator.is_over(iteration)
     _open_log(settings, cluster, iteration, over)
     if over:
         log.info(_last_line(settings, validator, iteration, nothing_to_do=True))
         return 0
+    provenance.write(settings.experiment_root, run, iteration, devices.describe(strategy, cluster))
     _log_data_and_devices(batches, strategy, cluster, settings)
     validator.log_data()
     log.info(f"Starting training from iteration {iteration}, with {source}.")
@@ -105,9 +107,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, resuming: 
     if over:
         log.info(_last_line(settings, validator, iteration))
         return 0
-    root = shlex.quote(str(Path(settings.experiment_root)))
-    command = f"python train.py --experiment_root {root} --resume"
-    log.info(train_log.interrupted_line(iteration, command))
+    log.info(train_log.interrupted_line(iteration, _command_to_resume(settings)))
     return stop
 
 
@@ -167,6 +167,11 @@ def _last_line(
     if nothing_to_do:
         return train_log.nothing_to_do_line(settings.train_iterations)
     return train_log.finished_line(iteration)
+
+
+def _command_to_resume(settings: Settings) -> str:
+    root = shlex.quote(str(Path(settings.experiment_root)))
+    return f"python train.py --experiment_root {root} --resume"
 
 
 def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> int:

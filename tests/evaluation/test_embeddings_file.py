@@ -366,6 +366,21 @@ def test_differences_are_those_of_what_both_files_tell():
         assert embeddings_file.differences(one, other) == wanted
 
 
+def test_fingerprints_of_the_network_count_where_both_files_have_one():
+    one = Origin("/exp/1", network="sha256 0123456789abcdef")
+    moved = one._replace(checkpoint="/moved/1")
+    assert embeddings_file.differences(one, moved) == []
+    assert embeddings_file.differences(one._replace(network=None), moved) == [
+        ("checkpoint", "/exp/1", "/moved/1")
+    ]
+    trained_anew = one._replace(network="sha256 fedcba9876543210")
+    assert embeddings_file.differences(one, trained_anew) == [
+        ("network", "/exp/1 (sha256 0123456789ab...)", "/exp/1 (sha256 fedcba987654...)")
+    ]
+    other = trained_anew._replace(checkpoint="/exp/2")
+    assert embeddings_file.differences(one, other) == [("checkpoint", "/exp/1", "/exp/2")]
+
+
 # ------------------------------------------------------------------------- rows and fids
 
 
@@ -435,7 +450,7 @@ def test_fids_of_another_number_than_embeddings_are_damage(tmp_path):
 
 
 def test_what_a_new_file_would_replace(tmp_path):
-    made = Origin("/exp/1", ("a", "b"), "mean", "/images")
+    made = Origin("/exp/1", ("a", "b"), "mean", "/images", network="sha256 1", data="{}")
     path = with_fids(tmp_path / "emb.h5", ["a", "b", "c"], **made._asdict())
 
     def lost(fids="a b c", origin=made):
@@ -443,6 +458,11 @@ def test_what_a_new_file_would_replace(tmp_path):
         return embeddings_file.what_would_be_lost(path, Dataset(fids, fids, "x.csv"), origin)
 
     assert lost() == lost("./a b c") == lost(origin=made._replace(image_root="/moved")) == []
+    assert lost(origin=made._replace(data="{x}")) == []
+    assert lost(origin=made._replace(network="sha256 2")) == [
+        "network /exp/1 (sha256 1...), not /exp/1 (sha256 2...)"
+    ]
+    assert embeddings_file.origin(path) == made
     assert lost("a b") == ["3 images, not 2"]
     assert lost("a c b") == ["other images (in row 2 b, not c)"]
     assert lost(origin=Origin("/exp/2", ("a",), "mean")) == [

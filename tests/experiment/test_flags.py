@@ -50,6 +50,7 @@ def test_every_flag_of_the_original_has_its_default():
     args = vars(flags.make_parser("x").parse_args(["--experiment_root", "exp"]))
     assert {name: args[name] for name in DEFAULTS} == DEFAULTS
     assert ORIGINALS_ARGS.keys() <= args.keys() and args.pop("resume") is False
+    assert args.pop("accept_changed_data") is False
     assert Settings(**args) == Settings(experiment_root="exp")
 
 

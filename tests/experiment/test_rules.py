@@ -8,6 +8,7 @@ from experiment.flags import Settings
 def settings_of(*argv):
     values = vars(flags.make_parser("x").parse_args(["--experiment_root=exp", *argv]))
     values.pop("resume")
+    values.pop("accept_changed_data")
     return Settings(**values)
 
 

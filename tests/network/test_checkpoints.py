@@ -11,7 +11,7 @@ import tensorflow as tf
 from weights import SHAPE, assert_same, make, refuse, scramble, values, write_v2
 
 from common import UserError
-from network import checkpoints, model
+from network import checkpoint_paths, checkpoints, model
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,20 @@ def test_a_checkpoint_is_found_as_the_shell_completes_it(tmp_path, monkeypatch):
         assert checkpoints.find("exp", name) == Path("exp/checkpoint-3")
     with pytest.raises(UserError, match="Available: checkpoint-3"):
         checkpoints.find("exp", "other/checkpoint-3")
+
+
+def test_a_fingerprint_is_that_of_copies_and_no_others(tmp_path, state):
+    first = checkpoints.save(tmp_path, 1, state)
+    (tmp_path / "moved").mkdir()
+    for path in tmp_path.glob("checkpoint-1.*"):
+        (tmp_path / "moved" / path.name).write_bytes(path.read_bytes())
+    fingerprint = checkpoint_paths.fingerprint(first)
+    assert re.fullmatch("sha256 [0-9a-f]{64}", fingerprint)
+    assert checkpoint_paths.fingerprint(tmp_path / "moved" / "checkpoint-1") == fingerprint
+    variable = next(iter(state.values()))
+    variable.assign(variable + 1)
+    assert checkpoint_paths.fingerprint(checkpoints.save(tmp_path, 2, state)) != fingerprint
+    assert checkpoint_paths.fingerprint(tmp_path / "checkpoint-3") is None
 
 
 def test_names_are_those_of_tensorflow_1(state):

@@ -19,7 +19,7 @@ import common
 import train
 from benchmarks import kill_and_resume
 from data import images as image_data
-from experiment import args_json, detailed_logs, metrics_log
+from experiment import args_json, detailed_logs, metrics_log, provenance
 from network import checkpoints
 from runtime import files
 from runtime.cluster import Cluster
@@ -255,6 +255,32 @@ def test_only_the_chief_warns_of_flags_that_are_not_used(whole, monkeypatch, cap
     assert capfd.readouterr().err.count("--margin 0.5 is not used") == lines
 
 
+def test_data_that_have_changed_end_a_resumed_run_unless_they_are_accepted(
+    dataset, whole, tmp_path, monkeypatch, capfd
+):
+    def no_strategy(name):
+        raise common.UserError("far enough")
+
+    root, csv = tmp_path / "exp", tmp_path / "new.csv"
+    shutil.copytree(whole, root)
+    csv.write_text("".join(dataset.csv.read_text().splitlines(keepends=True)[:-1]))
+    args = json.loads((root / "args.json").read_text())
+    (root / "args.json").write_text(json.dumps(args | {"train_set": str(csv)}))
+    monkeypatch.setattr(train, "make_strategy", no_strategy)
+    rows = len(dataset.pids)
+    message = (
+        f"new.csv is not what this experiment was trained on .*: {rows - 1} rows, before {rows};"
+    )
+    with pytest.raises(common.UserError, match=message):
+        run(f"--experiment_root={root}", "--resume")
+    with pytest.raises(common.UserError, match="far enough"):
+        run(f"--experiment_root={root}", "--resume", "--accept_changed_data")
+    assert f"Going on with changed data: {rows - 1} rows, before {rows};" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        run(*flags(dataset, tmp_path / "new"), "--accept_changed_data")
+    assert "--accept_changed_data: has an effect only with --resume" in capfd.readouterr().err
+
+
 def test_a_damaged_newest_checkpoint_is_stepped_over_and_the_run_goes_on_exactly(
     dataset, whole, tmp_path
 ):
@@ -370,6 +396,10 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     assert np.all(detailed_logs.read(moved / "losses").max(axis=1) > 0)
     assert checkpoints.newest(moved).name == "checkpoint-3"
     assert ends(moved) == [4]
+    # a run that had nothing to do is not there
+    runs = provenance.read(moved)
+    assert [recorded["iteration"] for recorded in runs] == [0, 2]
+    assert runs[0]["data"] == runs[1]["data"]
 
 
 def test_a_longer_training_with_its_old_decay_has_the_old_curve_and_without_is_warned_about(

@@ -4,7 +4,6 @@ Sizes are (height, width) in pixels. An image is a pure function of its file and
 drawn for it comes from data/augment.py.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-import common
-from data import augment, pictures
+from data import augment, patience
 from data.augment import Augmentation
-from data.dataset import Box, ImageFiles
-from data.decoding import decode, fault
+from data.dataset import ImageFiles
+from data.decoding import decode
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -83,7 +81,7 @@ def reader(
     Returns:
         a function from a row, an int tensor, to the image, uint8 [H, W, 3].
     Raises:
-        common.UserError for an image that is to be cached and cannot be read.
+        pictures.UnreadableError for an image that is to be cached and cannot be read.
     """
     images = _as_files(images)
     read = _file_reader(images, loading)
@@ -118,8 +116,8 @@ def _hold(images: ImageFiles, load: Callable, loading: Loading) -> tf.Tensor:
     boxes = () if images.boxes is None else (tf.constant(images.boxes, tf.int32),)
     loaded = tf.data.Dataset.from_tensor_slices((tf.constant(images.paths), *boxes))
     loaded = loaded.map(load, num_parallel_calls=loading.threads).batch(len(images))
-    with explain_bad_images(lambda: images):
-        return loaded.with_options(_own_threads(loading.threads)).get_single_element()
+    loaded = loaded.with_options(_own_threads(loading.threads))
+    return patience.patiently(loaded.get_single_element, lambda: images)
 
 
 def training_batches(
@@ -240,9 +238,12 @@ def make_loader(size: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Te
 
 def load_few(images: ImageFiles, load: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> list:
     """What a function of make_loader makes of each image, without the cost of a pipeline."""
-    pairs = zip(images.paths, _boxes(images), strict=True)
-    with explain_bad_images(lambda: images):
+
+    def load_all():
+        pairs = zip(images.paths, _boxes(images), strict=True)
         return [load(tf.constant(path), tf.constant(box)) for path, box in pairs]
+
+    return patience.patiently(load_all, lambda: images)
 
 
 def _boxes(images: ImageFiles) -> np.ndarray:
@@ -252,26 +253,44 @@ def _boxes(images: ImageFiles) -> np.ndarray:
 
 def test_batches(
     images: ImageFiles | Sequence[str], batch_size: int, threads: int, size: tuple[int, int]
-) -> tf.data.Dataset:
+) -> Iterator[tf.Tensor]:
     """Images, resized, in order.
 
     Args:
         images: N of them, or the paths of N files.
 
-    Returns:
-        a data set of float32 [n, *size, 3], n at most batch_size.
+    Yields:
+        float32 [n, *size, 3], n at most batch_size.
+
+    Raises:
+        pictures.UnreadableError for an image that cannot be read.
     """
     images = _as_files(images)
-    files = tf.data.Dataset.from_tensor_slices((tf.constant(images.paths), _boxes(images)))
-    loaded = files.map(make_loader(size), num_parallel_calls=threads).batch(batch_size)
-    return loaded.with_options(_own_threads(threads)).prefetch(1)
+    # tf.data sets memory aside for a whole batch, which may be more than there are images.
+    batch_size = max(1, min(batch_size, len(images)))
+    load = make_loader(size)
+
+    def batches_from(start):
+        rest = images.select(slice(start, None))
+        files = tf.data.Dataset.from_tensor_slices((tf.constant(rest.paths), _boxes(rest)))
+        loaded = files.map(load, num_parallel_calls=threads).batch(batch_size)
+        return iter(loaded.with_options(_own_threads(threads)).prefetch(1))
+
+    def files_of(start):
+        return images.select(slice(start, start + batch_size))
+
+    return patience.resumed(batches_from, range(0, len(images), batch_size), files_of)
 
 
 # ------------------------------------------------------------------------- bad images
 
 
 def decodable(images: ImageFiles | Sequence[str], threads: int) -> np.ndarray:
-    """Read, decode and cut out all images. Returns: whether this works, bool [N]."""
+    """Read, decode and cut out all images. Returns: whether they are images, bool [N].
+
+    Raises:
+        pictures.UnreadableError for a file that cannot be read: it may be a good image.
+    """
     images = _as_files(images)
 
     def decode_one(row, path, box):
@@ -284,36 +303,6 @@ def decodable(images: ImageFiles | Sequence[str], threads: int) -> np.ndarray:
     good = np.zeros(len(images), bool)
     for row, _ in files.with_options(_own_threads(threads)).as_numpy_iterator():
         good[row] = True
+    for row in np.flatnonzero(~good):
+        good[row] = patience.bad_image(images.select([row])) is None
     return good
-
-
-@contextlib.contextmanager
-def explain_bad_images(loading: Callable[[], ImageFiles | Sequence[str]]) -> Iterator[None]:
-    """Turn the error about an image that cannot be loaded into one that names it.
-
-    Args:
-        loading: returns the images that are being loaded when the error comes up, or their paths.
-
-    Raises:
-        common.UserError instead of TensorFlow's error, where one of these images is to blame.
-    """
-    try:
-        yield
-    except tf.errors.OpError:
-        images = _as_files(loading())
-        for row, path in enumerate(images.paths):
-            _check_file(path, images.box(row))
-        raise
-
-
-def _check_file(path: str, box: Box | None) -> None:
-    """Raises: common.UserError for a file that cannot be decoded, or has not all of the box."""
-    try:
-        encoded = tf.io.read_file(path).numpy()
-    except tf.errors.OpError as error:
-        raise pictures.unreadable(path, common.reason(error)) from None
-    why = fault(encoded)
-    if why:
-        raise pictures.unreadable(path, why) from None
-    if box:
-        pictures.check_box(path, box, pictures.read_header(encoded))

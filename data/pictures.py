@@ -66,6 +66,10 @@ _MAGIC = {
 _EXIF = ("exif", "xmp", "Raw profile type exif")
 
 
+class UnreadableError(UserError):
+    """An image file of a training or an embedding cannot be read or decoded."""
+
+
 class UnfitError(ValueError):
     """A file is of another kind, or too large, and nothing that reads images here takes it."""
 
@@ -273,18 +277,27 @@ def _look(path: str, box: Box | None) -> int:
 
 
 def check_box(path: str | os.PathLike, box: Box, image: Image.Image | Header) -> None:
-    """Raises: UserError unless the box is within the image."""
+    """Raises: UnreadableError unless the box is within the image."""
     if box[2] > image.width or box[3] > image.height:
-        raise UserError(
+        raise UnreadableError(
             f"the box {','.join(map(str, box))} of {path} is not within the image, which is {image.width} pixels wide "
             f"and {image.height} high as it is stored. Correct x1,y1,x2,y2 or take the line out of the CSV; "
             "python -m data.check finds all such."
         )
 
 
-def unreadable(path: str, why: str) -> UserError:
+def unreadable(path: str, why: str) -> UnreadableError:
     """The error about an image file of a training or an embedding that cannot be decoded."""
-    return UserError(
+    return UnreadableError(
         f"the image {path} cannot be read: {why}. It should be a {KINDS} file. Repair it or take its line out of the "
         "CSV; python -m data.check finds all such."
+    )
+
+
+def out_of_reach(path: str, why: str, tries: int = 1) -> UnreadableError:
+    """The error about an image file that the system does not let us read."""
+    after = f", in {tries} tries" if tries > 1 else ""
+    return UnreadableError(
+        f"the image {path} cannot be read{after}: {why}. Look whether its disk or share is there and its permissions "
+        "allow it (too many open files: ulimit -n 4096), then call again; a training goes on with --resume."
     )

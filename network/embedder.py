@@ -177,23 +177,12 @@ class NetworkEmbedder:
         return self._resize_arrays(images)
 
     def _load_files(self, files: ImageFiles) -> Iterator[tf.Tensor]:
-        if len(files) <= _FEW:
-            images = image_data.load_few(files, self._load_file)
-            yield from (tf.stack(batch) for batch in self._parts(images))
-            return
-        start = 0
-
-        def being_loaded():
-            return files.select(slice(start, start + self._images_at_a_time))
-
-        with image_data.explain_bad_images(being_loaded):
-            # tf.data sets memory aside for a whole batch, which may be more than there are images.
-            batch_size = min(self._images_at_a_time, len(files))
-            for batch in image_data.test_batches(
-                files, batch_size, self._loading_threads, self._resized
-            ):
-                start += batch.shape[0]
-                yield batch
+        if len(files) > _FEW:
+            return image_data.test_batches(
+                files, self._images_at_a_time, self._loading_threads, self._resized
+            )
+        images = image_data.load_few(files, self._load_file)
+        return (tf.stack(batch) for batch in self._parts(images))
 
     def _resize_arrays(self, arrays: Sequence) -> Iterator[np.ndarray]:
         for batch in self._parts(arrays):

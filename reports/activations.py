@@ -55,12 +55,11 @@ class Activations:
         """
         paths = [os.fspath(path) for path in paths]
         strengths = []
-        with image_data.explain_bad_images(lambda: paths):
-            for images in image_data.test_batches(
-                paths, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
-            ):
-                maps = tf.cast(self._maps(images, training=False), tf.float32)
-                strengths.append(tf.norm(maps, axis=-1).numpy())
+        for images in image_data.test_batches(
+            paths, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
+        ):
+            maps = tf.cast(self._maps(images, training=False), tf.float32)
+            strengths.append(tf.norm(maps, axis=-1).numpy())
         return _stretched(np.concatenate(strengths))
 
 

@@ -2,14 +2,14 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from common import first_few
-from data import augment, cameras, pictures, pk_sampler
+from data import augment, cameras, patience, pictures, pk_sampler
 from data import images as image_data
 from data.augment import Augmentation
 from data.dataset import Dataset, ImageFiles, labels_of
@@ -75,22 +75,34 @@ class Batches:
         )
         self._on_accelerator = image_data.on_accelerator()
 
-    def starting_at(self, iteration: int) -> Iterator[Batch]:
+    def starting_at(
+        self, iteration: int, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch]:
         """The batches of iteration `iteration` (counted from 0) and of those that follow.
 
+        An image that cannot be read for the moment is waited for; see data/patience.py.
+
+        Args:
+            stop: whether to wait no longer.
+
         Raises:
-            UserError for an image that cannot be decoded, with its name.
+            pictures.UnreadableError for an image that cannot be read or decoded, with its name.
         """
+        numbers = range(iteration, self._settings.train_iterations)
+        loaded = patience.resumed(self._loaded_from, numbers, self._files_of, stop)
+        for _ in numbers:
+            began = time.perf_counter()
+            images, rows = next(loaded)
+            yield Batch(images, rows, began, waited=time.perf_counter() - began)
+
+    def _loaded_from(self, iteration: int) -> Iterator[tuple[Any, np.ndarray]]:
+        """The images on the devices, and the rows of the data set, of each batch."""
         load = functools.partial(self._load, iteration)
         loader = iter(self._strategy.distribute_datasets_from_function(load))
         finish = self._make_finish(loader.element_spec[0])
-        for current in range(iteration, self._settings.train_iterations):
-            began = time.perf_counter()
-            with image_data.explain_bad_images(functools.partial(self._files_of, current)):
-                images, rows = next(loader)
-                images = finish(images)
-                rows = self._strategy.experimental_local_results(rows)[0].numpy()
-            yield Batch(images, rows, began, waited=time.perf_counter() - began)
+        for images, rows in loader:
+            of_all = self._strategy.experimental_local_results(rows)[0].numpy()
+            yield finish(images), of_all
 
     def images_of_first_device(self, batch: Batch) -> np.ndarray:
         """Those of this worker's first replica, float32 [b, H, W, 3]."""

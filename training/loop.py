@@ -1,8 +1,9 @@
 """The training of an experiment."""
 
+import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from common import UserError
-from experiment import args_json, provenance, train_log
+from data.pictures import UnreadableError
+from experiment import args_json, folder, provenance, train_log
 from experiment.flags import Settings
 from experiment.provenance import Run
 from experiment.rewind import rewind
@@ -79,11 +81,13 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         sync=recorder.sync,
         active=cluster.is_chief,
     )
-    with Uninterrupt() as interrupt, recorder, saver:
+    saved = _saved_when_images_fail(settings, lambda: iteration, recorder, saver)
+    with Uninterrupt() as interrupt, recorder, saver, saved:
         milestones = _Milestones(settings, cluster, interrupt, validator, recorder, saver)
         stop, over = milestones.at_start(iteration)
         previous = None
-        for batch in () if stop or over else batches.starting_at(iteration):
+        loaded = batches.starting_at(iteration, stop=lambda: interrupt.interrupted)
+        for batch in () if stop or over else loaded:
             rate = learning_rate(iteration, schedule)
             result = step(
                 batch.images,
@@ -172,6 +176,26 @@ def _last_line(
 def _command_to_resume(settings: Settings) -> str:
     root = shlex.quote(str(Path(settings.experiment_root)))
     return f"python train.py --experiment_root {root} --resume"
+
+
+@contextlib.contextmanager
+def _saved_when_images_fail(
+    settings: Settings, finished: Callable[[], int], recorder: Recorder, saver: Saver
+) -> Iterator[None]:
+    """A context that an image that cannot be had ends with a checkpoint, as the weights are whole.
+
+    Args:
+        finished: the number of finished iterations.
+    """
+    try:
+        yield
+    except UnreadableError:
+        saver.wait()
+        if folder.newest_iteration(settings.experiment_root) < finished():
+            recorder.flush()
+            saver.save(finished())
+            saver.wait()
+        raise
 
 
 def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteration | None) -> int:

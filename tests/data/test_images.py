@@ -1,4 +1,3 @@
-import contextlib
 import re
 
 import numpy as np
@@ -9,7 +8,7 @@ from paths import GOLDEN
 from PIL import Image
 
 import common
-from data import augment, images, pictures
+from data import augment, images, patience, pictures
 from data.augment import Augmentation
 from data.dataset import ImageFiles
 from data.images import Loading
@@ -55,6 +54,18 @@ def training_stream(start, loading, augmentation=ALL, **options):
     batches = enumerate(PLAN[start:], start)
     stream = images.training_batches(batches, 6, PATHS, 9, augmentation, loading, **options)
     return finished_batches(stream, augmentation, loading)
+
+
+def training_batch_of(files, rows, cache):
+    """One batch, as a training loads it."""
+
+    def make(iteration):
+        batches = [(iteration, np.array(rows))]
+        loading = Loading(2, cache)
+        return iter(images.training_batches(batches, len(rows), files, 1, CROPS, loading))
+
+    (batch,) = patience.resumed(make, [0], lambda _: files.select(rows))
+    return batch
 
 
 def equal(got, expected):
@@ -134,7 +145,7 @@ def test_cached_images_are_the_same_and_need_no_file(tmp_path, cache, finished):
 
 
 def test_test_batches_keep_the_order_and_bound_the_batch():
-    batches = list(images.test_batches(PATHS, 3, 3, NET).as_numpy_iterator())
+    batches = list(images.test_batches(PATHS, 3, 3, NET))
     assert [len(batch) for batch in batches] == [3, 3, 2]
     exact(np.concatenate(batches), [NUMBERS[f"{name}/net"] for name in FILES])
 
@@ -189,15 +200,8 @@ def test_a_box_beyond_its_image_is_told(boxed):
     files = ImageFiles(paths, boxes)
     words = r"the box 59,69,61,70 of .*sheet0.png is not within the image, which is 60 pixels wide.*Correct"
     for cache in ("none", "decoded"):
-        with (
-            pytest.raises(common.UserError, match=words),
-            images.explain_bad_images(lambda: files.select([1, 3])),
-        ):
-            list(
-                images.training_batches(
-                    [(0, np.array([1, 3]))], 2, files, 1, CROPS, Loading(2, cache)
-                )
-            )
+        with pytest.raises(pictures.UnreadableError, match=words):
+            training_batch_of(files, [1, 3], cache)
     with pytest.raises(common.UserError, match=words):
         images.load_few(files, images.make_loader(NET))
     assert images.decodable(files, 2).tolist() == [True, True, True, False, True]
@@ -216,34 +220,22 @@ def bad_path(tmp_path):
     return str(path)
 
 
-@contextlib.contextmanager
-def explained(paths):
-    names_it = pytest.raises(
-        common.UserError,
-        match=r"bad\.jpg cannot be read: it is of an unknown kind.*take its line out",
-    )
-    with names_it, images.explain_bad_images(lambda: paths):
-        yield
+IS_NAMED = pytest.raises(
+    pictures.UnreadableError,
+    match=r"bad\.jpg cannot be read: it is of an unknown kind.*take its line out",
+)
 
 
 @pytest.mark.parametrize("cache", ["none", "encoded", "decoded"])
 def test_a_bad_image_is_named_whatever_is_cached(bad_path, cache):
-    paths = [*PATHS, bad_path]
-    batches = [(0, np.array([1, 8]))]
-    with explained(paths):
-        list(images.training_batches(batches, 2, paths, 1, CROPS, Loading(2, cache)))
+    with IS_NAMED:
+        training_batch_of(ImageFiles([*PATHS, bad_path]), [1, 8], cache)
 
 
 def test_a_bad_image_that_is_to_be_embedded_is_named(bad_path):
     paths = [*PATHS[:2], bad_path]
-    with explained(paths):
+    with IS_NAMED:
         list(images.test_batches(paths, 4, 2, NET))
-
-
-def test_an_error_of_another_kind_is_left_as_it_is():
-    unchanged = pytest.raises(tf.errors.ResourceExhaustedError, match="no memory")
-    with unchanged, images.explain_bad_images(lambda: PATHS):
-        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
 
 @pytest.mark.parametrize(

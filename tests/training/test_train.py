@@ -19,6 +19,7 @@ import common
 import train
 from benchmarks import kill_and_resume
 from data import images as image_data
+from data import patience
 from experiment import args_json, detailed_logs, metrics_log, provenance
 from network import checkpoints
 from runtime import files
@@ -516,6 +517,41 @@ def test_an_image_that_cannot_be_decoded_ends_the_run_with_its_name(dataset, tmp
     (images / bad).write_bytes((dataset.root / bad).read_bytes()[:60])
     with pytest.raises(common.UserError, match=f"{bad} cannot be read"):
         run(*flags(dataset, tmp_path / "exp"), f"--image_root={images}")
+
+
+def test_an_image_that_cannot_be_read_for_a_while_loses_nothing(
+    dataset, whole, tmp_path, monkeypatch
+):
+    images = tmp_path / "images"
+    shutil.copytree(dataset.root, images)
+    fids = detailed_logs.read(whole / "fids").tolist()
+    first_use = {fid: min(i for i in range(ITERATIONS) if fid in fids[i]) for fid in sum(fids, [])}
+    late = max(first_use, key=lambda fid: (first_use[fid] % 2, first_use[fid]))
+    finished = first_use[late]
+    assert finished % 2 == 1  # no checkpoint would have been due
+    image = images / late.decode()
+    content = image.read_bytes()
+    image.unlink()
+    image.symlink_to(image)  # a loop, as a file that the system does not open
+    monkeypatch.setattr("data.dataset.check_images", lambda *_: None)
+    root = tmp_path / "exp"
+
+    monkeypatch.setattr(patience, "_wait", lambda *_: None)
+    with pytest.raises(common.UserError, match=f"{image} cannot be read, in 7 tries: Too many lev"):
+        run(*flags(dataset, root), f"--image_root={images}")
+    assert (root / f"checkpoint-{finished}.index").exists()
+
+    def repair(*_):
+        image.unlink()
+        image.write_bytes(content)
+
+    monkeypatch.setattr(patience, "_wait", repair)
+    run(f"--experiment_root={root}", "--resume")
+    assert f"{image} cannot be read: Too many levels" in (root / "train.log").read_text()
+    expected = tensors(whole / "checkpoint-6")
+    for name, value in tensors(root / "checkpoint-6").items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert detailed_logs.read(root / "fids").tolist() == fids
 
 
 def test_files_of_another_kind_are_named_before_the_training_and_turned_ones_are_counted(

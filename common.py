@@ -95,7 +95,7 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
     try:
         main(parse_args())
     except UserError as error:
-        sys.exit(f"{name}: error: {error}")
+        sys.exit(f"{name}: error: {visible(str(error))}")
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -106,7 +106,7 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
         told = exhausted(error) or _told_of_path(error)
         if told is None:
             raise
-        sys.exit(f"{name}: error: {told}")
+        sys.exit(f"{name}: error: {visible(told)}")
 
 
 def _tell_an_early_ctrl_c() -> None:
@@ -240,7 +240,7 @@ class _Parser(argparse.ArgumentParser):
         HDF5, JSON and TensorFlow hold paths as UTF-8.
         """
         words = sys.argv[1:] if args is None else args
-        foreign = [word for word in words if not _is_utf8(word)]
+        foreign = [word for word in words if not is_utf8(word)]
         if foreign:
             self.error(
                 f"paths should be UTF-8. Received: {ascii(foreign[0])}. Rename the file or the folder"
@@ -258,8 +258,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _is_utf8(text: str) -> bool:
-    """Python reads the bytes of another encoding as halves of characters, which UTF-8 lacks."""
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written as UTF-8. Python reads bytes of another encoding as halves of
+    characters, which it has not.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -351,6 +353,10 @@ def readable_directory(text: str) -> str:
 def writeable_file(text: str) -> str:
     """A flag's type: the name of a file that can be written. Nothing is created yet."""
     folder = os.path.dirname(os.path.abspath(text))
+    if len(os.fsencode(os.path.basename(text))) > 255:
+        raise argparse.ArgumentTypeError(
+            f"its name should have at most 255 bytes. Received: {text}"
+        )
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"should be a file, but is a directory. Received: {text}")
     if os.path.exists(text) and not os.path.isfile(text):
@@ -419,7 +425,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     },
     "allow_any_path": {
         "action": "store_true",
-        "help": "Allow file ids that are absolute or lead out of image_root.",
+        "help": "Allow file ids that are absolute or lead out of image_root, by .. or by a link.",
     },
     "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
     "metric": {"choices": METRICS},
@@ -538,6 +544,22 @@ def plugin(folder: str, name: str, module: Any) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------- words
+
+
+# Control characters, halves of characters, and what turns the direction of the text around it.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text from outside for a terminal, a log or a page: what is not seen, but does something there,
+    becomes an escape such as \\x1b.
+
+    Args:
+        keep: characters that stay.
+    """
+    return _UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 def first_few(names: list[str], separator: str = ", ") -> str:

@@ -198,7 +198,8 @@ def main(args: argparse.Namespace) -> None:
     architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
     jobs = [_check_job(args, csv, architecture) for csv in args.dataset]
     if args.projector:
-        projector.read_config(args.experiment_root)
+        for job in jobs:
+            projector.check(args.experiment_root, Path(job.filename).stem)
     checkpoint = checkpoint_paths.find(args.experiment_root, args.checkpoint)
     origin = Origin(
         checkpoint=os.path.abspath(checkpoint),
@@ -287,7 +288,7 @@ def _load_dataset(
         )
     images = dataset.load(csv)
     try:
-        dataset.check_images(csv, image_root, images.fids, args.allow_any_path)
+        dataset.check_images(csv, image_root, images.fids, args.allow_any_path, allow_links=False)
     except UserError as error:
         if args.image_root:
             raise

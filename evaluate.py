@@ -450,7 +450,9 @@ def main(args: argparse.Namespace) -> None:
     _warn_about_embeddings(log, args, (query, gallery), origins)
     if args.report or args.baseline:
         for csv, images in zip(csvs, (query_set, gallery_set), strict=True):
-            dataset.check_images(csv, args.image_root, images.fids, args.allow_any_path)
+            dataset.check_images(
+                csv, args.image_root, images.fids, args.allow_any_path, allow_links=False
+            )
     activations = _load_activations(args.activations)
 
     results = pipeline.evaluate(query, gallery, options)

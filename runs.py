@@ -219,12 +219,18 @@ def compare_alike(found: Sequence[Sequence[Evaluation]]) -> list[list[Evaluation
 
 
 def _progress(root: Path, args: dict) -> dict[str, str]:
-    last = train_log.last(root) or train_log.Logged(0, _NONE, _NONE)
     planned = args.get("train_iterations", "?")
-    is_number = isinstance(planned, int)
+    last = None
+    try:
+        last = train_log.last(root)
+        state = train_log.state(root, planned if isinstance(planned, int) else None)
+    except OSError as error:
+        log.warning(f"{root / 'train.log'} cannot be read: {common.reason(error)}.")
+        state = _NONE
+    last = last or train_log.Logged(0, _NONE, _NONE)
     return {
         "iteration": f"{last.iteration} of {planned}",
-        "state": train_log.state(root, planned if is_number else None),
+        "state": state,
         "loss": last.loss,
         "batch-p": last.precision,
     }

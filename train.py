@@ -120,6 +120,7 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             known(settings.image_root),
             train_set.fids,
             settings.allow_any_path,
+            allow_links=resuming,  # which began before links were looked at, perhaps
         )
         cameras.cameras_of(train_set, settings.cameras)
         data = validation_set.load(train_set, settings)

@@ -94,7 +94,9 @@ def main(args: argparse.Namespace) -> None:
     sets = []
     for path in args.datasets:
         images = dataset.load(path)
-        dataset.check_paths(path, args.image_root, images.fids, args.allow_any_path)
+        dataset.check_paths(
+            path, args.image_root, images.fids, args.allow_any_path, allow_links=False
+        )
         fids = [os.path.normpath(fid) for fid in images.fids]
         images = Dataset(images.pids, fids, path)
         if has_header(images, args.image_root):
@@ -105,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
     found = examine_all(joined(sets), args.image_root, args.loading_threads)
     for images in sets:
         of_set = {fid: found[fid] for fid in images.fids if fid in found}
-        print(f"{images.path}:", *summary(images, of_set, args.batch_k), sep="\n  ")
+        _print(f"{images.path}:", *summary(images, of_set, args.batch_k), indent=2)
     for line in pid_checks.few_images(sets[0].pids, args.batch_k):
         print(f"For a training on {sets[0].path}: {line}")
     listed = problems(sets, found) | {"headers that do not name the columns pid and fid": headers}
@@ -115,8 +117,13 @@ def main(args: argparse.Namespace) -> None:
         return
     print("Problems:")
     for kind in kinds:
-        print(f"  {kind}: {len(listed[kind])}", *listed[kind], sep="\n    ")
+        _print(f"  {kind}: {len(listed[kind])}", *listed[kind], indent=4)
     sys.exit(EXIT_CODES[kinds[0]])
+
+
+def _print(*lines: str, indent: int) -> None:
+    """The first line, and the others with an indent."""
+    print(*map(common.visible, lines), sep="\n" + " " * indent)
 
 
 def has_header(images: Dataset, image_root: str) -> bool:

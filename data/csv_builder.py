@@ -290,8 +290,7 @@ def from_folders(
 
 
 def _from_folder(root: str, folder: str, official: Official) -> Rows:
-    require(root, folder)
-    names = sorted(os.listdir(os.path.join(root, folder)))
+    names = _files_in(root, folder)
     rows, misnamed = [], []
     for name in names:
         if not name.lower().endswith(IMAGES) or name.startswith("."):
@@ -314,6 +313,24 @@ def _from_folder(root: str, folder: str, official: Official) -> Rows:
             f"{common.first_few(misnamed)}"
         )
     return rows
+
+
+def _files_in(root: str, folder: str) -> list[str]:
+    """The names in a folder of the data set that are no folders, sorted.
+
+    Raises:
+        UserError for a folder that is missing, and for names that a CSV, which is UTF-8, cannot have.
+    """
+    require(root, folder)
+    with os.scandir(os.path.join(root, folder)) as entries:
+        names = sorted(entry.name for entry in entries if not entry.is_dir())
+    foreign = [name for name in names if not common.is_utf8(name)]
+    if foreign:
+        raise UserError(
+            f"{len(foreign)} of the {len(names)} file names in {os.path.join(root, folder)} are not UTF-8: "
+            f"{common.first_few(foreign)}. Rename the files, for example with convmv -f latin1 -t utf8 --notest."
+        )
+    return names
 
 
 def from_list(root: str, name: str, folder: str, official: Official) -> Rows:

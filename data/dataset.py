@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from common import UserError, first_few, suggestion
+from data import fids as file_names
 from data import table
 from runtime import terminal
 
@@ -269,12 +270,19 @@ def _boxes(path: str, rows: table.Table) -> np.ndarray | None:
 # ------------------------------------------------------------------------- image files
 
 
-def check_paths(dataset: str, image_root: str, fids: Sequence[str], allow_any_path: bool) -> None:
+def check_paths(
+    dataset: str,
+    image_root: str,
+    fids: Sequence[str],
+    allow_any_path: bool,
+    allow_links: bool = True,
+) -> None:
     """Check that all images are below image_root.
 
     Args:
         dataset: what the message calls the data set.
         allow_any_path: allow images that are elsewhere.
+        allow_links: allow links in image_root that lead elsewhere.
 
     Raises:
         UserError with the number and the first few of the images that are elsewhere.
@@ -287,6 +295,20 @@ def check_paths(dataset: str, image_root: str, fids: Sequence[str], allow_any_pa
             f"{len(outside)} of the {len(fids)} images of {dataset} are not below --image_root {image_root}: "
             f"{first_few(outside)}. Give a folder that holds all images, or --allow_any_path if these are meant."
         )
+    if allow_links:
+        return
+    below = os.path.join(os.path.realpath(image_root), "")
+    real_paths = file_names.real_paths(fids, image_root)
+    linked = [
+        f"{fid} -> {path}"
+        for fid, path in zip(fids, real_paths, strict=True)
+        if not path.startswith(below)
+    ]
+    if linked:
+        raise UserError(
+            f"links lead {len(linked)} of the {len(fids)} images of {dataset} out of --image_root {image_root}: "
+            f"{first_few(linked)}. Give a folder that holds all images, or --allow_any_path if these are meant."
+        )
 
 
 def _leads_out(fid: str) -> bool:
@@ -296,7 +318,11 @@ def _leads_out(fid: str) -> bool:
 
 
 def check_images(
-    dataset: str, image_root: str, fids: Sequence[str], allow_any_path: bool = False
+    dataset: str,
+    image_root: str,
+    fids: Sequence[str],
+    allow_any_path: bool = False,
+    allow_links: bool = True,
 ) -> None:
     """Check that all images are files below image_root. On a terminal a line shows the progress.
 
@@ -304,14 +330,18 @@ def check_images(
         UserError as check_paths does, and with the number and the first few of the images that are
         no files.
     """
-    check_paths(dataset, image_root, fids, allow_any_path)
+    check_paths(dataset, image_root, fids, allow_any_path, allow_links)
     missing = _missing(image_root, fids)
     if missing:
         only_first = len(missing) == 1 and missing[0] == fids[0]
+        header = ", or remove the header, line 1, of the CSV, or name its columns pid,fid"
+        usual = (
+            "File ids are relative to --image_root: correct the one or the other"
+            f"{header if only_first else ''}."
+        )
         raise UserError(
             f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: "
-            f"{first_few(missing)}. File ids are relative to --image_root: correct the one or the other"
-            f"{', or remove the header, line 1, of the CSV, or name its columns pid,fid' if only_first else ''}."
+            f"{first_few(missing)}. {file_names.why_missing(missing[0], image_root) or usual}"
         )
 
 

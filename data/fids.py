@@ -1,6 +1,8 @@
 """One image file under two names: `./x.jpg` and `x.jpg`, an absolute path, a link."""
 
+import errno
 import os
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -40,3 +42,28 @@ def _links(folder: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_symlink()}
     except OSError:
         return set()
+
+
+def why_missing(fid: str, image_root: str | os.PathLike) -> str:
+    """What is probably wrong with a fid that is no file, and what to do; "" if nothing is known."""
+    path = os.path.join(image_root, fid)
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"{fid}: {error.strerror}; look whether the disk or the share is there."
+    except ValueError as error:  # a zero byte
+        return f"{fid!r}: {error}."
+    else:
+        return "" if os.path.isfile(path) else f"{fid} is no file but a folder or a device."
+    if "\\" in fid and os.path.isfile(os.path.join(image_root, fid.replace("\\", "/"))):
+        return "The files are there with / in place of \\, which Windows writes: replace it in the CSV."
+    decomposed = unicodedata.normalize("NFD", fid)  # as macOS writes names
+    composed = unicodedata.normalize("NFC", fid)
+    for name, form, other in ((decomposed, "NFD", "NFC"), (composed, "NFC", "NFD")):
+        if os.path.isfile(os.path.join(image_root, name)):
+            return (
+                f"The files are there, with names in another form of Unicode ({form}; macOS writes NFD): bring the CSV "
+                f"into it, for example with uconv -x {form}, or the files' names into {other} with convmv."
+            )
+    return ""

@@ -142,7 +142,7 @@ def find(logged: Logged, pid_of: Mapping[str, str], metric: str) -> Findings:
 
     def batch(row):
         """The pids [B] and distances [B, B] of an iteration."""
-        pids = np.array([pid_of[_text(fid)] for fid in logged.fids[row].tolist()])
+        pids = np.array([pid_of[_text(fid)] for fid in logged.fids[row].tolist()], dtype=object)
         embs = logged.embeddings[row]
         return pids, distances.cdist(embs, embs, metric)
 

@@ -34,6 +34,7 @@ COLORS = {
 def write(path: str | os.PathLike, title: str, body: str) -> None:
     """Write the page. The file appears under its name only when complete."""
     text = fill("page.html", title=html.escape(title), body=body)
+    text = common.visible(text, keep="\n\t")  # names of files may have any characters
     with files.complete_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -47,6 +47,33 @@ def read_config(experiment_root: str | os.PathLike):
         ) from None
 
 
+def check(experiment_root: str | os.PathLike, name: str) -> None:
+    """Check what `write` needs, before slow work.
+
+    Raises:
+        UserError: `name` is no name of a folder, or the experiment cannot be written; and as
+            read_config does.
+    """
+    read_config(experiment_root)
+    if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name:
+        raise UserError(
+            f"--projector makes a folder of the file's name without its ending. Received: {name!r}. Give another "
+            "--filename."
+        )
+    if len(os.fsencode(name)) > 255:
+        raise UserError(
+            f"--projector makes a folder of the file's name, of at most 255 bytes. Received: {name}. Give another "
+            "--filename."
+        )
+    root = Path(experiment_root)
+    for folder in (root, root / "projector", root / "projector" / name):
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError(
+                f"--projector cannot write to {folder}: it is a file, or its permissions forbid it. Change that, or "
+                "copy the experiment."
+            )
+
+
 def sprite(images: ImageFiles) -> Image.Image:
     """Thumbnails of images, row by row in a square of them.
 
@@ -126,4 +153,4 @@ def _table(pids: Sequence[str], fids: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """A tab or a line break would be the end of the cell."""
-    return " ".join(text.split())
+    return common.visible(" ".join(text.split()))

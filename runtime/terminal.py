@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
+import common
+
 
 class _Bar(tqdm):
     monitor_interval = 0  # no thread beside it: update may redraw the line each time
@@ -102,19 +104,15 @@ def say(line: str) -> None:
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table: columns aligned to the left, two spaces apart.
 
-    What a terminal would obey, or could not show, becomes a question mark.
+    What a terminal would obey is shown as common.visible does.
     """
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[common.visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 # ------------------------------------------------------------------------- the log
@@ -142,6 +140,10 @@ class _Formatter(logging.Formatter):
         super().__init__(f"%(asctime)s [%(levelname)s] {command}: %(message)s")
         self.command = command
         self._color = color
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = common.visible(record.message)  # it may have names of files
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)

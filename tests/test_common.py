@@ -30,7 +30,7 @@ def test_plugins_are_the_files_of_their_folder():
     assert {"bnneck", "direct", "direct_normalize", "fc1024", "fc1024_normalize"} == set(
         common.plugin_names("heads")
     )
-    assert {"cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"} == set(
+    assert {"cameras", "cuhk03", "diagonal", "duke", "market1501", "msmt17", "veri776"} == set(
         common.plugin_names("excluders")
     )
 
@@ -94,7 +94,7 @@ def test_a_flag_says_why_a_plugin_cannot_be_told_from_another(own_excluders):
     (own_excluders / "duke.py").touch()
     with pytest.raises(argparse.ArgumentTypeError, match="duke.py and .*duke.py .* differ"):
         common.plugin_name("excluders")("duke")
-    with pytest.raises(argparse.ArgumentTypeError, match="Available: cuhk03, .*veri776$"):
+    with pytest.raises(argparse.ArgumentTypeError, match="Available: cameras, .*veri776$"):
         common.plugin_name("excluders")("nothing")
 
 
@@ -337,3 +337,34 @@ def test_what_cannot_be_logged_is_raised(tmp_path):
         file.stream.close()
     file.stream = None
     terminal.setup_logging("test")
+
+
+def test_what_is_not_seen_but_does_something_is_escaped():
+    assert common.visible("a\x1b[2J\tb") == r"a\x1b[2J\tb"
+    assert common.visible("a\tb\nc\x07", keep="\t\n") == "a\tb\nc\\x07"
+    assert common.visible("gpj.\u202eexe \udcff \u2028") == r"gpj.\u202eexe \udcff \u2028"
+    assert common.visible("Ägypten 中文 👩‍👧 \\") == "Ägypten 中文 👩‍👧 \\"
+
+
+def test_names_in_logs_and_errors_obey_nothing(tmp_path, capfd, monkeypatch):
+    log = terminal.setup_logging("test")
+    terminal.log_to(tmp_path / "a.log")
+    log.warning("an image \x1b]0;x\n2026 [INFO] train: iter: 5, \udcff")
+    terminal.setup_logging("test")
+    escaped = r"an image \x1b]0;x\n2026 [INFO] train: iter: 5, \udcff"
+    assert (tmp_path / "a.log").read_text().endswith(f"[WARNING] test: {escaped}\n")
+    assert escaped in capfd.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["embed.py"])
+
+    def main(args):
+        raise UserError("\x1b.jpg")
+
+    with pytest.raises(SystemExit) as end:
+        common.run(main, lambda: None)
+    assert end.value.code == r"embed.py: error: \x1b.jpg"
+
+
+def test_a_name_longer_than_file_systems_allow(tmp_path):
+    with pytest.raises(argparse.ArgumentTypeError, match="at most 255 bytes"):
+        common.writeable_file(str(tmp_path / ("ä" * 128)))
+    assert common.writeable_file(str(tmp_path / ("x" * 255)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from common import UserError
+from common import UserError, visible
 from data.dataset import ImageFiles
 from data.pictures import open_image
 
@@ -53,7 +53,7 @@ def hardest_triplets(pids: Sequence, dists: np.ndarray, count: int) -> list[Trip
         at most `count` anchors, the worst first, each with its furthest positive and its closest
         negative. An image without a positive or a negative is no anchor.
     """
-    of_row = np.asarray(pids)
+    of_row = np.asarray(pids, dtype=object)
     same = of_row[:, None] == of_row
     positives = np.where(same & ~np.eye(len(of_row), dtype=bool), dists, -np.inf)
     negatives = np.where(same, np.inf, dists)
@@ -116,7 +116,7 @@ def _card(image: ImageFiles, lines: list[str], color: str) -> np.ndarray:
         top = _EDGE + (_HEIGHT - shown.height) // 2
         card.paste(shown, (left, top))
     font = ImageFont.load_default(12)
-    for number, text in enumerate(lines):
+    for number, text in enumerate(map(visible, lines)):
         while font.getlength(text) > width:
             text = "…" + text[2:]  # ends of names tell more than beginnings
         position = 0, height + 2 + number * _LINE

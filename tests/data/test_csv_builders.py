@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -556,3 +557,21 @@ def test_a_directory_that_is_a_file(tmp_path):
     with pytest.raises(FileExistsError):
         run(builder_of(duke), tmp_path / "set", tmp_path / "csvs")
     assert (tmp_path / "csvs").read_text() == "precious"
+
+
+def test_folders_named_like_images_are_no_images(tmp_path):
+    duke(tmp_path / "set")
+    (tmp_path / "set/query/0009_c2_f0046985.jpg").mkdir()
+    (tmp_path / "set/query/0010_c2_f0046985.jpg").symlink_to("0005_c2_f0046985.jpg")
+    rows = builder_of(duke).build(str(tmp_path / "set"))["query"]
+    assert [pid for pid, _ in rows] == ["0005", "0010"]
+
+
+def test_file_names_that_are_no_utf_8_are_told_and_nothing_is_written(tmp_path):
+    duke(tmp_path / "set")
+    (tmp_path / "set/query" / os.fsdecode(b"0005_c2_f\xe9.jpg")).touch()
+    with pytest.raises(
+        common.UserError, match="1 of the 2 file names in .*query are not UTF-8: .*Rename the files"
+    ):
+        run(builder_of(duke), tmp_path / "set", tmp_path / "csvs")
+    assert not (tmp_path / "csvs").exists()

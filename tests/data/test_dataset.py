@@ -285,3 +285,33 @@ def test_paths_and_names_of_several_sets():
     assert data.paths(["A", "B"]).tolist() == ["A/a.jpg", "B/a.jpg"]
     assert data.paths("C").tolist() == ["C/a.jpg", "C/a.jpg"]
     assert data.names().tolist() == ["1:a.jpg", "2:a.jpg"]
+
+
+def test_links_that_lead_out_are_asked_about(tmp_path):
+    for path in ("out/x.jpg", "root/a/y.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    root = tmp_path / "root"
+    (root / "file.jpg").symlink_to(tmp_path / "out/x.jpg")
+    (root / "folder").symlink_to(tmp_path / "out")
+    (root / "inside.jpg").symlink_to("a/y.jpg")
+    (tmp_path / "link").symlink_to(root)
+    # lnk/.. is not where the text says.
+    fids = ["file.jpg", "folder/x.jpg", "folder/../out/x.jpg", "inside.jpg", "a/y.jpg"]
+    for image_root in (root, tmp_path / "link"):
+        with pytest.raises(
+            UserError,
+            match="links lead 3 of the 5 images of a.csv out of .*: file.jpg -> .*out/x.jpg, "
+            "folder/x.jpg -> .*--allow_any_path",
+        ):
+            dataset.check_images("a.csv", image_root, fids, allow_links=False)
+        dataset.check_images("a.csv", image_root, fids)  # a training that is resumed
+        dataset.check_images("a.csv", image_root, fids, allow_any_path=True, allow_links=False)
+        dataset.check_images("a.csv", image_root, fids[3:], allow_links=False)
+
+
+def test_a_missing_image_is_told_with_what_is_known_of_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").touch()
+    with pytest.raises(UserError, match=r"are not in --image_root .*: a.x.jpg\. .*Windows"):
+        dataset.check_images("a.csv", tmp_path, ["a\\x.jpg"])

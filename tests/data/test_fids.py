@@ -1,4 +1,5 @@
 import os
+import re
 
 from data import fids
 
@@ -42,3 +43,27 @@ def test_each_folder_is_asked_once(tmp_path, monkeypatch):
     names = [f"a/{number}.jpg" for number in range(1000)]
     assert fids.real_paths(names, tmp_path)[-1] == str(tmp_path / "a" / "999.jpg")
     assert asked == [str(tmp_path / "a")]
+
+
+def test_why_an_image_is_missing(tmp_path):
+    composed, decomposed = "\u00e4.jpg", "a\u0308.jpg"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").touch()
+    (tmp_path / "a" / decomposed).touch()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / composed).touch()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    cases = {
+        "a\\x.jpg": r"with / in place of \\, which Windows",
+        f"a/{composed}": "another form of Unicode .NFD; .*uconv -x NFD",
+        f"b/{decomposed}": "another form of Unicode .NFC; .*uconv -x NFC",
+        "loop.jpg": "^loop.jpg: Too many levels .*share is there",
+        "a": "a is no file but a folder",
+        "x\0.jpg": "embedded null byte",
+        "y" * 300: "File name too long",
+        "a\\y.jpg": "^$",
+        "a/y.jpg": "^$",
+        "a/x.jpg/y.jpg": "^$",
+    }
+    for fid, words in cases.items():
+        assert re.search(words, fids.why_missing(fid, tmp_path)), fid

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from paths import PROJECT
 
 import common
 import runs
-from experiment import folder
+from experiment import folder, train_log
 from runtime import files, json_files
 
 START = "2026-01-02 03:04:05,678 [INFO] train: "
@@ -289,7 +290,11 @@ def test_what_a_terminal_would_obey_is_not_printed(tmp_path, capsys):
     a = write(tmp_path / "a", note="\033[2J\x07evil")
     b = write(tmp_path / "b", note="\u202efdp.exe")
     out = shown(capsys, a, b)
-    assert "?[2J?evil" in out and "?fdp.exe" in out and out.replace("\n", "").isprintable()
+    assert (
+        r"\x1b[2J\x07evil" in out
+        and r"\u202efdp.exe" in out
+        and out.replace("\n", "").isprintable()
+    )
 
 
 def test_a_changed_evaluation_is_told(tmp_path, capfd):
@@ -302,3 +307,20 @@ def test_a_changed_evaluation_is_told(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert "95.0%" in out
     assert "r.json was changed after evaluate.py wrote it" in err
+
+
+def test_one_experiment_that_cannot_be_read_does_not_end_the_table(tmp_path, capsys, monkeypatch):
+    write(tmp_path / "a", [LINE.format(200, 0.5)])
+    b = write(tmp_path / "b")
+    (b / "odd.json").mkdir()
+    last = train_log.last
+
+    def read(root):
+        if root == b:
+            raise PermissionError(errno.EACCES, "Permission denied", str(root / "train.log"))
+        return last(root)
+
+    monkeypatch.setattr(train_log, "last", read)
+    lines = shown(capsys, tmp_path, "--csv").splitlines()
+    assert lines[1] == f"{tmp_path / 'a'},200 of 600,stopped,0.500,92.19%"
+    assert lines[2] == f"{b},0 of 600,-,-,-"

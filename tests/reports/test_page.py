@@ -88,3 +88,9 @@ def test_two_charts_of_a_page_share_no_id_and_equal_calls_write_equal_charts(tmp
         )
     )
     assert page.COLORS.keys() <= colors.keys()
+
+
+def test_characters_that_turn_the_text_around_them_are_shown(tmp_path):
+    page.write(tmp_path / "a.html", "\u202etitle", "<p>\u2066x.jpg\n\ty\x07</p>")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert r"<title>\u202etitle</title>" in text and "<p>\\u2066x.jpg\n\ty\\x07</p>" in text

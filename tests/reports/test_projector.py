@@ -1,5 +1,7 @@
 """What TensorBoard's projector is given. No TensorFlow."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,3 +89,20 @@ def test_what_is_wrong_is_told_and_what_was_there_stays(paths, tmp_path):
         (root / "projector_config.pbtxt").write_bytes(content)
         with pytest.raises(common.UserError, match="projector_config.pbtxt is no configuration"):
             write(root, "query", np.zeros((1, 2)), ["2"], ["b"], paths[:1])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "x" * 256])
+def test_a_name_that_is_none_of_a_folder_is_told(name, tmp_path):
+    with pytest.raises(common.UserError, match="--projector makes a folder .*another --filename"):
+        projector.check(tmp_path, name)
+
+
+def test_what_cannot_be_written_is_told(tmp_path, monkeypatch):
+    projector.check(tmp_path, "query")
+    (tmp_path / "projector").touch()
+    with pytest.raises(common.UserError, match="cannot write to .*projector: it is a file"):
+        projector.check(tmp_path, "query")
+    (tmp_path / "projector").unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind root
+    with pytest.raises(common.UserError, match=f"cannot write to {tmp_path}: .*permissions"):
+        projector.check(tmp_path, "query")

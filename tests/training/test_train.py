@@ -533,7 +533,7 @@ def test_an_image_that_cannot_be_read_for_a_while_loses_nothing(
     content = image.read_bytes()
     image.unlink()
     image.symlink_to(image)  # a loop, as a file that the system does not open
-    monkeypatch.setattr("data.dataset.check_images", lambda *_: None)
+    monkeypatch.setattr("data.dataset.check_images", lambda *_, **__: None)
     root = tmp_path / "exp"
 
     monkeypatch.setattr(patience, "_wait", lambda *_: None)

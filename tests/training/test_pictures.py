@@ -204,6 +204,6 @@ def test_cards_show_what_the_network_is_given(paths):
 
 def test_a_name_of_two_lines_is_drawn_in_one():
     dists = np.array([[0, 2, 1], [2, 0, 1], [1, 1, 0]], float)
-    picture = pictures.draw_triplets(["a\nb\x1b.jpg"] * 3, ["1", "1", "2\n"], dists)
-    same = pictures.draw_triplets([r"a\nb\x1b.jpg"] * 3, ["1", "1", r"2\n"], dists)
+    picture = pictures.draw_triplets(ImageFiles(["a\nb\x1b.jpg"] * 3), ["1", "1", "2\n"], dists)
+    same = pictures.draw_triplets(ImageFiles([r"a\nb\x1b.jpg"] * 3), ["1", "1", r"2\n"], dists)
     np.testing.assert_array_equal(picture, same)

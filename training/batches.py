@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from experiment.flags import Settings, known
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
+from uninterrupt import Uninterrupt
 
 
 class Batch(NamedTuple):
@@ -75,20 +76,22 @@ class Batches:
         )
         self._on_accelerator = image_data.on_accelerator()
 
-    def starting_at(
-        self, iteration: int, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Batch]:
+    def starting_at(self, iteration: int, interrupt: Uninterrupt | None = None) -> Iterator[Batch]:
         """The batches of iteration `iteration` (counted from 0) and of those that follow.
 
         An image that cannot be read for the moment is waited for; see data/patience.py.
 
         Args:
-            stop: whether to wait no longer.
+            interrupt: ends such waiting.
 
         Raises:
             pictures.UnreadableError for an image that cannot be read or decoded, with its name.
         """
         numbers = range(iteration, self._settings.train_iterations)
+
+        def stop():
+            return interrupt is not None and interrupt.interrupted
+
         loaded = patience.resumed(self._loaded_from, numbers, self._files_of, stop)
         for _ in numbers:
             began = time.perf_counter()

@@ -86,8 +86,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         milestones = _Milestones(settings, cluster, interrupt, validator, recorder, saver)
         stop, over = milestones.at_start(iteration)
         previous = None
-        loaded = batches.starting_at(iteration, stop=lambda: interrupt.interrupted)
-        for batch in () if stop or over else loaded:
+        for batch in () if stop or over else batches.starting_at(iteration, interrupt):
             rate = learning_rate(iteration, schedule)
             result = step(
                 batch.images,

@@ -158,21 +158,25 @@ def as_text(runs: "pd.DataFrame") -> str:
 
 
 def evaluations(root: Path) -> Iterator[Evaluation]:
-    """The evaluations in an experiment's directory, from the oldest to the newest."""
-    found = [path for path in root.glob("*.json") if path.is_file()]
+    """The evaluations in an experiment's directory, from the oldest to the newest.
+
+    A file that has changed, or that cannot be read, is told in a warning.
+    """
+    found = [path for path in root.glob("*.json") if path.is_file() and path.name != "args.json"]
     for path in sorted(found, key=lambda path: (path.stat().st_mtime, path)):
         try:
             result = json_files.read(path)
-            evaluation = Evaluation(
-                path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result)
-            )
-        except (OSError, ValueError, TypeError, LookupError):  # another JSON file
+        except (OSError, ValueError) as error:
+            log.warning(f"{path} is left out: {common.reason(error)}.")
             continue
-        if json_files.is_changed(result):
+        if isinstance(result, dict) and json_files.is_changed(result):
             log.warning(
                 f"{path} was changed after evaluate.py wrote it. If nobody edited it, it is damaged: evaluate again."
             )
-        yield evaluation
+        try:
+            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result))
+        except (ValueError, TypeError, LookupError):  # another JSON file
+            continue
 
 
 def kind_of(result: dict) -> Kind:
@@ -206,13 +210,13 @@ def _views(part: dict) -> list:
 def compare_alike(found: Sequence[Sequence[Evaluation]]) -> list[list[Evaluation]]:
     """Of the evaluations of each experiment, those of one kind; the same for all, if possible."""
     kinds = [{evaluation.kind for evaluation in of_run} for of_run in found if of_run]
-    common = set.intersection(*kinds) if kinds else set()
+    shared = set.intersection(*kinds) if kinds else set()
     comparable = []
     for of_run in found:
         if not of_run:
             comparable.append([])
             continue
-        candidates = common or {evaluation.kind for evaluation in of_run}
+        candidates = shared or {evaluation.kind for evaluation in of_run}
         kind = min(candidates, key=lambda kind: kind.plainness)
         comparable.append([evaluation for evaluation in of_run if evaluation.kind == kind])
     return comparable

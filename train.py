@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import common
 from common import UserError
 from data import cameras, dataset, pids, pk_sampler
-from data.dataset import Dataset
 from experiment import args_json, flags, folder, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
@@ -81,7 +80,7 @@ def main(call: Call) -> None:
         check_root = folder.check_writeable if call.resume else folder.check_new
         check_root(settings.experiment_root)
     data = _load_data(settings, call.resume)
-    run = _begin_run(settings, data.whole, call, cluster.is_chief)
+    run = _begin_run(settings, data, call, cluster.is_chief)
     lock = folder.lock(settings.experiment_root) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
@@ -136,13 +135,19 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     return data
 
 
-def _begin_run(settings: Settings, train_set: Dataset, call: Call, is_chief: bool) -> Run:
+def _begin_run(settings: Settings, data: validation_set.Data, call: Call, is_chief: bool) -> Run:
     """What the chief records of a run. Raises: UserError for data that have changed."""
     run = provenance.begin(call.resume)
     if not is_chief:
         return run
-    csvs = [known(settings.train_set)]
-    run = run._replace(data=provenance.fingerprint(csvs, train_set, known(settings.image_root)))
+    sets = {"train_set": (data.whole, known(settings.image_root))}
+    if data.validation and settings.val_query:
+        root = data.validation.image_root
+        sets["val_query"] = data.validation.query, root
+        sets["val_gallery"] = data.validation.gallery, root
+    for name, (images, image_root) in sets.items():
+        csvs = [getattr(settings, name)]
+        run.data[name] = provenance.fingerprint(csvs, images, image_root)
     if not call.resume:
         return run
     return provenance.check(settings.experiment_root, run, call.accept_changed_data)

@@ -3,9 +3,10 @@
     {"runs": [{"started": "2026-11-26T12:38:50+00:00", "iteration": 0, "command": "train.py ...",
                "host": ..., "devices": ..., "versions": {...}, "project": {...}, "data": {...}}]}
 
-`data` are fingerprints of what was trained on; the next run is compared with them. Nothing else is
-read from the file, and an experiment that has none, as of an earlier version, goes on without. It
-is written after args.json, when a training begins: a run that is killed before leaves no entry.
+`data` are fingerprints of what was trained and validated on, by the flags that name the CSVs; the
+next run is compared with them. Nothing else is read from the file, and an experiment that has none,
+as of an earlier version, goes on without. It is written after args.json, when a training begins: a
+run that is killed before leaves no entry.
 """
 
 import datetime
@@ -44,7 +45,7 @@ class Run(NamedTuple):
     Attributes:
         resuming: whether it goes on with an experiment.
         started: when, in ISO 8601 with the time zone.
-        data: the fingerprints, see `fingerprint`. The chief has them.
+        data: the `fingerprint` of each data set, by the flag that names its CSV. The chief has them.
         accepted: how the data differ from those of the run before, and may.
     """
 
@@ -131,9 +132,12 @@ def _content(path: str) -> str:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """How data differ from those of an earlier run: a phrase for each difference.
+    """How a data set differs from that of an earlier run: a phrase for each difference.
 
     Only what a training sees is one: another path, or CRLF for LF, is not.
+
+    Args:
+        before, now: fingerprints.
 
     Raises:
         KeyError, TypeError: `before` is not what `fingerprint` made.
@@ -168,7 +172,8 @@ def read(experiment_root: str | os.PathLike) -> list[dict[str, Any]]:
         return []
     try:
         for run in content["runs"]:
-            differences(run["data"], run["data"])
+            for data in run["data"].values():
+                differences(data, data)
             _versions_of(run)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
@@ -196,16 +201,21 @@ def check(experiment_root: str | os.PathLike, run: Run, accept: bool) -> Run:
     if not runs:
         return run
     before = runs[-1]
-    found = differences(before["data"], run.data)
+    found = []
+    for name in run.data:
+        if name not in before["data"]:
+            continue  # a validation that is new
+        paths = ", ".join(csv["path"] for csv in run.data[name]["csv"])
+        changes = differences(before["data"][name], run.data[name])
+        found += [f"{name} {paths} has {', '.join(changes)}"] if changes else []
     if not found:
         return run
-    paths = ", ".join(csv["path"] for csv in run.data["csv"])
     if not accept:
         raise UserError(
-            f"{paths} is not what this experiment was trained on ({before['started']}): {'; '.join(found)}. Restore "
-            "the data, or give --accept_changed_data to go on with them as they are; provenance.json records it."
+            f"the data have changed since the run of {before['started']}: {'; '.join(found)}. Restore them, or give "
+            "--accept_changed_data to go on with them as they are; provenance.json records it."
         )
-    log.warning(f"Going on with changed data: {'; '.join(found)}.")
+    log.warning(f"Going on with data that have changed: {'; '.join(found)}.")
     return run._replace(accepted=found)
 
 

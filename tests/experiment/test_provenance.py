@@ -37,7 +37,7 @@ def write(root, *rows, end="\n", name="mine.csv"):
 
 def begin(root, name="mine.csv"):
     data = provenance.fingerprint([root / name], dataset.load(root / name), root)
-    return provenance.begin(resuming=True)._replace(data=data)
+    return provenance.begin(resuming=True)._replace(data={"train_set": data})
 
 
 def record(root, iteration=0, **changes):
@@ -68,7 +68,7 @@ def test_what_is_recorded_of_a_run(root):
     digests = [
         hashlib.sha256((root / f"{number}.png").read_bytes()).hexdigest() for number in range(1, 5)
     ]
-    data = run["data"]
+    data = run["data"]["train_set"]
     assert data["csv"] == [
         {"path": str(root / "mine.csv"), "sha256": hashlib.sha256(content).hexdigest()}
     ]
@@ -95,7 +95,7 @@ def touch_image(root, **change):
 CHANGES = {
     "fewer rows": (
         lambda root: write(root, *ROWS[:3]),
-        "3 rows, before 4; other pids and fids, or in",
+        "3 rows, before 4, other pids and fids, or in",
     ),
     "reordered": (
         lambda root: write(root, *ROWS[::-1]),
@@ -107,7 +107,7 @@ CHANGES = {
     ),
     "one identity less": (
         lambda root: write(root, *(row.replace("b", "a") for row in ROWS)),
-        "1 pids, before 2; other pids, or in another order",
+        "1 pids, before 2, other pids, or in another order",
     ),
     "another image": (
         lambda root: write(root, *ROWS[:3], "b,5.png"),
@@ -135,7 +135,7 @@ def test_changed_data_are_an_error_unless_they_are_accepted(kind, root, caplog):
         check(root)
     assert words in str(error.value)
     assert str(error.value).startswith(
-        f"{root / 'mine.csv'} is not what this experiment was trained on ({first['started']}"
+        f"the data have changed since the run of {first['started']}: train_set {root / 'mine.csv'} has "
     )
     accepted = check(root, accept=True)
     assert words in "; ".join(accepted)
@@ -186,7 +186,14 @@ def test_nothing_is_compared_where_no_training_has_begun(root):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"runs": 3}', '{"runs": [{}]}', '{"runs": [{"data": {"rows": []}}]}']
+    "content",
+    [
+        "{",
+        "[]",
+        '{"runs": 3}',
+        '{"runs": [{}]}',
+        '{"runs": [{"data": {"train_set": {"rows": []}}}]}',
+    ],
 )
 def test_a_damaged_file_is_kept_beside_a_new_one(content, root, capsys):
     (root / "exp" / "provenance.json").write_text(content)

@@ -269,14 +269,13 @@ def test_data_that_have_changed_end_a_resumed_run_unless_they_are_accepted(
     (root / "args.json").write_text(json.dumps(args | {"train_set": str(csv)}))
     monkeypatch.setattr(train, "make_strategy", no_strategy)
     rows = len(dataset.pids)
-    message = (
-        f"new.csv is not what this experiment was trained on .*: {rows - 1} rows, before {rows};"
-    )
+    changed = f"train_set {csv} has {rows - 1} rows, before {rows}"
+    message = f"the data have changed since the run of .*: {changed}"
     with pytest.raises(common.UserError, match=message):
         run(f"--experiment_root={root}", "--resume")
     with pytest.raises(common.UserError, match="far enough"):
         run(f"--experiment_root={root}", "--resume", "--accept_changed_data")
-    assert f"Going on with changed data: {rows - 1} rows, before {rows};" in capfd.readouterr().err
+    assert f"Going on with data that have changed: {changed}" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         run(*flags(dataset, tmp_path / "new"), "--accept_changed_data")
     assert "--accept_changed_data: has an effect only with --resume" in capfd.readouterr().err

@@ -8,16 +8,17 @@
 A row for each experiment: its name; the last iteration of those planned; its state; mean loss and
 batch-p@(K-1) of that iteration; of its evaluations, the JSON files of evaluate.py in its directory,
 the one with the highest mAP and, where that is another, the newest; then the flags that are not the
-same in all. A dash stands for what is not there.
+same in all. A dash stands for what is not there. Of a training with validations the best of them,
+by its --val_metric, and the last stand behind the iteration's figures.
 
 Like is compared with like: only evaluations of one kind count, the plainest one that all experiments
 have, or where there is none, the plainest one of each. The column `kind` says it: plain, or what was
 done besides (10 views, rerank, ...); a dash where the file is of an older version and does not tell.
 The column `data` is there where evaluations of several data sets or excluders were found.
 
-The state is finished; running; interrupted, by Ctrl-C or a scheduler's signal; or stopped, where the
-training was killed or ended with an error. With --finished the exit code is 1 unless all experiments
-of the table are finished.
+The state is finished; finished early, by --early_stop; running; interrupted, by Ctrl-C or a
+scheduler's signal; or stopped, where the training was killed or ended with an error. With --finished
+the exit code is 1 unless all experiments of the table are finished.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from experiment import args_json, train_log
+from experiment import args_json, train_log, validations
 from runtime import json_files, terminal
 from runtime.terminal import log
 
@@ -96,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
         runs.to_csv(sys.stdout, index=False, lineterminator="\n")
     else:
         print(as_text(runs))
-    if args.finished and not (runs["state"] == "finished").all():
+    if args.finished and not runs["state"].isin(["finished", "finished early"]).all():
         sys.exit(1)
 
 
@@ -126,7 +127,8 @@ def table(roots: Sequence[Path]) -> "pd.DataFrame":
     several = len({evaluation.kind.data for of_run in found for evaluation in of_run}) > 1
     rows = []
     for root, args, alike in zip(roots, flags, compare_alike(found), strict=True):
-        row = {"experiment": str(root)} | _progress(root, args) | _evaluations(alike)
+        row = {"experiment": str(root)} | _progress(root, args)
+        row |= _validations(root, args) | _evaluations(alike)
         for name in differing:
             row[name] = _NONE if args.get(name) is None else _text(args[name])
         rows.append(row)
@@ -237,6 +239,19 @@ def _progress(root: Path, args: dict) -> dict[str, str]:
         "state": state,
         "loss": last.loss,
         "batch-p": last.precision,
+    }
+
+
+def _validations(root: Path, args: dict) -> dict[str, str]:
+    """The cells for what was found while training."""
+    metric = str(args.get("val_metric"))
+    found = validations.read(root, metric)
+    best = validations.best(found)
+    if best is None:
+        return dict.fromkeys(("best validation", "last validation"), _NONE)
+    return {
+        "best validation": f"{metric} {best.value:.1%} at {best.iteration}",
+        "last validation": f"{found[-1].value:.1%} at {found[-1].iteration}",
     }
 
 

@@ -128,7 +128,8 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             raise
         path = Path(settings.experiment_root, "args.json")
         raise UserError(
-            f"{error} (When resuming, files, folders and sizes are those of {path}.)"
+            f"{error} (When resuming, train_set, image_root, batch_p and the validation are those of "
+            f"{path}.)"
         ) from None
     for line in pids.warnings(data.train_set.pids, settings.batch_k):
         log.warning(line)

@@ -10,11 +10,13 @@ from paths import PROJECT
 import common
 import runs
 from experiment import folder, train_log
+from experiment.metrics_log import MetricsLog
 from runtime import files, json_files
 
 START = "2026-01-02 03:04:05,678 [INFO] train: "
 LINE = START + "iter:{:6d}, loss min|avg|max: 0.090|{:.3f}| 1.204, batch-p@3: 92.19%, ETA: 0"
 FINISHED = START + "Finished all 600 iterations."
+EARLY = START + "Stopped early after iteration 300: top-1 has not risen for 1 validations; ..."
 INTERRUPTED = START + "Interrupted after iteration 200. To go on: python train.py ..."
 
 
@@ -60,6 +62,20 @@ def test_the_table_shows_progress_evaluations_and_the_flags_that_differ(tmp_path
         assert row[header.index("margin") :] == margin
         assert " of 600" in row[header.index("iteration") : header.index("state")]
         assert row[header.index("state") :].startswith("stopped  ")
+
+
+def test_the_best_and_the_last_validation_are_shown(tmp_path, capsys):
+    a = write(tmp_path / "a", [LINE.format(300, 0.5), EARLY], val_metric="top-1")
+    b = write(tmp_path / "b", [LINE.format(600, 0.5), FINISHED], val_metric="top-1")
+    with MetricsLog(a) as log:
+        for iteration, value in ((100, 0.25), (200, 0.5), (300, 0.375)):
+            log.write(iteration, {"loss": 0.5})
+            log.write(iteration, {"validation/mAP": 0.125, "validation/top-1": value})
+    assert shown(capsys, a, b, "--csv", "--finished").splitlines() == [
+        "experiment,iteration,state,loss,batch-p,best validation,last validation",
+        f"{a},300 of 600,finished early,0.500,92.19%,top-1 50.0% at 200,37.5% at 300",
+        f"{b},600 of 600,finished,0.500,92.19%,-,-",
+    ]
 
 
 def test_columns_without_anything_are_left_out(tmp_path, capsys):

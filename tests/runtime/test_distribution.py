@@ -20,7 +20,7 @@ from paths import TESTS
 import common
 import train
 from benchmarks import kill_and_resume
-from experiment import detailed_logs
+from experiment import detailed_logs, metrics_log
 from network import checkpoints
 from runtime import cluster, devices
 from runtime.cluster import Cluster, find_cluster
@@ -57,8 +57,10 @@ def flags(dataset, root, *more):
 
 
 def plain(dataset, root, *more):
-    """As flags, for a net without batch norm."""
-    return ["plain", *flags(dataset, root, "--head_name=direct_normalize", *more)]
+    """As flags, for a net without batch norm, and with validations."""
+    validation = [f"--val_query={dataset.csv}", f"--val_gallery={dataset.csv}"]
+    validation += ["--val_excluder=diagonal", "--val_frequency=5"]
+    return ["plain", *flags(dataset, root, "--head_name=direct_normalize", *validation, *more)]
 
 
 def tricks(dataset, root):
@@ -216,6 +218,19 @@ def test_what_is_told_is_of_the_whole_batch(trained, strategy):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_two_replicas_find_in_a_validation_what_one_device_finds(trained, strategy):
+    found = []
+    for root in (trained / "plain-one", trained / f"plain-{strategy}"):
+        lines = [line for line in metrics_log.read(root) if "validation/mAP" in line]
+        assert [line["iteration"] for line in lines] == [5, ITERATIONS]
+        found.append([list(line.values()) for line in lines])
+        assert all(0.1 < line["validation/mAP"] < 0.99 for line in lines)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    pointers = [trained / name / "checkpoint-best" for name in ("plain-one", f"plain-{strategy}")]
+    assert pointers[0].read_text() == pointers[1].read_text()
 
 
 def test_local_mining_takes_triplets_of_one_replica_only(trained):

@@ -286,6 +286,11 @@ def _load_dataset(
         raise UserError(
             f"{args.experiment_root} has no args.json that names an image_root. Give --image_root."
         )
+    if not isinstance(image_root, str):
+        raise UserError(
+            f"{args.experiment_root}/args.json has several image_roots: {', '.join(image_root)}. Give the --image_root "
+            f"of {csv}."
+        )
     images = dataset.load(csv)
     try:
         dataset.check_images(csv, image_root, images.fids, args.allow_any_path, allow_links=False)

@@ -309,6 +309,10 @@ def _image_root_of_training(parser: argparse.ArgumentParser, experiment_root: st
     settings, _ = args_json.load(experiment_root)
     if settings.image_root is None:
         return None
+    if not isinstance(settings.image_root, str):
+        parser.error(
+            f"argument --image_root: {experiment_root}/args.json has several. Give the one of these CSVs"
+        )
     try:
         return common.readable_directory(settings.image_root)
     except argparse.ArgumentTypeError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import common
-from common import UserError
+from common import UserError, first_few
 from data import cameras, dataset, pids, pk_sampler
 from experiment import args_json, flags, folder, provenance, rules
 from experiment.flags import Settings, known
@@ -111,15 +111,23 @@ def _settings_to_resume(call: Call) -> Settings:
 def _load_data(settings: Settings, resuming: bool) -> Data:
     """Read what is trained and validated on, and check that it is good for that."""
     try:
-        train_set = dataset.load(known(settings.train_set))
-        groups = pk_sampler.group_by_pid(train_set.pids)
-        pk_sampler.check_enough_pids(groups, settings.batch_p)
-        dataset.check_images(
-            known(settings.train_set),
-            known(settings.image_root),
-            train_set.fids,
+        paths = flags.several(settings.train_set)
+        train_set = dataset.load_sets(paths, "train", settings.join_pids)
+        sampler = pk_sampler.make_sampler(
+            train_set,
+            settings.batch_p,
+            settings.batch_k,
+            seed=0,
+            set_weights=settings.set_weights,
+            same_group=settings.same_group_batches,
+        )
+        dataset.check_sets(
+            train_set,
+            paths,
+            flags.several(settings.image_root),
             settings.allow_any_path,
             allow_links=resuming,  # which began before links were looked at, perhaps
+            only_first=settings.no_file_check,
         )
         cameras.cameras_of(train_set, settings.cameras)
         data = validation_set.load(train_set, settings)
@@ -131,6 +139,11 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             f"{error} (When resuming, train_set, image_root, batch_p and the validation are those of "
             f"{path}.)"
         ) from None
+    if sampler.too_small:
+        log.warning(
+            f"{len(sampler.too_small)} groups have fewer than the {settings.batch_p} pids of a batch, and are left "
+            f"out: {first_few(sampler.too_small)}"
+        )
     for line in pids.warnings(data.train_set.pids, settings.batch_k):
         log.warning(line)
     return data
@@ -147,7 +160,7 @@ def _begin_run(settings: Settings, data: validation_set.Data, call: Call, is_chi
         sets["val_query"] = data.validation.query, root
         sets["val_gallery"] = data.validation.gallery, root
     for name, (images, image_root) in sets.items():
-        csvs = [getattr(settings, name)]
+        csvs = flags.several(getattr(settings, name))
         run.data[name] = provenance.fingerprint(csvs, images, image_root)
     if not call.resume:
         return run

@@ -51,14 +51,25 @@ def parse_args(argv=None):
 
 
 def make_dataset(folder: Path) -> list[str]:
-    """Random images of 8 pids. Returns: the flags of a small training on them."""
+    """Random images of 8 pids in each of two sets, boxes in one of them, in two groups.
+
+    Returns: the flags of a small training on them.
+    """
     rng = np.random.default_rng(0)
-    rows = []
-    for number in range(30):
-        Image.fromarray(rng.integers(0, 256, (24, 16, 3), np.uint8)).save(folder / f"{number}.png")
-        rows.append(f"{number % 8},{number}.png\n")
-    (folder / "train.csv").write_text("".join(rows))
-    flags = f"--train_set={folder}/train.csv --image_root={folder} --model_name=lunet_narrow --head_name=fc1024"
+    header = "pid,fid,group,x1,y1,x2,y2"
+    rows = {"a": [header], "b": [header]}
+    for number in range(45):
+        name = "a" if number % 3 else "b"
+        (folder / name).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (24, 16, 3), np.uint8)).save(
+            folder / name / f"{number}.png"
+        )
+        box = f"{number % 4},2,15,{20 + number % 5}" if name == "b" else ",,,"
+        rows[name].append(f"{number % 8},{number}.png,{number % 2},{box}")
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    flags = f"--train_set {folder}/a.csv {folder}/b.csv --image_root {folder}/a {folder}/b --same_group_batches"
+    flags += " --model_name=lunet_narrow --head_name=fc1024"
     flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
     flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
     flags += " --detailed_logs --seed=7 --ema=0.9 --val_pids=2 --val_frequency=20 --early_stop=30"

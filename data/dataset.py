@@ -11,6 +11,7 @@ from common import UserError, first_few, suggestion
 from data import fids as file_names
 from data import table
 from runtime import terminal
+from runtime.terminal import log
 
 # A file system in a network answers late: where each answer took 0.5 ms, 32 threads were 27 times as
 # fast as one. On a local disk they are as fast as one.
@@ -214,6 +215,75 @@ def part(images: Dataset, split: str) -> Dataset:
     return images.select(chosen)
 
 
+def load_sets(paths: Sequence[str], split: str, join_pids: bool = False) -> Dataset:
+    """The rows of a split of several files, as one data set; see `load` and `join`.
+
+    A warning tells which pids are in several files, where they are not joined.
+    """
+    sets = [load(path, split) for path in paths]
+    shared = shared_pids(sets) if len(sets) > 1 and not join_pids else []
+    if shared:
+        log.warning(
+            f"{len(shared)} pids are in several data sets, and count as different identities in each: "
+            f"{first_few(shared)}. With --join_pids they are one."
+        )
+    return join(sets, join_pids)
+
+
+def join(sets: Sequence[Dataset], join_pids: bool = False) -> Dataset:
+    """All rows of several data sets, one set after the other; a single one stays what it is.
+
+    A column is kept where all sets have it; boxes and tracklets also where only some do. A group or
+    camera of one name is the same in all sets.
+
+    Args:
+        join_pids: one pid in two sets is one identity. Otherwise pids become `1:pid`, `2:pid` and
+            so on, by their set.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    columns = {name: [images.columns().get(name) for images in sets] for name in _TEXT}
+    if not join_pids:
+        columns["pids"] = [
+            np.array([f"{number}:{pid}" for pid in images.pids], dtype=object)
+            for number, images in enumerate(sets, 1)
+        ]
+    if any(images.tracklets is not None for images in sets):
+        columns["tracklets"] = [_or(images.tracklets, [""] * len(images)) for images in sets]
+    boxes = None
+    if any(images.boxes is not None for images in sets):
+        boxes = np.concatenate([_or(images.boxes, [WHOLE] * len(images)) for images in sets])
+    complete = {
+        name: np.concatenate(parts)
+        for name, parts in columns.items()
+        if all(part is not None for part in parts)
+    }
+    numbers = np.repeat(np.arange(len(sets), dtype=np.int32), [len(images) for images in sets])
+    path = ", ".join(images.path for images in sets)
+    return Dataset(path=path, boxes=boxes, sets=numbers, **complete)
+
+
+def _or(column: np.ndarray | None, otherwise: Sequence) -> np.ndarray:
+    return np.asarray(otherwise) if column is None else column
+
+
+def shared_pids(sets: Sequence[Dataset]) -> list[str]:
+    """The pids that are in several sets: "0001 (row 1 of a.csv, row 7 of b.csv)"; the first rows."""
+    places: dict[str, list[str]] = {}
+    for images in sets:
+        for row, pid in _first_rows(images.pids).items():
+            places.setdefault(pid, []).append(f"row {row + 1} of {images.path}")
+    return [f"{pid} ({', '.join(found)})" for pid, found in places.items() if len(found) > 1]
+
+
+def _first_rows(pids: np.ndarray) -> dict[int, str]:
+    """The first row of each pid."""
+    import pandas
+
+    rows = np.flatnonzero(~pandas.Series(pids, dtype=object).duplicated().to_numpy())
+    return dict(zip(rows.tolist(), pids[rows], strict=True))
+
+
 def _check_filled(path: str, rows: table.Table, name: str) -> None:
     column = rows.columns.get(name)
     empty = [] if column is None else np.flatnonzero(column == "")
@@ -343,6 +413,34 @@ def check_images(
             f"{len(missing)} of the {len(fids)} images of {dataset} are not in --image_root {image_root}: "
             f"{first_few(missing)}. {file_names.why_missing(missing[0], image_root) or usual}"
         )
+
+
+def check_sets(
+    images: Dataset,
+    paths: Sequence[str],
+    image_roots: Sequence[str],
+    allow_any_path: bool = False,
+    allow_links: bool = True,
+    only_first: bool = False,
+) -> None:
+    """Check the images of load_sets: that they are files, each below its image_root.
+
+    Args:
+        paths: of the data sets.
+        image_roots: one for all, or one for each of them.
+        allow_any_path, allow_links: as for check_paths.
+        only_first: look for the first file of each alone.
+
+    Raises:
+        UserError as check_images does.
+    """
+    for number, path in enumerate(paths):
+        root = image_roots[number] if len(image_roots) > 1 else image_roots[0]
+        fids = images.fids if images.sets is None else images.fids[images.sets == number]
+        if only_first:
+            check_paths(path, root, fids, allow_any_path)
+            fids = fids[:1]
+        check_images(path, root, fids, allow_any_path, allow_links)
 
 
 def _missing(image_root: str, fids: Sequence[str]) -> list[str]:

@@ -1,12 +1,15 @@
 """Which images make batch number t: a pure function of (seed, t), so resuming needs nothing but t."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 import common
-from data.dataset import labels_of
+from common import UserError
+from data.dataset import Dataset, labels_of
 
 # Streams of random numbers that must not repeat each other; data/augment.py draws from the third.
 _EPOCH, _IMAGES = 0, 1
@@ -32,6 +35,99 @@ def check_enough_pids(groups: Sequence[np.ndarray], P: int) -> None:
         )
 
 
+class Part(NamedTuple):
+    """Where some of the pids of each batch come from.
+
+    Attributes:
+        pools: places in Sampler.groups, int64 [n] each; those of one batch are all of one pool.
+        P: how many pids of each batch.
+    """
+
+    pools: Sequence[np.ndarray]
+    P: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampler:
+    """Draws batches: first pids, then images of them.
+
+    An epoch is all pids in random order, cut to a multiple of P: no pid comes twice in one, and the
+    next epoch has another order. A pid with at least K images gives K different ones; of a pid with
+    fewer, the list of its images is repeated until it has K or more, shuffled, and cut to K.
+
+    With several parts, each has epochs of its own. With several pools, an epoch is all batches of
+    all pools, in random order.
+
+    With cameras, the K images of a pid come from as many of its cameras as possible: one of each in
+    turn, in random order, until there are K; a pid with fewer images starts over.
+
+    Attributes:
+        groups: the rows of each pid's images, as from group_by_pid; of each pid in each pool, where
+            there are several.
+        parts: what a batch is made of.
+        K: images of each pid.
+        seed: any int >= 0.
+        cameras: a number for the camera of each row, int [N]; None to draw without regard to them,
+            as the original does.
+        too_small: names of groups that have too few pids for a batch, and are never drawn.
+    """
+
+    groups: Sequence[np.ndarray]
+    parts: Sequence[Part]
+    K: int
+    seed: int
+    cameras: np.ndarray | None = None
+    too_small: list[str] = dataclasses.field(default_factory=list)
+
+    def epochs(self) -> list[int]:
+        """How many batches an epoch of each part is."""
+        return [sum(len(pool) // part.P for pool in part.pools) for part in self.parts]
+
+    def batches(self, start: int, end: int) -> Iterator[np.ndarray]:
+        """The batches number start, start + 1, ... end - 1.
+
+        Yields:
+            int64 [P·K], rows; the K of one pid follow each other.
+        """
+        drawn: dict[int, tuple[int, np.ndarray]] = {}  # of each part: the epoch, and its batches
+        for iteration in range(start, end):
+            rng = np.random.default_rng([_IMAGES, self.seed, iteration])
+            rows = []
+            for number, count in enumerate(self.epochs()):
+                epoch, position = divmod(iteration, count)
+                if drawn.get(number, (None,))[0] != epoch:
+                    drawn[number] = epoch, self._epoch(number, epoch)
+                for place in drawn[number][1][position]:
+                    rows.append(self._images(rng, self.groups[place]))
+            yield np.concatenate(rows)
+
+    def _epoch(self, number: int, epoch: int) -> np.ndarray:
+        """The batches of one epoch of a part: int64 [batches, P], places in groups."""
+        part = self.parts[number]
+        key = [_EPOCH, self.seed, epoch]
+        if len(self.parts) == len(part.pools) == 1:
+            return _in_batches(part.pools[0], part.P, key)
+        batches = [
+            _in_batches(pool, part.P, [*key, number + 1, place + 1])
+            for place, pool in enumerate(part.pools)
+        ]
+        together = np.concatenate(batches)
+        if len(batches) > 1:
+            together = np.random.default_rng([*key, number + 1, 0]).permutation(together)
+        return together
+
+    def _images(self, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
+        if self.cameras is None:
+            return _draw(rng, rows, self.K)
+        return _draw_in_turn(rng, rows, self.cameras[rows], self.K)
+
+
+def _in_batches(pool: np.ndarray, P: int, key: Sequence[int]) -> np.ndarray:
+    """A pool in random order, cut to a multiple of P: int64 [batches, P]."""
+    order = np.random.default_rng(key).permutation(pool)
+    return order[: len(pool) // P * P].reshape(-1, P)
+
+
 def batches(
     groups: Sequence[np.ndarray],
     P: int,
@@ -41,41 +137,108 @@ def batches(
     end: int,
     cameras: Sequence[str] | None = None,
 ) -> Iterator[np.ndarray]:
-    """The batches number start, start + 1, ... end - 1.
-
-    An epoch is all pids in random order, cut to a multiple of P: no pid comes twice in one, and the
-    next epoch has another order. A pid with at least K images gives K different ones; of a pid with
-    fewer, the list of its images is repeated until it has K or more, shuffled, and cut to K.
-
-    With cameras, the K images of a pid come from as many of its cameras as possible: one of each in
-    turn, in random order, until there are K; a pid with fewer images starts over.
+    """Batches of all pids alike; see Sampler.
 
     Args:
-        groups: the rows of each pid's images, as from group_by_pid.
-        P, K: pids in a batch and images of each.
-        seed: any int >= 0.
-        cameras: the camera of each row; None to draw without regard to them, as the original does.
-
-    Yields:
-        int64 [P·K], rows; the K of one pid follow each other.
+        cameras: the camera of each row, or None.
     """
-    camera_labels = None if cameras is None else labels_of(cameras)
-    batches_per_epoch = len(groups) // P
-    drawn_epoch = None
-    for iteration in range(start, end):
-        epoch, position = divmod(iteration, batches_per_epoch)
-        if epoch != drawn_epoch:
-            drawn_epoch = epoch
-            order = np.random.default_rng([_EPOCH, seed, epoch]).permutation(len(groups))
-        rng = np.random.default_rng([_IMAGES, seed, iteration])
-        drawn = []
-        for pid in order[position * P : (position + 1) * P]:
-            rows = groups[pid]
-            if camera_labels is None:
-                drawn.append(_draw(rng, rows, K))
-            else:
-                drawn.append(_draw_in_turn(rng, rows, camera_labels[rows], K))
-        yield np.concatenate(drawn)
+    labels = None if cameras is None else labels_of(cameras)
+    parts = [Part([np.arange(len(groups))], P)]
+    return Sampler(groups, parts, K, seed, labels).batches(start, end)
+
+
+def make_sampler(
+    images: Dataset,
+    P: int,
+    K: int,
+    seed: int,
+    cameras: Sequence[str] | None = None,
+    set_weights: Sequence[float] | None = None,
+    same_group: bool = False,
+) -> Sampler:
+    """The sampler of a data set.
+
+    Args:
+        cameras: the camera of each image, or None.
+        set_weights: of each of several sets: as `shares` has it, so many of the P pids are of it. A
+            pid that is in several sets counts to the first of them.
+        same_group: all images of a batch are of one group of the data set. A group with fewer than
+            P pids is never drawn.
+
+    Raises:
+        UserError where there are too few pids, or no groups.
+    """
+    labels = None if cameras is None else labels_of(cameras)
+    if same_group:
+        groups, pools, too_small = _group_within_groups(images, P)
+        return Sampler(groups, [Part(pools, P)], K, seed, labels, too_small)
+    groups = group_by_pid(images.pids)
+    check_enough_pids(groups, P)
+    parts = [Part([np.arange(len(groups))], P)]
+    if set_weights is not None:
+        parts = _parts_by_set(images, groups, shares(P, set_weights))
+    return Sampler(groups, parts, K, seed, labels)
+
+
+def shares(P: int, weights: Sequence[float]) -> list[int]:
+    """Divide P pids by weights, and what is left over by the largest remainders.
+
+    Args:
+        weights: above 0.
+
+    Returns:
+        whole numbers that add up to P, one for each weight.
+    """
+    exact = P * np.asarray(weights, np.float64) / np.sum(weights)
+    whole = np.floor(exact).astype(int)
+    largest = np.argsort(whole - exact, kind="stable")
+    whole[largest[: P - whole.sum()]] += 1
+    return whole.tolist()
+
+
+def _parts_by_set(
+    images: Dataset, groups: Sequence[np.ndarray], shares: Sequence[int]
+) -> list[Part]:
+    sets = np.zeros(len(images), np.int32) if images.sets is None else images.sets
+    set_of_pid = np.array([sets[rows].min() for rows in groups])
+    parts = []
+    for number, P in enumerate(shares):
+        pids = np.flatnonzero(set_of_pid == number)
+        if len(pids) < P:
+            raise UserError(
+                f"--set_weights give set {number + 1} of --train_set {P} of the pids of each batch, but it has "
+                f"{len(pids)}. Give it less weight, a smaller --batch_p, or more pids."
+            )
+        parts.append(Part([pids], P))
+    return parts
+
+
+def _group_within_groups(
+    images: Dataset, P: int
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """The rows of each pid within each group, the pids of each group that has P, and the others."""
+    if images.groups is None:
+        raise UserError(
+            f"--same_group_batches needs a column group, which {images.path} lacks. Give a CSV with a header and this "
+            "column, or leave --same_group_batches out."
+        )
+    names = sorted(set(images.groups))
+    pids = labels_of(images.pids)
+    group_of_row = labels_of(images.groups)
+    groups = _group(group_of_row * (pids.max() + 1) + pids)
+    group_of_pid = np.array([group_of_row[rows[0]] for rows in groups])
+    members = [np.flatnonzero(group_of_pid == number) for number in range(len(names))]
+    too_small = [
+        f"{name} ({len(of_group)} pids)"
+        for name, of_group in zip(names, members, strict=True)
+        if len(of_group) < P
+    ]
+    if len(too_small) == len(names):
+        raise UserError(
+            f"--same_group_batches: no group has the {P} pids of a batch: {common.first_few(too_small)}. Give a "
+            "--batch_p of at most the pids of a group, or larger groups."
+        )
+    return groups, [of_group for of_group in members if len(of_group) >= P], too_small
 
 
 def _draw(rng: np.random.Generator, rows: np.ndarray, K: int) -> np.ndarray:

@@ -124,6 +124,12 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
 
 def _value(field: dataclasses.Field, stored: Any) -> Any:
     """A value of args.json as its flag has it. Raises: ValueError with what is wrong."""
+    if "nargs" in field.metadata["options"] and isinstance(stored, list) and None not in stored:
+        return [_single_value(field, each) for each in stored]
+    return _single_value(field, stored)
+
+
+def _single_value(field: dataclasses.Field, stored: Any) -> Any:
     name = field.name
     options = field.metadata["options"]
     if name in _PATHS:

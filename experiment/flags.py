@@ -56,6 +56,13 @@ EXIT_CODES = (
 )
 
 
+class OneOrSeveral(argparse.Action):
+    """A flag that takes several values: one alone stays itself, as args.json has it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: ARG002, argparse's
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 class OnlyWith(NamedTuple):
     """What another flag has to be for a flag to have an effect."""
 
@@ -283,17 +290,44 @@ class Settings(Architecture):
         "Compile the iteration with XLA. This is faster on some GPUs and much slower on CPUs. It "
         "works on one device only.",
     )
-    train_set: str | None = _flag(
+    train_set: str | list[str] | None = _flag(
         "data",
-        "CSV of the training images: lines of pid,fid without a header. Needed unless resuming.",
+        "CSV or Parquet file of the training images: pid,fid in each line, or a header with these "
+        "and more columns; where it has a column split, its rows of train. Several files are one "
+        "set, in which pids of different files are different. Needed unless resuming.",
         type=common.readable_file,
+        nargs="+",
+        action=OneOrSeveral,
         metavar="CSV",
     )
-    image_root: str | None = _flag(
+    image_root: str | list[str] | None = _flag(
         "data",
-        "Directory that the file ids of the CSV are relative to. Needed unless resuming.",
+        "Directory that the file ids of the CSV are relative to: one, or one for each --train_set. "
+        "Needed unless resuming.",
         type=common.readable_directory,
+        nargs="+",
+        action=OneOrSeveral,
         metavar="DIR",
+    )
+    join_pids: bool = _switch("data", "A pid in several files of --train_set is one identity.")
+    set_weights: list[float] | None = _flag(
+        "data",
+        "For several files of --train_set, a number each: every batch has its share of pids from "
+        "each file, and each file has its own epochs. Without this flag, an epoch is all pids of "
+        "all files.",
+        type=common.positive_float,
+        nargs="+",
+        metavar="W",
+    )
+    same_group_batches: bool = _switch(
+        "data",
+        "Make each batch from one group, as the CSV's column group has it: its negatives are "
+        "harder. Groups with fewer than P pids are left out.",
+    )
+    no_file_check: bool = _switch(
+        "data",
+        "Do not look whether all images exist before the training: on a disk in a network this "
+        "takes time. One that is missing ends the training when its batch comes.",
     )
     batch_p: int = _flag(
         "data",
@@ -627,6 +661,11 @@ def known(value: T | None) -> T:
 
 
 # ------------------------------------------------------------------------- what comes from it
+
+
+def several(value: str | list[str] | None) -> list[str]:
+    """The values of a flag of OneOrSeveral."""
+    return [value] if isinstance(value, str) else list(value or ())
 
 
 def rows(table: type = Settings) -> Iterator[dataclasses.Field]:

@@ -65,12 +65,15 @@ def begin(resuming: bool) -> Run:
 
 
 def fingerprint(
-    csvs: Sequence[str | os.PathLike], dataset: Dataset, image_root: str | os.PathLike
+    csvs: Sequence[str | os.PathLike],
+    dataset: Dataset,
+    image_root: str | os.PathLike | Sequence[str],
 ) -> dict[str, Any]:
     """What tells a data set from another one, and how they differ: numbers and text for JSON.
 
     Args:
         csvs: the files that it was read from.
+        image_root: one for all, or one for each of them.
     """
     return {
         "csv": [{"path": os.path.abspath(path), "sha256": _sha256_of(path)} for path in csvs],
@@ -95,7 +98,7 @@ def _sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_images(dataset: Dataset, image_root: str | os.PathLike) -> dict[str, Any]:
+def _of_images(dataset: Dataset, image_root: str | os.PathLike | Sequence[str]) -> dict[str, Any]:
     """Of the image files: the sizes of many, and the content of a few."""
     looked_at = _spread(dataset, _SIZES).paths(image_root)
     read = _spread(dataset, _CONTENTS).paths(image_root)

@@ -4,6 +4,7 @@ from typing import Any
 
 import common
 from common import UserError
+from data import pk_sampler
 from experiment import flags
 from experiment.flags import Architecture, Settings
 
@@ -11,6 +12,7 @@ from experiment.flags import Architecture, Settings
 def check_combinations(settings: Settings) -> None:
     """Raises: UserError for values that are each allowed, but not together or not for training."""
     _check_batch(settings)
+    _check_sets(settings)
     _check_loss(settings)
     _check_crops(settings)
     check_architecture(settings)
@@ -31,6 +33,43 @@ def _check_batch(settings: Settings) -> None:
                 f"--{name} should be at least 2: a triplet is two images of one pid and one of "
                 f"another. Received: {value}"
             )
+
+
+def _check_sets(settings: Settings) -> None:
+    sets = flags.several(settings.train_set)
+    roots = flags.several(settings.image_root)
+    weights = settings.set_weights
+    if len(roots) > 1 and len(roots) != len(sets):
+        raise UserError(
+            f"--image_root should be one directory, or one for each --train_set. Received: {len(roots)} of them for "
+            f"{len(sets)} files"
+        )
+    twice = [path for path in sets if sets.count(path) > 1]
+    if twice:
+        raise UserError(f"--train_set should name each file once. Received twice: {twice[0]}")
+    for name in ("join_pids", "set_weights"):
+        if len(sets) == 1 and getattr(settings, name):
+            raise UserError(
+                f"--{name} is for several files of --train_set. Received one: {sets[0]}"
+            )
+    if weights is None:
+        return
+    if settings.same_group_batches:
+        raise UserError(
+            "--set_weights divide each batch among files, and --same_group_batches makes it from one group. Give one "
+            "of them"
+        )
+    if len(weights) != len(sets):
+        raise UserError(
+            f"--set_weights should be one number for each --train_set. Received: {len(weights)} for {len(sets)} files"
+        )
+    shares = pk_sampler.shares(settings.batch_p, weights)
+    if 0 in shares:
+        raise UserError(
+            f"--set_weights {' '.join(map(str, weights))} would give the {settings.batch_p} pids of a batch as "
+            f"{' and '.join(map(str, shares))} to the files. Give each a weight that makes at least one pid, or a "
+            "larger --batch_p"
+        )
 
 
 def _check_loss(settings: Settings) -> None:

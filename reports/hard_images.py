@@ -10,7 +10,6 @@ images, index.html, and the distances as a PNG.
 
 import argparse
 import html
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ import numpy as np
 import common
 from common import UserError
 from data import dataset
+from data.dataset import ImageFiles
 from evaluation import distances
 from experiment import args_json, detailed_logs
 from experiment.detailed_logs import Logged
-from experiment.flags import known
+from experiment.flags import OneOrSeveral, known, several
 from reports import page
 from runtime import terminal
 from runtime.terminal import log
@@ -82,12 +82,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--train_set",
         type=common.readable_file,
+        nargs="+",
+        action=OneOrSeveral,
         metavar="CSV",
         help="CSV of the training set. Without this flag, it is read from where args.json says.",
     )
     common.add_flag(
         parser,
         "image_root",
+        nargs="+",
+        action=OneOrSeveral,
         help="Directory that the file ids of the CSV are relative to. Without this flag, that of args.json.",
     )
     return parser.parse_args(argv)
@@ -97,26 +101,28 @@ def main(args: argparse.Namespace) -> None:
     terminal.setup_logging("hard_images")
     root = Path(args.experiment_root)
     settings, _ = args_json.load(root)
-    train_set = known(args.train_set or settings.train_set)
-    image_root = known(args.image_root or settings.image_root)
+    train_set = several(known(args.train_set or settings.train_set))
+    image_root = several(known(args.image_root or settings.image_root))
     logged = detailed_logs.read_all(root)
-    images = dataset.load(train_set)
-    pid_of = dict(zip(images.fids, images.pids, strict=True))
+    images = dataset.load_sets(train_set, "train", settings.join_pids)
+    pid_of = dict(zip(images.names(), images.pids, strict=True))
     _warn_about_several_pids(images, pid_of)
     if args.directory:
-        dataset.check_images(train_set, image_root, list(pid_of), settings.allow_any_path)
+        dataset.check_sets(images, train_set, image_root, settings.allow_any_path)
     try:
         findings = find(logged, pid_of, settings.metric)
     except KeyError as error:
         raise UserError(
-            f"{train_set} lacks the image {error} of the detailed logs. Give the --train_set of the training."
+            f"{images.path} lacks the image {error} of the detailed logs. Give the --train_set of the training."
         ) from None
     B = len(logged.fids[0])
     print(f"{len(logged.rows)} iterations of {B} images are in the detailed logs of {root}.\n")
     _print(findings, settings.metric)
     if args.directory:
         fid_of = {pid: fid for fid, pid in reversed(pid_of.items())}  # the first of each pid
-        _Report(root, image_root, fid_of).write(Path(args.directory), findings)
+        files = images.files(image_root if len(image_root) > 1 else image_root[0])
+        rows = {name: row for row, name in enumerate(images.names())}
+        _Report(root, files, rows, fid_of).write(Path(args.directory), findings)
         print(f"\nWrote {Path(args.directory) / 'index.html'}.")
 
 
@@ -285,12 +291,17 @@ class _Report:
 
     Args:
         root: of the experiment.
-        fid_of: a fid of each pid.
+        files: of the data set.
+        rows: the row of each image, by its name.
+        fid_of: the name of an image of each pid.
     """
 
-    def __init__(self, root: Path, image_root: str, fid_of: Mapping[str, str]):
+    def __init__(
+        self, root: Path, files: ImageFiles, rows: Mapping[str, int], fid_of: Mapping[str, str]
+    ):
         self._root = root
-        self._image_root = image_root
+        self._files = files
+        self._rows = rows
         self._fid_of = fid_of
 
     def write(self, directory: Path, findings: Findings) -> None:
@@ -340,7 +351,8 @@ closest to one of the pair was one of the other; of how many times that both wer
 
     def _picture(self, pid: str, fid: str) -> str:
         title = f"{pid}, {fid}"
-        thumbnail = page.thumbnail(os.path.join(self._image_root, fid))
+        row = self._rows[fid]
+        thumbnail = page.thumbnail(self._files.paths[row], self._files.box(row))
         image = page.picture(thumbnail, title)
         return f'<span class="picture" title="{html.escape(title)}">{image}</span>'
 

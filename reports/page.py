@@ -15,6 +15,7 @@ from string import Template
 from PIL import Image
 
 import common
+from data.dataset import Box
 from data.pictures import open_image
 from runtime import files
 
@@ -45,13 +46,16 @@ def fill(name: str, **values: str) -> str:
     return Template(template).substitute(values)
 
 
-def thumbnail(path: str | os.PathLike) -> Image.Image:
+def thumbnail(path: str | os.PathLike, box: Box | None = None) -> Image.Image:
     """The image in RGB, its longer side THUMBNAIL pixels or less.
+
+    Args:
+        box: the part that is meant; None for the whole image.
 
     Raises:
         UserError: the file is not an image.
     """
-    small = open_image(path)
+    small = open_image(path, box=box)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return small
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Batches:
         files: where their pixels are.
         names: what they are called, str [N].
         labels: their pids as numbers 0..pid_count - 1, int64 [N].
+        sampler: which rows make each batch.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
@@ -52,16 +53,15 @@ class Batches:
         self.labels = labels_of(dataset.pids)
         self._settings = settings
         self._strategy = strategy
-        groups = pk_sampler.group_by_pid(dataset.pids)
-        pk_sampler.check_enough_pids(groups, settings.batch_p)
-        self.pid_count = len(groups)
-        self._sample = functools.partial(
-            pk_sampler.batches,
-            groups,
+        self.pid_count = int(self.labels.max()) + 1
+        self.sampler = pk_sampler.make_sampler(
+            dataset,
             settings.batch_p,
             settings.batch_k,
             known(settings.seed),
             cameras=cameras.cameras_of(dataset, settings.cameras),
+            set_weights=settings.set_weights,
+            same_group=settings.same_group_batches,
         )
         self._shards = devices.shards(
             strategy, cluster, settings.batch_p, settings.batch_k, settings.mining
@@ -113,7 +113,7 @@ class Batches:
 
     def _load(self, iteration: int, _context=None) -> tf.data.Dataset:
         settings = self._settings
-        rows = self._sample(iteration, settings.train_iterations)
+        rows = self.sampler.batches(iteration, settings.train_iterations)
         loading = Loading(
             settings.loading_threads, settings.cache, finished=not self._on_accelerator
         )
@@ -140,10 +140,10 @@ class Batches:
         return on_devices
 
     def _files_of(self, iteration: int) -> ImageFiles:
-        return self.files.select(next(self._sample(iteration, iteration + 1)))
+        return self.files.select(next(self.sampler.batches(iteration, iteration + 1)))
 
 
-def without_bad_images(dataset: Dataset, image_root: str, threads: int) -> Dataset:
+def without_bad_images(dataset: Dataset, image_root: str | Sequence[str], threads: int) -> Dataset:
     """The images that can be decoded; the others are logged as a warning."""
     good = image_data.decodable(dataset.files(image_root), threads)
     bad = dataset.names()[~good].tolist()

@@ -66,7 +66,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         log.info(_last_line(settings, validator, iteration, nothing_to_do=True))
         return 0
     provenance.write(settings.experiment_root, run, iteration, devices.describe(strategy, cluster))
-    _log_data_and_devices(batches, strategy, cluster, settings)
+    _log_data_and_devices(batches, strategy, cluster)
     validator.log_data()
     log.info(f"Starting training from iteration {iteration}, with {source}.")
     _log_flags(settings, ran_with, iteration)
@@ -207,8 +207,8 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
     return int(previous.result["stop"].numpy()) if previous else 0
 
 
-def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster, settings: Settings) -> None:
-    data = describe_data(batches.labels, settings.batch_p)
+def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster) -> None:
+    data = describe_data(batches.labels, batches.sampler.epochs())
     log.info(f"{data} on {devices.describe(strategy, cluster)}.")
     R = strategy.num_replicas_in_sync
     if R > 1:

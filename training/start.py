@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,18 +12,19 @@ from experiment.flags import Settings
 from training.schedule import Schedule, learning_rate
 
 
-def describe_data(labels: np.ndarray, P: int) -> str:
+def describe_data(labels: np.ndarray, epochs: Sequence[int]) -> str:
     """The training set in numbers.
 
     Args:
         labels: pids as numbers 0, 1, ..., int [N].
-        P: pids in a batch.
+        epochs: how many iterations it takes to draw every pid once; of each set, where each has
+            epochs of its own.
     """
     images = np.bincount(labels)
     fewest, most = images.min(), images.max()
     return (
         f"{len(labels)} images of {len(images)} pids, {fewest}/{np.median(images):g}/{most} images "
-        f"a pid (min/median/max); an epoch, every pid once, is {len(images) // P} iterations;"
+        f"a pid (min/median/max); an epoch, every pid once, is {' and '.join(map(str, epochs))} iterations;"
     )
 
 
@@ -35,7 +36,9 @@ def describe_flags(settings: Settings) -> str:
         if field.name == "experiment_root" or value == flags.default(field.name):
             continue
         typed.append(f"--{field.name}")
-        if value is not True:
+        if isinstance(value, list):
+            typed += [shlex.quote(str(each)) for each in value]
+        elif value is not True:
             typed.append(shlex.quote(str(value)))
     return " ".join(typed)
 

@@ -1,6 +1,8 @@
 """What a training is validated on. Without TensorFlow: it is checked before anything slow."""
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ class ValidationSet(NamedTuple):
 
     query: Dataset
     gallery: Dataset
-    image_root: str
+    image_root: str | Sequence[str]
     options: Options
 
     def to_compare(self) -> list[Embedded]:
@@ -31,7 +33,9 @@ class ValidationSet(NamedTuple):
         by_file = pipeline.excludes_by_file(self.options.excluder)
         return [
             Embedded(
-                images, _NO_EMBS, fids.real_paths(images.fids, self.image_root) if by_file else None
+                images,
+                _NO_EMBS,
+                fids.real_paths(images.paths(self.image_root), os.curdir) if by_file else None,
             )
             for images in (self.query, self.gallery)
         ]
@@ -56,6 +60,11 @@ def load(whole: Dataset, settings: Settings) -> Data:
     if settings.val_query is None:
         return Data(whole, whole, None)
     root = settings.val_image_root or known(settings.image_root)
+    if not isinstance(root, str):
+        raise UserError(
+            f"--val_query needs a --val_image_root, since there are several --image_root: {', '.join(root)}. Give the "
+            "directory of its images."
+        )
     csvs = settings.val_query, known(settings.val_gallery)
     query, gallery = _load_part(csvs[0], "query"), _load_part(csvs[1], "gallery")
     options = _options(settings, known(settings.val_excluder))

@@ -315,3 +315,56 @@ def test_a_missing_image_is_told_with_what_is_known_of_it(tmp_path):
     (tmp_path / "a/x.jpg").touch()
     with pytest.raises(UserError, match=r"are not in --image_root .*: a.x.jpg\. .*Windows"):
         dataset.check_images("a.csv", tmp_path, ["a\\x.jpg"])
+
+
+# ------------------------------------------------------------------------- several sets
+
+
+@pytest.fixture
+def two(tmp_path):
+    header = "pid,fid,camera,group,x1,y1,x2,y2\n"
+    first = write(tmp_path / "a.csv", f"{header}1,a.jpg,c,g,0,0,5,5\n2,b.jpg,c,h,1,1,2,2\n")
+    second = write(tmp_path / "b.csv", "pid,fid,camera,tracklet\n1,a.jpg,c,t\n")
+    return [str(first), str(second)]
+
+
+def test_several_sets_are_one_after_the_other(two, caplog):
+    data = dataset.load_sets(two, "train")
+    assert data.pids.tolist() == ["1:1", "1:2", "2:1"] and data.sets.tolist() == [0, 0, 1]
+    assert data.fids.tolist() == ["a.jpg", "b.jpg", "a.jpg"]
+    assert data.boxes.tolist() == [[0, 0, 5, 5], [1, 1, 2, 2], [0, 0, 0, 0]]
+    assert data.tracklets.tolist() == ["", "", "t"]
+    assert data.cameras.tolist() == ["c", "c", "c"] and data.groups is None
+    assert data.names().tolist() == ["1:a.jpg#0,0,5,5", "1:b.jpg#1,1,2,2", "2:a.jpg"]
+    assert data.path == ", ".join(two)
+    assert caplog.messages == [
+        "1 pids are in several data sets, and count as different identities in each: 1 (row 1 of "
+        f"{two[0]}, row 1 of {two[1]}). With --join_pids they are one."
+    ]
+
+
+def test_pids_can_be_joined(two, caplog):
+    data = dataset.load_sets(two, "train", join_pids=True)
+    assert data.pids.tolist() == ["1", "2", "1"] and not caplog.messages
+
+
+def test_one_set_stays_what_it_is(two):
+    data = dataset.load_sets(two[:1], "train")
+    assert data.pids.tolist() == ["1", "2"] and data.sets is None and data.path == two[0]
+
+
+def test_the_images_of_each_set_are_looked_for_below_its_root(two, tmp_path):
+    for folder in "AB":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").touch()
+    data = dataset.load_sets(two, "train")
+    roots = [str(tmp_path / folder) for folder in "AB"]
+    with pytest.raises(
+        UserError, match=r"1 of the 2 images of .*a.csv are not in --image_root .*A: b.jpg"
+    ):
+        dataset.check_sets(data, two, roots)
+    dataset.check_sets(data, two, roots, only_first=True)
+    (tmp_path / "A" / "b.jpg").touch()
+    dataset.check_sets(data, two, roots)
+    with pytest.raises(UserError, match="1 of the 1 images of .*b.csv are not in"):
+        dataset.check_sets(data, two, [roots[0], str(tmp_path)], only_first=True)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 import common
 from data import pk_sampler
+from data.dataset import Dataset
 
 # From the sampler as it was before --cameras.
 GOLDEN = [
@@ -179,3 +181,131 @@ def test_without_cameras_the_batches_are_those_of_before_there_was_the_flag():
     np.testing.assert_array_equal(
         list(pk_sampler.batches(groups, 2, 4, seed=7, start=0, end=4)), GOLDEN
     )
+
+
+# ------------------------------------------------------------------------- several sets, groups
+
+
+@pytest.mark.parametrize(
+    "P, weights, expected",
+    [
+        (8, [1, 3], [2, 6]),
+        (32, [1, 1, 1], [11, 11, 10]),
+        (4, [1], [4]),
+        (5, [2, 1], [3, 2]),
+        (10, [0.5, 0.25], [7, 3]),
+        (4, [100, 1], [4, 0]),
+        (3, [1, 1], [2, 1]),
+    ],
+)
+def test_shares_add_up_to_p(P, weights, expected):
+    assert pk_sampler.shares(P, weights) == expected
+
+
+def two_sets(sizes=(5, 9)):
+    """Sets of so many pids, 3 images of each; the images stand in random order."""
+    pids = [f"{number}:{pid}" for number, size in enumerate(sizes) for pid in range(size)] * 3
+    order = np.random.default_rng(0).permutation(len(pids))
+    pids = np.array(pids, dtype=object)[order]
+    sets = [int(pid[0]) for pid in pids]
+    return Dataset(pids, pids, sets=sets)
+
+
+def test_each_set_has_its_share_of_every_batch_and_its_own_epochs():
+    images = two_sets()
+    sampler = pk_sampler.make_sampler(images, 5, 2, seed=3, set_weights=[2, 3])
+    assert sampler.epochs() == [2, 3]
+    drawn = [images.pids[rows].reshape(5, 2) for rows in sampler.batches(0, 12)]
+    for pids in drawn:
+        assert (pids[:, 0] == pids[:, 1]).all()
+        assert [pid[0] for pid in pids[:, 0]] == list("00111")
+    for number, per_epoch in ((0, 2), (1, 3)):
+        part = [pids[:2, 0] if number == 0 else pids[2:, 0] for pids in drawn]
+        epochs = [
+            np.concatenate(part[at : at + per_epoch]).tolist() for at in range(0, 12, per_epoch)
+        ]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert len(set(map(tuple, epochs))) == len(epochs)
+
+
+def test_a_pid_of_several_sets_counts_to_the_first():
+    images = Dataset(list("aabbccdd"), list("aabbccdd"), sets=[0, 1, 0, 0, 1, 1, 1, 0])
+    sampler = pk_sampler.make_sampler(images, 2, 2, seed=1, set_weights=[1, 1])
+    for rows in sampler.batches(0, 20):
+        first, _, second, _ = images.pids[rows]
+        assert first in "abd" and second == "c"
+
+
+def groups_of(sizes):
+    """3 images of so many pids in each group; pid 0 is in all of them."""
+    rows = [
+        (f"p{pid}" if pid == 0 else f"{g}{pid}", g) for g, n in sizes.items() for pid in range(n)
+    ]
+    pids, groups = zip(*rows * 3, strict=True)
+    return Dataset(pids, pids, groups=groups)
+
+
+def test_a_batch_is_of_one_group_and_an_epoch_is_all_groups():
+    images = groups_of({"x": 7, "y": 2, "z": 9})
+    sampler = pk_sampler.make_sampler(images, 3, 2, seed=3, same_group=True)
+    assert sampler.too_small == ["y (2 pids)"] and sampler.epochs() == [2 + 3]
+    batches = list(sampler.batches(0, 30))
+    orders = set()
+    for at in range(0, 30, 5):
+        epoch = batches[at : at + 5]
+        names = ["".join(set(images.groups[rows])) for rows in epoch]
+        assert sorted(names) == list("xxzzz")
+        orders.add("".join(names))
+        for name in "xz":
+            of_group = [
+                images.pids[rows][::2]
+                for rows, its in zip(epoch, names, strict=True)
+                if its == name
+            ]
+            pids = np.concatenate(of_group)
+            assert len(set(pids)) == len(pids)
+    assert len(orders) > 1
+
+
+@pytest.mark.parametrize("more", [{"set_weights": [1, 2]}, {"same_group": True}, {}])
+def test_any_batch_is_a_function_of_seed_and_iteration(more):
+    images = two_sets()
+    images = dataclasses.replace(images, groups=[str(number) for number in images.sets])
+    cameras = ["1", "2", "3"] * 14
+
+    def drawn(start, seed=7):
+        sampler = pk_sampler.make_sampler(images, 3, 2, seed, cameras=cameras, **more)
+        return np.array(list(sampler.batches(start, 40)))
+
+    whole = drawn(0)
+    for start in (1, 5, 39):
+        np.testing.assert_array_equal(drawn(start), whole[start:])
+    assert (drawn(0, seed=8) != whole).any()
+
+
+def test_a_sampler_without_sets_and_groups_is_the_plain_one():
+    pids, groups = two_sets().pids, pk_sampler.group_by_pid(two_sets().pids)
+    sampler = pk_sampler.make_sampler(Dataset(pids, pids), 3, 2, seed=5)
+    np.testing.assert_array_equal(
+        list(sampler.batches(0, 9)), list(pk_sampler.batches(groups, 3, 2, 5, 0, 9))
+    )
+
+
+@pytest.mark.parametrize(
+    "P, more, message",
+    [
+        (15, {}, "--batch_p 15 is more than the 14 pids"),
+        (12, {"set_weights": [1, 1]}, "give set 1 of --train_set 6 of the pids of each batch, but it has 5"),
+        (10, {"same_group": True}, r"no group has the 10 pids of a batch: 0 \(5 pids\), 1 \(9 pids\)"),
+    ],
+)  # fmt: skip
+def test_too_few_pids_are_told(P, more, message):
+    images = two_sets()
+    images = dataclasses.replace(images, groups=[str(number) for number in images.sets])
+    with pytest.raises(common.UserError, match=message):
+        pk_sampler.make_sampler(images, P, 2, seed=0, **more)
+
+
+def test_groups_need_their_column():
+    with pytest.raises(common.UserError, match="needs a column group, which x.csv lacks"):
+        pk_sampler.make_sampler(Dataset(["1"], ["a"], "x.csv"), 2, 2, 0, same_group=True)

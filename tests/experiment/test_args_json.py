@@ -60,7 +60,10 @@ def test_what_args_json_lacks_has_its_default(tmp_path):
         ("decay_start_iteration", -2),
         ("train_set", 5),
         ("train_set", "a\0b"),
-        ("image_root", ["a"]),
+        ("image_root", [1]),
+        ("train_set", ["a.csv", None]),
+        ("set_weights", ["one"]),
+        ("set_weights", [0]),
     ],
 )
 def test_a_value_that_is_not_allowed_is_told_by_name(tmp_path, name, value):

@@ -127,3 +127,49 @@ def test_other_numbers_of_pids_to_hold_out_are_refused(text, capsys):
         settings_of(f"--val_pids={text}")
     told = capsys.readouterr().err
     assert f"integer of at least 2, or a share between 0 and 1. Received: {text}" in told
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).touch()
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+TWO = "--train_set a.csv b.csv --image_root A B"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--train_set a.csv --image_root A",
+        TWO,
+        "--train_set a.csv b.csv --image_root A",
+        f"{TWO} --join_pids --set_weights 1 0.5",
+        f"{TWO} --same_group_batches --no_file_check",
+    ],
+)
+def test_sets_that_go_together(argv, files):
+    rules.check_combinations(settings_of(*argv.split()))
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ("--train_set a.csv --image_root A B", "one directory, .* Received: 2 of them for 1 files"),
+        ("--train_set a.csv a.csv --image_root A", "each file once. Received twice: a.csv"),
+        ("--train_set a.csv --join_pids", "--join_pids is for several files .*one: a.csv"),
+        ("--train_set a.csv --set_weights 1", "--set_weights is for several files"),
+        (f"{TWO} --set_weights 1", "one number for each --train_set. Received: 1 for 2 files"),
+        (f"{TWO} --set_weights 1 2 --same_group_batches", "Give one of them"),
+        (
+            f"{TWO} --set_weights 100 1 --batch_p 4",
+            "--set_weights 100.0 1.0 would give the 4 pids of a batch as 4 and 0 to the files",
+        ),
+    ],
+)
+def test_sets_that_do_not_go_together(argv, message, files):
+    with pytest.raises(UserError, match=message):
+        rules.check_combinations(settings_of(*argv.split()))

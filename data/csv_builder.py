@@ -324,13 +324,18 @@ def _files_in(root: str, folder: str) -> list[str]:
     require(root, folder)
     with os.scandir(os.path.join(root, folder)) as entries:
         names = sorted(entry.name for entry in entries if not entry.is_dir())
+    check_utf8(names, os.path.join(root, folder))
+    return names
+
+
+def check_utf8(names: list[str], folder: str) -> None:
+    """Raises: UserError for names of files in a folder that a CSV, which is UTF-8, cannot have."""
     foreign = [name for name in names if not common.is_utf8(name)]
     if foreign:
         raise UserError(
-            f"{len(foreign)} of the {len(names)} file names in {os.path.join(root, folder)} are not UTF-8: "
+            f"{len(foreign)} of the {len(names)} file names in {folder} are not UTF-8: "
             f"{common.first_few(foreign)}. Rename the files, for example with convmv -f latin1 -t utf8 --notest."
         )
-    return names
 
 
 def from_list(root: str, name: str, folder: str, official: Official) -> Rows:

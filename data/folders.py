@@ -61,11 +61,13 @@ def find_images(root: str) -> list[str]:
     folders are followed.
 
     Raises:
-        UserError where there is no image.
+        UserError where there is no image, and for file names that are not UTF-8.
     """
     fids = []
     others: Counter[str] = Counter()
     seen = set()
+    elsewhere = []
+    top = os.path.realpath(root)
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads in a circle, or to a folder that was looked through
@@ -73,6 +75,8 @@ def find_images(root: str) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
+        if not (real + os.sep).startswith(top.rstrip(os.sep) + os.sep):
+            elsewhere.append(folder)
         folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
         inside = os.path.relpath(folder, root)
         for name in names:
@@ -88,6 +92,12 @@ def find_images(root: str) -> list[str]:
         raise UserError(
             f"--image_root {root} has no image: no file in it, or in its folders, ends in {', '.join(IMAGES)}. "
             f"Received: {kinds or 'no files'}."
+        )
+    csv_builder.check_utf8(fids, root)
+    if elsewhere:
+        log.warning(
+            f"Links lead out of {root}: {common.first_few(elsewhere)}. The other commands need --allow_any_path for "
+            "what is there."
         )
     if others:
         log.info(f"Files that are no images are skipped: {kinds}.")

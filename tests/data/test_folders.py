@@ -100,7 +100,16 @@ def test_links_to_folders_are_followed_once(tmp_path, capsys):
     (root / "circle").symlink_to(root)
     out = run(root)
     assert lines(out)[1:] == ["ann,ann/1.jpg", "bob,bob/2.jpg"]
-    assert "circle is left out: it is a link to" in capsys.readouterr().err
+    warned = capsys.readouterr().err
+    assert "circle is left out: it is a link to" in warned
+    assert re.search(r"Links lead out of .*photos: .*photos/bob\. .* --allow_any_path", warned)
+
+
+def test_names_that_are_no_utf_8_are_told_and_nothing_is_written(tmp_path):
+    touch(tmp_path / "photos", os.fsdecode(b"ann/\xe9.jpg"), "ann/2.jpg")
+    with pytest.raises(common.UserError, match="1 of the 2 file names in .*photos are not UTF-8: "):
+        run(tmp_path / "photos")
+    assert not (tmp_path / "csvs").exists()
 
 
 @pytest.mark.parametrize(

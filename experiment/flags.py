@@ -285,6 +285,15 @@ class Settings(Architecture):
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
         default="float32",
     )
+    chunk: int = _flag(
+        "devices",
+        "Send the images of each device through the network N at a time, for batches that do not "
+        "fit into memory. The loss still compares all images of the batch. It takes about a third "
+        "more time. 0 sends them through in one piece.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
     jit_compile: bool = _switch(
         "devices",
         "Compile the iteration with XLA. This is faster on some GPUs and much slower on CPUs. It "
@@ -571,6 +580,11 @@ class Settings(Architecture):
         type=common.non_negative_int,
         metavar="N",
         default=0,
+    )
+    bn_frozen: bool = _switch(
+        "optimization",
+        "Normalize with batch norm's running statistics in training, too, and leave them as they "
+        "are. This is for pretrained nets.",
     )
 
     val_pids: int | float | None = _flag(

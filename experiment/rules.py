@@ -33,6 +33,12 @@ def _check_batch(settings: Settings) -> None:
                 f"--{name} should be at least 2: a triplet is two images of one pid and one of "
                 f"another. Received: {value}"
             )
+    B = settings.batch_p * settings.batch_k
+    if settings.chunk and B % settings.chunk:
+        raise UserError(
+            f"--chunk should divide the {B} images of a batch (--batch_p times --batch_k). Received: "
+            f"{settings.chunk}"
+        )
 
 
 def _check_sets(settings: Settings) -> None:

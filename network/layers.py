@@ -1,9 +1,41 @@
 """Layers that nets and heads share."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
 from runtime import devices
+
+
+class Chunk(NamedTuple):
+    """A part of a training's batch that goes through the network on its own.
+
+    Attributes:
+        index: int32 scalar, 0 for the first. total: how many chunks the batch has.
+        moves: whether the chunk moves the running statistics of batch norm.
+    """
+
+    index: tf.Tensor
+    total: int
+    moves: bool
+
+
+# Of the replica that is being traced: each has a thread of its own.
+_chunk: contextvars.ContextVar[Chunk | None] = contextvars.ContextVar("chunk", default=None)
+
+
+@contextlib.contextmanager
+def calling_with(chunk: Chunk) -> Iterator[None]:
+    """Within the context, networks are called in training with a chunk of the batch."""
+    token = _chunk.set(chunk)
+    try:
+        yield
+    finally:
+        _chunk.reset(token)
 
 
 class BatchNorm(keras.layers.Layer):
@@ -13,6 +45,10 @@ class BatchNorm(keras.layers.Layer):
     them by (1 - decay) of the way. The running variance is Bessel-corrected, n / (n - 1), as in
     TensorFlow 1. Keras' own layer is slower, with several passes over the batch, and keeps the
     biased variance. In inference it normalizes with the running statistics.
+
+    A batch may come in chunks (calling_with). Each is normalized with its own statistics, as if a
+    replica of its own that is not synchronized had it, and the running ones move once a batch,
+    towards the mean of those of the chunks.
 
     Inputs: [B, H, W, C] or [B, C], of the layer's compute dtype. The output has their shape and
     dtype; parameters and statistics are float32 under every policy.
@@ -26,6 +62,8 @@ class BatchNorm(keras.layers.Layer):
         synchronized: whether replicas normalize with the statistics of all images, as one device
             would. If not, each takes those of its own images, which saves two messages a layer. On
             one device there is no difference.
+        frozen: whether it normalizes with the running statistics in training, too, and leaves them
+            as they are.
     """
 
     def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
@@ -38,6 +76,7 @@ class BatchNorm(keras.layers.Layer):
         self.epsilon = epsilon
         self.center = center
         self.synchronized = True
+        self.frozen = False
 
     def build(self, input_shape):
         if len(input_shape) not in (2, 4):
@@ -64,11 +103,13 @@ class BatchNorm(keras.layers.Layer):
         if len(inputs.shape) == 2:  # the fused op knows images only
             x = tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
         R = tf.distribute.get_strategy().num_replicas_in_sync
+        training = bool(training) and not self.frozen
         together = training and self.synchronized and R > 1
-        y = self._across_replicas(x) if together else self._fused(x, bool(training))
+        y = self._across_replicas(x) if together else self._fused(x, training)
         return tf.reshape(y, [-1, inputs.shape[-1]]) if len(inputs.shape) == 2 else y
 
     def _fused(self, x, training: bool):
+        in_chunks = training and _chunk.get() is not None
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
             scale=tf.convert_to_tensor(self.gamma),
@@ -76,10 +117,13 @@ class BatchNorm(keras.layers.Layer):
             mean=tf.convert_to_tensor(self.moving_mean),
             variance=tf.convert_to_tensor(self.moving_variance),
             epsilon=self.epsilon,
-            exponential_avg_factor=1 - self.decay,
+            exponential_avg_factor=1.0 if in_chunks else 1 - self.decay,
             is_training=training,
         )
-        if training:  # mean and variance are the running ones, already moved
+        if in_chunks:  # mean and variance are those of the chunk
+            self._move(self.moving_mean, mean)
+            self._move(self.moving_variance, variance)
+        elif training:  # mean and variance are the running ones, already moved
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
         return y
@@ -99,7 +143,14 @@ class BatchNorm(keras.layers.Layer):
         return tf.cast(y, x.dtype)
 
     def _move(self, running, value) -> None:
-        running.assign(self.decay * running + (1 - self.decay) * value)
+        chunk = _chunk.get()
+        if chunk is None:
+            running.assign(self.decay * running + (1 - self.decay) * value)
+        elif chunk.moves:
+            # What the later chunks leave of this one's share is the same for all.
+            share = (1 - self.decay) / chunk.total
+            later = tf.cast(chunk.total - 1 - chunk.index, tf.float32)
+            running.assign_add(share / (1 - later * share) * (value - running))
 
     def compute_output_spec(self, inputs, training=False):  # noqa: ARG002, as Keras calls it
         # Without this Keras would trace `call`, and a deep net would take twice as long to build.

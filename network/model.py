@@ -72,6 +72,15 @@ def net_of(network: keras.Model) -> keras.Model:
 
 def normalize_apart(network: keras.Model) -> None:
     """Let each replica take its own statistics in batch norm; see layers.BatchNorm."""
-    for layer in network._flatten_layers():
-        if isinstance(layer, BatchNorm):
-            layer.synchronized = False
+    for layer in _batch_norms(network):
+        layer.synchronized = False
+
+
+def freeze_statistics(network: keras.Model) -> None:
+    """Let batch norm keep its running statistics in training; see layers.BatchNorm."""
+    for layer in _batch_norms(network):
+        layer.frozen = True
+
+
+def _batch_norms(network: keras.Model) -> list[BatchNorm]:
+    return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNorm)]

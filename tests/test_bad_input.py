@@ -151,6 +151,7 @@ CASES = {
     ),
     "batch_p 1": ([*TRAIN, "--batch_p=1"], 2, "--batch_p should be at least 2.*Received: 1"),
     "batch_k 1": ([*TRAIN, "--batch_k=1"], 2, "--batch_k should be at least 2"),
+    "chunk 3 of 4": ([*TRAIN, "--chunk=3"], 2, "--chunk should divide the 4 images of a batch"),
     "batch_k in words": ([*TRAIN, "--batch_k=four"], 2, "--batch_k.*Received: four"),
     "cameras of an unknown name": (
         [*TRAIN, "--cameras=market"],

@@ -224,6 +224,12 @@ def _log_flags(settings: Settings, ran_with: Mapping[str, str], iteration: int) 
 
 def _check_devices(settings: Settings, strategy) -> None:
     count = strategy.num_replicas_in_sync
+    b = settings.batch_p * settings.batch_k // count
+    if settings.chunk and b % settings.chunk:
+        raise UserError(
+            f"--chunk should divide the images that each device has. Received: {settings.chunk}, "
+            f"with {b} images on each of {count} devices."
+        )
     if settings.jit_compile and count > 1:
         raise UserError(
             f"--jit_compile works on one device. Received: {count} of them. Leave it out, or give "

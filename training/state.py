@@ -56,6 +56,8 @@ class State:
             )
         if settings.no_sync_batch_norm:
             model.normalize_apart(self.network)
+        if settings.bn_frozen:
+            model.freeze_statistics(self.network)
         self.variables = checkpoints.named_variables(
             [self.network, *self.companions.layers], self.optimizer
         )

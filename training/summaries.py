@@ -115,7 +115,7 @@ def scalars(result: Mapping, batch_k: int) -> dict[str, float]:
     The tag is the number's name, except where the original has another tag.
 
     Args:
-        result: what the step returned, see training/step.py.
+        result: what the step returned, see step.make_step.
     """
     tags = {"top1": "batch_top1", "precision": f"batch_prec_at_{batch_k - 1}"}
     return {

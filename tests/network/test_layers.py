@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from network.layers import BatchNorm, GeM, L2Normalize
+from network.layers import BatchNorm, Chunk, GeM, L2Normalize, calling_with
 
 SHAPES = [(6, 5, 4, 3), (7, 3)]
 
@@ -94,6 +94,24 @@ def test_statistics_move_inside_a_graph_that_is_traced_once():
         )
     assert step.experimental_get_tracing_count() == 1
     np.testing.assert_allclose(layer.moving_variance, eager.moving_variance, rtol=1e-6)
+
+
+def test_chunks_move_the_statistics_once_towards_their_mean():
+    layer, x = make((12, 5), decay=0.7)
+    gamma, beta, mean, variance = (variable.numpy() for variable in layer.weights)
+    chunks = np.split(x, 3)
+    for moves in (False, True):
+        for index, chunk in enumerate(chunks):
+            with calling_with(Chunk(tf.constant(index), 3, moves)):
+                got = layer(chunk, training=True)
+            normalized = (chunk - chunk.mean(0)) / np.sqrt(chunk.var(0) + layer.epsilon)
+            np.testing.assert_allclose(got, normalized * gamma + beta, rtol=1e-4, atol=1e-4)
+        if moves:
+            mean = 0.7 * mean + 0.3 * np.mean([chunk.mean(0) for chunk in chunks], axis=0)
+            variances = [chunk.var(0, ddof=1) for chunk in chunks]
+            variance = 0.7 * variance + 0.3 * np.mean(variances, axis=0)
+        np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -136,6 +136,7 @@ def trained(dataset, tmp_path_factory):
             plain(dataset, folder / "plain-one"),
             flags(dataset, folder / "norm-one"),
             tricks(dataset, folder / "tricks-one"),
+            flags(dataset, folder / "chunks-one", f"--chunk={P * K // 2}", "--train_iterations=1"),
         )
     )
     half_way(folder / "norm-one", folder / "norm-one-mirrored")
@@ -146,6 +147,7 @@ def trained(dataset, tmp_path_factory):
             flags(dataset, folder / "norm-mirrored"),
             tricks(dataset, folder / "tricks-mirrored"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
+            plain(dataset, folder / "chunks-mirrored", "--chunk=3"),
             flags(
                 dataset, folder / "apart-mirrored", "--no_sync_batch_norm", "--train_iterations=1"
             ),
@@ -155,6 +157,7 @@ def trained(dataset, tmp_path_factory):
     wait(
         *start_workers(
             plain(dataset, folder / "plain-multi_worker"),
+            plain(dataset, folder / "chunks-multi_worker", "--chunk=2"),
             flags(dataset, folder / "norm-multi_worker", f"--train_iterations={LONG}"),
         )
     )
@@ -203,6 +206,22 @@ def test_two_replicas_train_as_one_device_does(trained, net, tolerance, strategy
 def test_classifier_centers_draws_and_clipping_are_those_of_one_device(trained):
     assert_equal_but_for(1e-4, trained / "tricks-mirrored", trained / "tricks-one")
     assert {"classifier/weights", "centers/centers"} < values(trained / "tricks-one")[1].keys()
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_chunks_on_two_replicas_train_as_one_piece_on_one_device_does(trained, strategy):
+    assert_equal_but_for(1e-6, trained / f"chunks-{strategy}", trained / "plain-one")
+
+
+def test_each_chunk_is_normalized_as_a_replica_of_its_own_that_is_not_synchronized(trained):
+    roots = trained / "chunks-one", trained / "apart-mirrored"
+    losses, expected_losses = (detailed_logs.read(root / "losses") for root in roots)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    readers = [tf.train.load_checkpoint(str(root / "checkpoint-1")) for root in roots]
+    names = [name for name in readers[0].get_variable_to_shape_map() if "/moving_" in name]
+    for name in names:
+        ours, theirs = (reader.get_tensor(name) for reader in readers)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])

@@ -1,0 +1,207 @@
+import re
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+
+import common
+from experiment.flags import Settings
+from network import layers
+from training import loop, objective
+from training.state import State
+from training.step import make_step
+from training.update import trained, update
+
+SIZE, P, K, D = (24, 16), 4, 3, 16
+B = P * K
+
+
+def random_net(input_shape):
+    """Batch norm and dropout -> features [B, 8]."""
+    images = keras.Input(input_shape, dtype="float32", name="images")
+    x = keras.layers.Conv2D(8, 3, strides=4, name="random.conv")(images / 128.0 - 1.0)
+    x = layers.BatchNorm(name="random.BatchNorm")(x)
+    x = keras.layers.Dropout(0.3, seed=5, name="random.dropout")(keras.layers.ReLU()(x))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
+
+
+def use_random_net():
+    """Within the context it stands in for lunet_narrow."""
+    return common.plugin("nets", "lunet_narrow", SimpleNamespace(build=random_net))
+
+
+def settings(**flags):
+    sizes = {"net_input_height": SIZE[0], "net_input_width": SIZE[1], "embedding_dim": D}
+    flags = {"head_name": "direct_normalize", "learning_rate": 1e-4} | sizes | flags
+    return Settings(
+        experiment_root="exp", model_name="lunet_narrow", batch_p=P, batch_k=K, seed=3, **flags
+    )
+
+
+def make(flags):
+    return State(flags, P, tf.distribute.get_strategy())
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    labels = tf.constant(np.repeat(np.arange(P), K))
+    # Images of a pid are alike, and pids differ, so that losses have gradients.
+    of_pid = rng.uniform(0, 255, (P, 1, *SIZE, 3))
+    for iteration in range(count):
+        images = 0.5 * of_pid + 0.5 * rng.uniform(0, 255, (P, K, *SIZE, 3))
+        yield tf.constant(images.reshape(B, *SIZE, 3), tf.float32), labels, iteration
+
+
+def train(flags, iterations=10):
+    """Returns: all variables by their names, and what the last step told."""
+    state = make(flags)
+    step = make_step(tf.distribute.get_strategy(), state, flags)
+    for images, labels, iteration in batches(iterations):
+        told = step(
+            images,
+            labels,
+            iteration=tf.constant(iteration, tf.int64),
+            rate=tf.constant(flags.learning_rate),
+            stop=tf.constant(0),
+            frozen=iteration < flags.freeze_body_iterations,
+        )
+    assert step.experimental_get_tracing_count() == 1 + bool(flags.freeze_body_iterations)
+    return values(state), {name: value.numpy() for name, value in told.items()}
+
+
+def values(state):
+    return {name: variable.numpy() for name, variable in state.variables.items()}
+
+
+def assert_close(got, expected, tolerance=1e-6):
+    """Weights and statistics, of each layer as one vector: biases begin at 0."""
+    assert got.keys() == expected.keys()
+    compared = [name for name in expected if not re.search("Adam|momentum|global_step", name)]
+    for layer in {layer_of(name) for name in compared}:
+        of_layer = [name for name in compared if layer_of(name) == layer]
+        ours, theirs = (
+            np.concatenate([x[name].ravel().astype(np.float64) for name in of_layer])
+            for x in (got, expected)
+        )
+        difference = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert difference <= tolerance, f"{layer}: {difference}"
+
+
+def layer_of(name):
+    return name.removesuffix("/ExponentialMovingAverage").rpartition("/")[0]
+
+
+# The bias of a head has no gradient but rounding where the loss takes differences of embeddings;
+# Adam would make steps of full length of it.
+SGD = {"optimizer": "sgd", "learning_rate": 0.01}
+WITHOUT_BATCH_NORM = {
+    **{loss: {"loss": loss} for loss in common.LOSSES},
+    **{
+        head: {"head_name": head, "bn_frozen": True, "id_loss_weight": 1.0} | SGD
+        for head in common.plugin_names("heads")
+    },
+    "centers": {"center_loss_weight": 0.1, "metric": "cosine"},
+    "a neck that is not trained": {"head_name": "bnneck", "bn_frozen": True},
+    "without zeros": {"loss": "batch_all", "margin": 0.2, "loss_ignore_zero": True},
+    "averages": SGD | {"momentum": 0.9, "clip_norm": 0.1, "ema": 0.9},
+    "a frozen body": {"freeze_body_iterations": 5, "head_name": "fc1024", "bn_frozen": True} | SGD,
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_BATCH_NORM)
+def test_chunks_train_as_one_piece_does(case):
+    flags = WITHOUT_BATCH_NORM[case]
+    with replicas.plain_net():
+        expected, told_of_one = train(settings(**flags))
+        got, told = train(settings(**flags, chunk=3))
+    assert_close(got, expected)
+    assert told.keys() == told_of_one.keys()
+    for name in told:
+        np.testing.assert_allclose(told[name], told_of_one[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_chunks_in_16_bits(precision):
+    with replicas.plain_net():
+        expected, _ = train(settings(precision=precision), iterations=3)
+        got, _ = train(settings(precision=precision, chunk=3), iterations=3)
+    # Sums of 16 bits over other numbers of images.
+    assert_close(got, expected, 1e-3)
+
+
+def by_one_tape(flags, iterations):
+    """The same chunks, their statistics and their draws, with all activations kept."""
+    state = make(flags)
+    for images, labels, iteration in batches(iterations):
+        parts = []
+        with tf.GradientTape() as tape:
+            for index in range(B // flags.chunk):
+                images_of_chunk = images[index * flags.chunk : (index + 1) * flags.chunk]
+                chunk = layers.Chunk(tf.constant(index), B // flags.chunk, moves=True)
+                with layers.calling_with(chunk):
+                    parts.append(state.network(images_of_chunk, training=True))
+            embs = {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+            batch = objective.of_embeddings(
+                embs, labels, tf.constant(iteration, tf.int64), state, flags
+            )
+        variables = trained(state, frozen=False)
+        update(state, tape.gradient(batch.scaled, variables), variables, flags)
+    return values(state)
+
+
+@pytest.mark.parametrize("flags", [{}, {"head_name": "bnneck", "id_loss_weight": 1.0}])
+def test_both_passes_see_the_same_statistics_and_draws(flags):
+    flags = settings(**flags, chunk=4, optimizer="sgd", learning_rate=0.1)
+    with use_random_net():
+        got, _ = train(flags, iterations=3)
+        expected = by_one_tape(flags, iterations=3)
+        initial = values(make(flags))
+    assert_close(got, expected, 1e-5)
+    state = "random/dropout/seed_generator_state"
+    np.testing.assert_array_equal(got[state], expected[state])
+    for name in ("random/BatchNorm/moving_mean", "random/BatchNorm/gamma", state):
+        assert (got[name] != initial[name]).any()
+
+
+def test_a_single_chunk_is_one_piece_with_batch_norm_and_dropout():
+    with use_random_net():
+        expected, _ = train(settings(optimizer="sgd", learning_rate=0.1), iterations=3)
+        got, _ = train(settings(optimizer="sgd", learning_rate=0.1, chunk=B), iterations=3)
+    assert_close(got, expected, 1e-5)
+
+
+def test_frozen_statistics_stay_and_are_used():
+    flags = settings(bn_frozen=True, **SGD)
+    with use_random_net():
+        state = make(flags)
+        images, _, _ = next(batches(1))
+        rng = np.random.default_rng(1)
+        norm = state.network.get_layer(index=1).get_layer("random.BatchNorm")
+        norm.moving_mean.assign(rng.normal(size=8))
+        got = norm(tf.ones([2, 3, 3, 8]), training=True)
+        expected = norm(tf.ones([2, 3, 3, 8]), training=False)
+        np.testing.assert_array_equal(got, expected)
+        before = values(make(flags))
+        after, _ = train(flags, iterations=2)
+    for name in ("moving_mean", "moving_variance"):
+        name = f"random/BatchNorm/{name}"
+        np.testing.assert_array_equal(after[name], before[name])
+    assert (after["random/BatchNorm/gamma"] != before["random/BatchNorm/gamma"]).any()
+
+
+def test_nothing_to_train_is_told():
+    flags = settings(chunk=4, head_name="bnneck", freeze_body_iterations=5)
+    with replicas.plain_net(), pytest.raises(common.UserError, match="nothing to train"):
+        train(flags)
+
+
+def test_chunks_have_to_divide_what_each_device_has():
+    class Strategy:
+        num_replicas_in_sync = 2
+
+    loop._check_devices(settings(chunk=3), Strategy)
+    with pytest.raises(common.UserError, match="--chunk .*Received: 4, with 6 images on each of 2"):
+        loop._check_devices(settings(chunk=4), Strategy)

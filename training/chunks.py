@@ -1,0 +1,137 @@
+"""One iteration in chunks of the batch, for batches whose activations do not fit into memory.
+
+Gradient caching, arXiv:2101.06983: embed all chunks without keeping activations; take the loss of
+all embeddings, and its gradient by each; embed each chunk again, now with activations, and pass the
+gradients of its embeddings on to the weights. The loss still compares all images of the batch with
+each other, and its gradient is that of one piece. Losses of chunks that are added up have neither.
+"""
+
+import tensorflow as tf
+
+from experiment.flags import Settings
+from network import checkpoints, layers
+from training import objective
+from training.state import State
+from training.update import trained, update
+
+
+def make_training(strategy, state: State, settings: Settings):
+    """Make the part of the step in which replicas compute, settings.chunk images of each at a time.
+
+    Both passes draw the same random numbers, in dropout and the like, and see the same statistics:
+    see layers.BatchNorm for those.
+    """
+    embed = _make_embed(strategy, state, settings.chunk)
+    differentiate = _make_differentiate(strategy, state, settings.chunk)
+    companions = state.companions
+    random_states = [x for x in state.network.variables if not checkpoints.is_averaged(x)]
+
+    def read_random_states():
+        return [tf.identity(each.value) for each in random_states]
+
+    def losses(parts, labels, iteration, stop, states_before):
+        for each, before in zip(random_states, states_before, strict=True):
+            each.assign(before)
+        embs = {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
+        with tf.GradientTape() as tape:
+            tape.watch(embs)
+            batch = objective.of_embeddings(embs, labels, iteration, state, settings)
+        sources = embs, companions.trainable_variables
+        by_embs, by_companions = tape.gradient(batch.scaled, sources)
+        if companions.centers:
+            companions.centers.move(batch.all_embs, labels)
+        told = objective.what_is_told(batch, embs["emb_raw"], labels, stop, settings.batch_k)
+        used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
+        return told, used, by_companions
+
+    def train(images, labels, iteration, stop, frozen):
+        b = strategy.experimental_local_results(images)[0].shape[0]
+        indices = [tf.constant(i) for i in range(b // settings.chunk)]
+        states_before = strategy.run(read_random_states)
+        parts = []
+        for i in indices:
+            with _after(strategy, parts[-1:]):
+                parts.append(embed(images, i))
+        told, by_embs, by_companions = strategy.run(
+            losses, args=(parts, labels, iteration, stop, states_before)
+        )
+        gradients = differentiate(images, by_embs, indices[0], frozen)
+        for i in indices[1:]:
+            with _after(strategy, gradients):
+                of_chunk = differentiate(images, by_embs, i, frozen)
+            gradients = strategy.run(_add, args=(gradients, of_chunk))
+
+        def change(of_network, of_companions):
+            update(state, [*of_network, *of_companions], trained(state, frozen), settings)
+
+        strategy.run(change, args=(gradients, by_companions))
+        return told
+
+    return train
+
+
+def _make_embed(strategy, state: State, size: int):
+    """Make the first pass: images, index of a chunk -> its {"emb_raw", "emb"}, each [size, D]."""
+
+    def replica(images, index):
+        chunk = layers.Chunk(index, images.shape[0] // size, moves=False)
+        with layers.calling_with(chunk):
+            return dict(state.network(_part(images, index, size), training=True))
+
+    @_traced_once
+    def embed(images, index):
+        return strategy.run(replica, args=(images, index))
+
+    return embed
+
+
+def _make_differentiate(strategy, state: State, size: int):
+    """Make the second pass: from the gradients by embeddings to those by the network's weights.
+
+    Returns:
+        a function of
+        images. by_embs: {"emb_raw", "emb"}, or those of them that the loss depends on, each [b, D].
+        index: of the chunk. frozen: a Python bool, whether those of the net are left out.
+          that gives a list of gradients; None for weights that do not come before the loss.
+    """
+
+    def replica(images, by_embs, index, frozen):
+        chunk = layers.Chunk(index, images.shape[0] // size, moves=True)
+        with tf.GradientTape() as tape, layers.calling_with(chunk):
+            embs = state.network(_part(images, index, size), training=True)
+        of_companions = len(state.companions.trainable_variables)
+        variables = trained(state, frozen)
+        return tape.gradient(
+            [embs[name] for name in by_embs],
+            variables[: len(variables) - of_companions],
+            output_gradients=[_part(each, index, size) for each in by_embs.values()],
+        )
+
+    @_traced_once
+    def differentiate(images, by_embs, index, frozen):
+        return strategy.run(replica, args=(images, by_embs, index, frozen))
+
+    return differentiate
+
+
+def _traced_once(function):
+    """A function of a chunk stands in the graph once, however many chunks call it."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _part(x: tf.Tensor, index: tf.Tensor, size: int) -> tf.Tensor:
+    """A chunk of [b, ...]: [size, ...]."""
+    return tf.slice(x, [index * size, *[0] * (len(x.shape) - 1)], [size, *x.shape[1:]])
+
+
+def _after(strategy, values):
+    """A context of what is computed after these values, which replicas gave.
+
+    Chunks would run side by side otherwise, and need the memory of the whole batch.
+    """
+    local = [strategy.experimental_local_results(each) for each in tf.nest.flatten(values)]
+    return tf.control_dependencies([each for each in tf.nest.flatten(local) if each is not None])
+
+
+def _add(sums: list, others: list) -> list:
+    return [a if b is None else a + b for a, b in zip(sums, others, strict=True)]

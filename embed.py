@@ -213,13 +213,14 @@ def main(args: argparse.Namespace) -> None:
         pictures.check_sample(job.images.files(job.image_root))
 
     strategy = make_strategy(args.strategy)  # imports TensorFlow
+    from network import checkpoints
     from network.embedder import Embedder
     from runtime import devices
 
     with explain_lost_workers(cluster), strategy.scope():
         embedder = Embedder(
             args.experiment_root,
-            checkpoint.name,
+            args.checkpoint,
             weights=args.weights,
             flip_augment=args.flip_augment,
             crop_augment=args.crop_augment,
@@ -228,6 +229,16 @@ def main(args: argparse.Namespace) -> None:
             loading_threads=args.loading_threads,
             **flags.architecture_flags(architecture),  # all, so that no warning comes twice
         )
+        # A training that goes on can have saved another one meanwhile, even between two workers.
+        devices.assign_those_of_chief(
+            strategy, cluster, checkpoints.named_variables(embedder.network)
+        )
+        if cluster.is_chief and embedder.checkpoint != checkpoint:
+            origin = origin._replace(
+                checkpoint=os.path.abspath(embedder.checkpoint), weights=embedder.weights
+            )
+            for job in jobs:
+                _check_replaced(job, origin, args.overwrite)
         R = strategy.num_replicas_in_sync
         on = f", on {R} devices" if R > 1 else ""
         for job in jobs:

@@ -61,21 +61,22 @@ def main(args: argparse.Namespace) -> None:
     terminal.setup_logging("export")
     _check_directory(args.directory)
     _check_packages(args.formats)
-    import_tensorflow()
-    from network import formats
-    from network.embedder import Embedder
+    # Already here, so that a second call for the same directory ends at once.
+    with files.complete_directory(args.directory) as directory:
+        import_tensorflow()
+        from network import formats
+        from network.embedder import Embedder
 
-    embedder = Embedder(
-        args.experiment_root,
-        args.checkpoint,
-        weights=args.weights,
-        crop_augment=args.crop_augment,
-        **flags.architecture_flags(args),
-    )
-    log.info(f"Exporting {embedder.source} as {', '.join(args.formats)}.")
-    with files.complete_directory(args.directory, FORMATS.values()) as directory:
+        embedder = Embedder(
+            args.experiment_root,
+            args.checkpoint,
+            weights=args.weights,
+            crop_augment=args.crop_augment,
+            **flags.architecture_flags(args),
+        )
+        log.info(f"Exporting {embedder.source} as {', '.join(args.formats)}.")
         for name in dict.fromkeys(args.formats):
-            formats.WRITERS[name](embedder, directory)
+            formats.write(name, embedder, directory)
     written = sorted(os.listdir(args.directory))
     log.info(f"Wrote {', '.join(written)} to {args.directory}.")
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ def main(call: Call) -> None:
     cluster = find_cluster(_strategy_of(call))
     if not cluster.is_chief:
         log.setLevel("ERROR")  # the chief's lines are enough
+    seen = _look(call.settings.experiment_root) if call.resume else None
     settings = _settings_to_resume(call) if call.resume else call.settings
     if settings.seed is None:
         settings = dataclasses.replace(settings, seed=secrets.randbits(31))
@@ -81,7 +83,7 @@ def main(call: Call) -> None:
         check_root(settings.experiment_root)
     data = _load_data(settings, call.resume)
     run = _begin_run(settings, data, call, cluster.is_chief)
-    lock = folder.lock(settings.experiment_root) if cluster.is_chief else contextlib.nullcontext()
+    lock = _lock(settings.experiment_root, seen) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
@@ -89,6 +91,32 @@ def main(call: Call) -> None:
         signal_number = loop.train(settings, data, strategy, cluster, run)
     if signal_number:
         sys.exit(128 + signal_number)
+
+
+@contextlib.contextmanager
+def _lock(root: str, seen: tuple | None) -> Iterator[None]:
+    """Have an experiment to oneself.
+
+    Args:
+        seen: what was seen of it before, when resuming.
+
+    Raises:
+        UserError: another training has it, or had it since then.
+    """
+    with folder.lock(root):
+        if seen is None:
+            folder.check_new(root)
+        elif seen != _look(root):
+            raise UserError(
+                f"another training has gone on with {root} while this one was starting. Look at "
+                "its train.log, then call again."
+            )
+        yield
+
+
+def _look(root: str) -> tuple[dict, int]:
+    """What a resumed training is checked against: its flags, and how far it is."""
+    return args_json.read(root), folder.newest_iteration(root)
 
 
 def _strategy_of(call: Call) -> str:

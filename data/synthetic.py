@@ -501,14 +501,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     directory = Path(args.directory)
-    parts = [*FOLDERS.values(), *(f"{part}.csv" for part in FOLDERS)]
     plan = plan_dataset(args.seed, args.train_pids, args.test_pids, args.images_per_camera)
     try:
         if directory.exists() and any(directory.iterdir()):
             raise UserError(
                 f"DIR should be new or empty. Received: {args.directory}, which is not. Give another name."
             )
-        with files.complete_directory(directory, parts) as partial:
+        with files.complete_directory(directory) as partial:
             print(f"Drawing {sum(map(len, plan.values()))} images...", flush=True)
             _write_dataset(partial, args.seed, plan)
     except OSError as error:

@@ -1,8 +1,22 @@
-"""The directory of an experiment: may a training use it, and does one already?"""
+"""The directory of an experiment: may a training use it, does one already, what has a kill left?
+
+A kill, at any moment, can leave there
+
+    before args.json: an empty train.log. The directory counts as empty
+    what runtime/files.py tells: temporary files of what was being written
+    checkpoint-N.data-* without its index, which is written last and deleted first: it is nothing
+    no checkpoint and no logged iteration: the training starts over
+    a file `checkpoint` that does not name the newest one yet: it is written again
+    log and events of iterations after the newest checkpoint: rewind.py takes them back
+    detailed logs without their description, which is written last: they are written again
+
+A test kills a training before, in and after each operation on files, tests/training/test_kills.py.
+"""
 
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +26,13 @@ from runtime import files
 
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]+)\.index")
 
-# A run that was killed before it wrote its args.json leaves these, empty, and nothing to resume.
-_LEFTOVERS_OF_A_KILLED_START = ("train.log", "args.json.partial")
+# Temporary names that earlier versions had.
+_EARLIER_PARTIALS = (
+    "args.json.partial",
+    "checkpoint.partial",
+    "checkpoints.partial",
+    "train.log.partial",
+)
 
 
 def check_new(experiment_root: str) -> None:
@@ -36,7 +55,25 @@ def check_new(experiment_root: str) -> None:
 
 
 def _counts(path: Path) -> bool:
-    return path.name not in _LEFTOVERS_OF_A_KILLED_START or path.stat().st_size > 0
+    """Whether a file is more than a run leaves that is killed before it has its args.json."""
+    if path.name == "train.log":
+        return path.stat().st_size > 0
+    return path.name not in _EARLIER_PARTIALS and not files.is_leftover(path)
+
+
+def remove_leftovers(experiment_root: str | os.PathLike) -> None:
+    """Remove what a killed training left half-written, for the one that has the directory now."""
+    root = Path(experiment_root)
+    for data in root.glob("checkpoint-*.data-*"):
+        index = data.with_name(data.name.partition(".data-")[0] + ".index")
+        if not index.exists():
+            data.unlink()
+    for path in (*map(root.joinpath, _EARLIER_PARTIALS), *root.glob("events.out.partial.*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    files.remove_leftovers(root)
 
 
 def check_writeable(experiment_root: str) -> None:
@@ -58,7 +95,12 @@ def never_started(experiment_root: str | os.PathLike) -> bool:
     """True if the run ended before checkpoint-0: there is nothing to resume, so it starts over."""
     root = Path(experiment_root)
     has_log = (root / "train.log").exists()
-    return has_log and not train_log.has_iterations(root) and not any(root.glob("*checkpoint-*"))
+    return has_log and not train_log.has_iterations(root) and not has_checkpoints(root)
+
+
+def has_checkpoints(experiment_root: str | os.PathLike) -> bool:
+    """Whether there is any, also one that is called broken."""
+    return any(Path(experiment_root).glob("*checkpoint-*.index"))
 
 
 @contextlib.contextmanager
@@ -78,10 +120,21 @@ def lock(experiment_root: str | os.PathLike) -> Iterator[None]:
         f"another training is running in {experiment_root}. Wait for its end, or give another "
         "directory."
     )
-    try:
-        with files.locked_directory(root, message):
+    with files.locked_directory(root, message):
+        try:
             yield
-    finally:
-        with contextlib.suppress(OSError):  # not empty
-            for folder in created:
-                folder.rmdir()
+        finally:
+            if files.is_still_there(root):
+                with contextlib.suppress(OSError):  # not empty
+                    for folder in created:
+                        folder.rmdir()
+
+
+def check_still_there(experiment_root: str | os.PathLike) -> None:
+    """Raises: UserError if another directory, or none, has the name of the one that is locked."""
+    if not files.is_still_there(experiment_root):
+        raise UserError(
+            f"{experiment_root} is not the directory any more that this training began in, which "
+            "was moved, renamed or deleted. It has all that was saved: go on with --resume and "
+            "its new name."
+        )

@@ -15,18 +15,9 @@ import tensorflow as tf
 from google.protobuf import message
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
-from experiment import metrics_log, train_log
+from experiment import folder, metrics_log, train_log
 from runtime import files
 from runtime.terminal import log
-
-# What a killed run can leave half-written.
-_LEFTOVERS = (
-    "checkpoint*.partial",
-    "args.json.partial",
-    "train.log.partial",
-    "metrics.jsonl.partial",
-    "events.out.partial.*",
-)
 
 # A record of events: its length and a CRC of that, its bytes, a CRC of them.
 _HEADER = struct.Struct("<QI")
@@ -41,25 +32,11 @@ def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     as it was is kept as `broken-...`.
     """
     root = Path(experiment_root)
-    _remove_leftovers(root)
+    folder.remove_leftovers(root)
     _rewind_log(root / "train.log", iteration, train_log.iteration_of)
     _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
     for path in filter(Path.is_file, sorted(root.glob("events.out.tfevents.*"))):
         _rewind_events(path, iteration)
-
-
-def _remove_leftovers(root: Path) -> None:
-    for data in root.glob("checkpoint-*.data-*"):
-        # The index is written last and deleted first: without it the data counts for nothing.
-        index = data.with_name(data.name.partition(".data-")[0] + ".index")
-        if not index.exists():
-            data.unlink()
-    for pattern in _LEFTOVERS:
-        for path in root.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
 
 
 def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int | None]) -> None:

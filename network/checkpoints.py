@@ -6,12 +6,16 @@ original: a layer's name with "/" for ".", then weights, biases, gamma and so on
 one reader serves all, and an error can name what does not fit.
 """
 
+import atexit
+import glob
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
@@ -32,10 +36,8 @@ _ADAM_SLOTS = {"momentum": "Adam", "velocity": "Adam_1"}
 # format.
 _READ_ERRORS = (OSError, ValueError, RuntimeError, IndexError, tf.errors.OpError)
 
-# While a checkpoint is written it stands in this directory, of the same file system: renaming is
-# atomic. experiment/rewind.py removes what a kill leaves of it.
-_SCRATCH = "checkpoints.partial"
-
+# TensorFlow takes a name with one of these for a pattern when it reads.
+_PATTERN = re.compile(r"[*?\[\]\\]" if os.sep == "/" else r"[*?\[\]]")
 
 # ------------------------------------------------------------------------- names
 
@@ -140,8 +142,7 @@ def _optimizer_state(
 def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping) -> Path:
     """Write `checkpoint-<iteration>`: complete and on the disk, or not there at all.
 
-    A complete checkpoint of that name is left as it is. The file `checkpoint` names the newest one,
-    for TensorFlow's tools and the original.
+    The file `checkpoint` names the newest one, for TensorFlow's tools and the original.
 
     Args:
         iteration: number of finished iterations.
@@ -151,15 +152,19 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
         The path of the checkpoint, without suffix.
 
     Raises:
-        UserError: it cannot be written; earlier checkpoints are still there.
+        UserError: it cannot be written, or there is one of that name; earlier checkpoints are still
+            there.
     """
     root = Path(experiment_root)
     path = root / f"checkpoint-{iteration}"
-    scratch = root / _SCRATCH
+    if _index(path).exists():
+        raise UserError(
+            f"{path} exists, so something else writes into this experiment. It was not replaced. Look for another "
+            "training in it, then go on with --resume."
+        )
     try:
-        if not _index(path).exists():
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
+        # Of the same file system: renaming is atomic.
+        with files.temporary_directory(root / "checkpoints") as scratch:
             _write(str(scratch / path.name), variables)
             for file in scratch.iterdir():
                 files.sync(file)
@@ -173,8 +178,6 @@ def save(experiment_root: str | os.PathLike, iteration: int, variables: Mapping)
             f"cannot write {path}: {reason(error)}. Earlier checkpoints are untouched. Make room or correct the "
             "permissions, then go on with --resume."
         ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return path
 
 
@@ -189,13 +192,17 @@ def _write(prefix: str, variables: Mapping) -> None:
 
 
 def _write_state(root: Path) -> None:
-    """Write the file `checkpoint`, in TensorFlow's text format."""
+    """Write the file `checkpoint`, in TensorFlow's text format, unless it is as it should be."""
     # Relative paths: experiments get moved.
     names = [f"checkpoint-{iteration}" for iteration in iterations(root)]
     lines = [f'model_checkpoint_path: "{names[-1]}"']
     lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-    with files.complete_file(root / "checkpoint") as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="ascii")
+    text = "\n".join(lines) + "\n"
+    state = root / "checkpoint"
+    if state.exists() and state.read_bytes() == text.encode("ascii"):
+        return
+    with files.complete_file(state) as partial:
+        partial.write_text(text, encoding="ascii")
     files.sync(root)
 
 
@@ -243,7 +250,7 @@ def _index(path: Path) -> Path:
 
 def _files(path: Path) -> list[Path]:
     """The files of a checkpoint, the index first: without it the others count for nothing."""
-    return [_index(path), *path.parent.glob(f"{path.name}.data-*")]
+    return [_index(path), *path.parent.glob(f"{glob.escape(path.name)}.data-*")]
 
 
 # ------------------------------------------------------------------------- reading
@@ -262,7 +269,9 @@ class Unreadable(UserError):
     """A checkpoint whose files are missing, damaged or of another format."""
 
 
-def restore(path: str | os.PathLike, variables: Mapping, optional: Collection[str] = ()) -> None:
+def restore(
+    path: str | os.PathLike, variables: Mapping, optional: Collection[str] = ()
+) -> list[str]:
     """Assign the values of a checkpoint to variables. What else it holds does not matter.
 
     Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted
@@ -272,6 +281,9 @@ def restore(path: str | os.PathLike, variables: Mapping, optional: Collection[st
         path: without suffix, as from `newest` or `find`.
         variables: {name: variable}, as from named_variables.
         optional: names of those that stay as they are where the checkpoint lacks them.
+
+    Returns:
+        the names of all that the checkpoint holds.
 
     Raises:
         UserError: the file cannot be read (Unreadable), or a variable is missing or has another
@@ -288,6 +300,47 @@ def restore(path: str | os.PathLike, variables: Mapping, optional: Collection[st
         )
     there = {name: variable for name, variable in variables.items() if name not in missing}
     assign(path, reader, there)
+    return sorted(reader.get_variable_to_shape_map())
+
+
+class Restored(NamedTuple):
+    """What has been restored."""
+
+    path: Path  # of the checkpoint, without suffix
+    weights: str | None  # as from checkpoint_paths.chosen_weights
+    names: list[str]  # of all that the checkpoint holds
+
+
+def restore_network(
+    experiment_root: str | os.PathLike,
+    name: str | None,
+    variables: Mapping,
+    weights: str | None = None,
+) -> Restored:
+    """Find a checkpoint of an experiment, whose training may go on, and restore a network from it.
+
+    That training may delete it meanwhile, to make room for a newer one, which is taken then.
+
+    Args:
+        name: such as checkpoint-1000; the newest if None.
+        variables: {name: variable} of the network.
+        weights: "averaged" or "raw"; the average if None, where there is one.
+
+    Raises:
+        UserError: as find, checkpoint_paths.chosen_weights and restore do.
+    """
+    path = find(experiment_root, name)
+    while True:
+        try:
+            chosen = checkpoint_paths.chosen_weights(path, weights)
+            stored = averaged(variables) if chosen == "averaged" else variables
+            return Restored(path, chosen, restore(path, stored))
+        except UserError:
+            now = find(experiment_root, name)
+            if now == path:
+                raise
+            log.info(f"{path} was deleted by its training. Taking {now}.")
+            path = now
 
 
 def restore_newest(
@@ -319,11 +372,12 @@ def restore_newest(
             broken[path] = error
             continue
         for unreadable, problem in broken.items():
-            for file in _files(unreadable):
+            for file in reversed(_files(unreadable)):  # without its index the data would be lost
                 file.rename(root / f"broken-{file.name}")
             log.warning(
                 f"{problem} Taking {path}; the other is now called broken-{unreadable.name}."
             )
+        _write_state(root)  # a kill can come before it
         return path
     raise next(iter(broken.values()))
 
@@ -338,7 +392,23 @@ def read(path: str | os.PathLike) -> Reader:
         Unreadable: it is missing, damaged or of another format.
     """
     with _reading(path):
-        return tf.train.load_checkpoint(str(path))
+        return tf.train.load_checkpoint(_plain_name(Path(path)))
+
+
+def _plain_name(path: Path) -> str:
+    """A name of a checkpoint that TensorFlow does not take for a pattern, without suffix.
+
+    Links in a directory of their own, until the process ends, since a reader opens files late.
+    """
+    if not _PATTERN.search(str(path)):
+        return str(path)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in (path, *_files(path)):
+        if file.exists():
+            suffix = file.name.removeprefix(path.name)
+            os.symlink(file.absolute(), f"{folder}/checkpoint{suffix}")
+    return f"{folder}/checkpoint"
 
 
 def misfits(reader: Reader, variables: Mapping) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -16,7 +16,7 @@ from data.dataset import ImageFiles
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture
-from network import checkpoint_paths, checkpoints, model
+from network import checkpoints, model
 from runtime import devices
 from runtime.terminal import log
 
@@ -233,14 +233,15 @@ class Embedder(NetworkEmbedder):
         pooling.check_aggregator(aggregator, flip_augment, crop_augment)
         flags = args_json.architecture(experiment_root, architecture)
         _warn_about_other_crops(flags, crop_augment)
-        self.checkpoint, network = load(
+        restored, network = load(
             experiment_root,
             flags,
             checkpoint=checkpoint,
             weights=weights,
             size=input_size(flags, crop_augment),
         )
-        self.weights = checkpoint_paths.chosen_weights(self.checkpoint, weights)
+        self.checkpoint = restored.path
+        self.weights = restored.weights
         super().__init__(
             network,
             flags,
@@ -275,7 +276,7 @@ def load(
     checkpoint: str | None = None,
     weights: str | None = None,
     size: Size | None = None,
-) -> tuple[Path, keras.Model]:
+) -> tuple[checkpoints.Restored, keras.Model]:
     """Build the network of an experiment and restore one of its checkpoints.
 
     Args:
@@ -285,13 +286,13 @@ def load(
         size: height and width of the images; those of the training if None.
 
     Returns:
-        The path of the checkpoint, and the network, see model.build.
+        The checkpoint, and the network, see model.build.
 
     Raises:
         UserError: the checkpoint is missing, damaged or does not fit.
     """
     size = size or flags.net_size
-    path = checkpoints.find(experiment_root, checkpoint)
+    checkpoints.find(experiment_root, checkpoint)  # what is missing is told before the slow part
     network = model.build(
         flags.model_name,
         flags.head_name,
@@ -301,11 +302,8 @@ def load(
         last_stride=flags.last_stride,
     )
     variables = checkpoints.named_variables(network)
-    stored = variables
-    if checkpoint_paths.chosen_weights(path, weights) == "averaged":
-        stored = checkpoints.averaged(variables)
     try:
-        checkpoints.restore(path, stored)
+        restored = checkpoints.restore_network(experiment_root, checkpoint, variables, weights)
     except UserError as error:
         if size == flags.net_size:
             raise
@@ -313,8 +311,9 @@ def load(
             f"{error} With --crop_augment avgpool images are {size[0]}×{size[1]}, not as in training: not every net "
             "takes them. The others are center and five."
         ) from None
-    _warn_about_unused_weights(path, variables, flags.head_name)
-    return path, network
+    unused = sorted(set(restored.names).difference(variables))
+    _warn_about_unused_weights(restored.path, unused, flags.head_name)
+    return restored, network
 
 
 def _warn_about_other_crops(flags: Architecture, crop_augment: str | None) -> None:
@@ -328,12 +327,12 @@ def _warn_about_other_crops(flags: Architecture, crop_augment: str | None) -> No
         )
 
 
-def _warn_about_unused_weights(checkpoint: Path, used: Collection[str], head_name: str) -> None:
+def _warn_about_unused_weights(checkpoint: Path, names: Sequence[str], head_name: str) -> None:
     unused = []
-    for name, _ in tf.train.list_variables(str(checkpoint)):
+    for name in names:
         # The original built the classifier of MobileNet, Logits, too, and never used it. Our
         # classifier has done its work when the training ends.
-        known = name in used or "/Logits/" in name or name == "classifier/weights"
+        known = "/Logits/" in name or name == "classifier/weights"
         if name.endswith("/weights") and not known:
             unused.append(name)
     if unused:

@@ -1,6 +1,7 @@
 """The network of an experiment in the formats of other programs; export.py tells what they hold."""
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from common import UserError
+from common import UserError, reason
 from data.decoding import decode_exportable
 from network.embedder import Embedder
 
@@ -90,3 +91,18 @@ WRITERS: dict[str, Callable[[Embedder, Path], None]] = {
     "onnx": write_onnx,
     "litert": write_litert,
 }
+
+
+def write(name: str, embedder: Embedder, directory: Path) -> None:
+    """Write one of WRITERS.
+
+    Raises:
+        UserError: the disk is full, say, or the network cannot be had in this format.
+    """
+    try:
+        WRITERS[name](embedder, directory)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"cannot write {name}: {reason(error)}. Nothing of it was left. Make room there, and for the temporary "
+            f"files of the converters in {tempfile.gettempdir()}, then call again."
+        ) from None

@@ -135,6 +135,19 @@ def broadcast(
     }
 
 
+def assign_those_of_chief(strategy, cluster: Cluster, variables: Mapping) -> None:
+    """Assign the chief's values to the variables of every worker. All workers call this.
+
+    Args:
+        variables: {name: variable}.
+    """
+    if cluster.size == 1:
+        return
+    values = {name: variable.numpy() for name, variable in variables.items()}
+    for name, value in broadcast(strategy, cluster, values).items():
+        variables[name].assign(value)
+
+
 def _sendable(array: np.ndarray) -> np.ndarray:
     """int64 for all integers: collective operations know it everywhere."""
     return array if array.dtype.kind == "f" else array.astype(np.int64)

@@ -16,6 +16,7 @@ from small_network import close
 import common
 import embed
 import network.embedder
+from benchmarks import file_operations
 from data.augment import Views
 from data.dataset import load
 from evaluation import embeddings_file
@@ -151,6 +152,77 @@ def test_variants_are_kept_and_aggregated(
     if aggregator == "normalized_mean":
         mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     close(file["emb"], mean)
+
+
+@pytest.fixture
+def going_on(trained, tmp_path, monkeypatch):
+    """An experiment whose training saves checkpoint-3 and deletes checkpoint-0 while embed.py starts."""
+    root = tmp_path / "going on"
+    root.mkdir()
+    for file in trained.iterdir():
+        if not file.name.startswith(("checkpoint-3", "all")):
+            shutil.copy(file, root)
+    make_strategy = embed.make_strategy
+
+    def save_and_make(name):
+        for file in trained.glob("checkpoint-3.*"):
+            shutil.copy(file, root)
+        for file in root.glob("checkpoint-0.*"):
+            file.unlink()
+        return make_strategy(name)
+
+    monkeypatch.setattr(embed, "make_strategy", save_and_make)
+    return root
+
+
+def test_beside_a_training_the_newest_checkpoint_is_taken(going_on, expected, dataset, tmp_path):
+    run(going_on, dataset, f"--filename={tmp_path / 'out.h5'}")
+    close(read(tmp_path / "out.h5")["emb"], expected(False, None)[0])
+    made_by = embeddings_file.origin(tmp_path / "out.h5").checkpoint
+    assert made_by == str(going_on / "checkpoint-3")
+
+
+def test_beside_a_training_embeddings_of_an_earlier_checkpoint_are_not_replaced_unasked(
+    going_on, dataset
+):
+    out = going_on / "out.h5"
+    origin = Origin(str(going_on / "checkpoint-0"), ("original_resize",), None, str(dataset.root))
+    with embeddings_file.create(out, len(dataset.fids), 8, origin, dataset.fids) as file:
+        file.add(np.ones((len(dataset.fids), 8)))
+    before = out.read_bytes()
+    with pytest.raises(common.UserError, match="checkpoint .*checkpoint-0, not .*checkpoint-3"):
+        run(going_on, dataset, "--filename=out.h5")
+    assert out.read_bytes() == before
+
+
+def test_a_kill_at_any_operation_on_files_leaves_the_old_file_or_the_new_one(
+    trained, dataset, tmp_path
+):
+    out = tmp_path / "results" / "out.h5"
+    out.parent.mkdir()
+    command = [f"--filename={out}", "--flip_augment", "--aggregator=mean"]
+    run(trained, dataset, *command, "--checkpoint=checkpoint-0")
+    old = read(out)
+    left = []
+
+    def copy(moment):
+        left.append(shutil.copytree(out.parent, tmp_path / str(moment.number)))
+
+    with file_operations.watched(out.parent, copy):
+        run(trained, dataset, *command, "--overwrite")
+    new = read(out)
+    assert not np.array_equal(new["emb"], old["emb"])
+    assert len(left) > 10
+    found = [read(folder / "out.h5")["emb"].tobytes() for folder in left]
+    assert found == sorted(found, key=[old["emb"].tobytes(), new["emb"].tobytes()].index)
+    # Once more, and nothing is left of the kill.
+    last = next(
+        folder for folder in reversed(left) if any(map(files.is_leftover, folder.iterdir()))
+    )
+    for folder in (left[len(left) // 2], last):
+        run(trained, dataset, f"--filename={folder / 'out.h5'}", *command[1:], "--overwrite")
+        assert [path.name for path in folder.iterdir()] == ["out.h5"]
+        assert np.array_equal(read(folder / "out.h5")["emb"], new["emb"])
 
 
 def test_a_checkpoint_by_name(trained, expected, dataset, tmp_path):

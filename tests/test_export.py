@@ -1,4 +1,5 @@
 import re
+import resource
 import subprocess
 import sys
 
@@ -200,7 +201,9 @@ def test_what_goes_wrong_leaves_nothing(experiment, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(formats.WRITERS, "saved_model", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        common.UserError, match="cannot write saved_model: No space left.*Make room"
+    ):
         run(experiment, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -225,19 +228,23 @@ def test_every_format_is_written():
     assert formats.WRITERS.keys() == export.FORMATS.keys()
 
 
-def test_something_else_of_the_partial_name_is_left_alone(experiment, tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial/precious").touch()
-    with pytest.raises(common.UserError, match="out.partial is in the way"):
-        run(experiment, tmp_path / "out")
-    assert (tmp_path / "out.partial/precious").exists()
+def test_a_second_export_into_a_directory_ends_at_once(tmp_path):
+    with (
+        files.complete_directory(tmp_path / "out"),
+        pytest.raises(common.UserError, match="out is being written by another process"),
+    ):
+        run(tmp_path / "no experiment", tmp_path / "out")  # which would be told next
+    with pytest.raises(common.UserError, match="no experiment"):
+        run(tmp_path / "no experiment", tmp_path / "out")
 
 
-def test_what_a_killed_call_left_is_replaced(tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial/model.onnx").touch()
-    with files.complete_directory(tmp_path / "out", ["model.onnx", "model.tflite"]) as partial:
-        assert not list(partial.iterdir())
-        (partial / "model.tflite").touch()
-        assert not (tmp_path / "out").exists()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "model.tflite"]
+@pytest.mark.parametrize("name", ["saved_model", "litert"])
+def test_a_full_disk_is_told_and_nothing_is_left(name, experiment, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(common.UserError, match=f"cannot write {name}: .*too large.*Make room"):
+            run(experiment, tmp_path / "out", "--formats", name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

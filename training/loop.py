@@ -247,6 +247,7 @@ def _open_log(settings: Settings, cluster: Cluster, iteration: int, over: bool) 
     """Write args.json and open train.log: from here on the experiment exists."""
     if cluster.is_chief:
         root = Path(settings.experiment_root)
+        folder.check_still_there(root)
         # TensorBoard's event of a training's end follows the last iteration.
         rewind(root, iteration + 1 if over else iteration)
         # A run that is killed before it has an args.json leaves an empty log, which a new run takes

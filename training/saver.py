@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common import UserError, first_few
+from experiment import folder
 from network import checkpoints
 from runtime import files
 from runtime.terminal import log
@@ -37,6 +38,7 @@ class Saver:
         self._keep = keep
         self._sync = sync
         self._active = active
+        self._of_earlier_runs = checkpoints.iterations(root)  # they stay as they are
         self._kept_as_best: int | None = None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future | None = None
@@ -90,9 +92,12 @@ class Saver:
                 f"weights are not finite at iteration {iteration}: {first_few(unfit)}. They were "
                 "not saved. Resume with a lower learning_rate in args.json."
             )
+        folder.check_still_there(self._root)
         self._sync()
         files.check_disk_space(self._root)
-        path = checkpoints.save(self._root, iteration, values)
+        path = self._root / f"checkpoint-{iteration}"
+        if iteration not in self._of_earlier_runs:
+            checkpoints.save(self._root, iteration, values)
         if is_best:
             checkpoints.point_to_best(self._root, iteration)
             if self._kept_as_best is not None:

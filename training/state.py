@@ -123,11 +123,7 @@ class State:
             _warn_about_random_weights(settings.model_name)
         if self.average and not (checkpoint and checkpoint_paths.has_averages(checkpoint)):
             averages.copy(strategy, self.average, self.network)
-        if cluster.size > 1:
-            values = {name: variable.numpy() for name, variable in self.variables.items()}
-            values_of_chief = devices.broadcast(strategy, cluster, values)
-            for name, variable in self.variables.items():
-                variable.assign(values_of_chief[name])
+        devices.assign_those_of_chief(strategy, cluster, self.variables)
         return source
 
     def _load_pretrained(self, checkpoint: str, model_name: str) -> str:

@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiment.rewind import rewind
-from runtime import terminal
+from runtime import files, terminal
 
 
 def write_events(root, steps):
@@ -76,19 +76,24 @@ def test_nothing_later_changes_nothing(tmp_path):
 
 
 def test_what_a_kill_left_half_done_goes(tmp_path):
-    (tmp_path / "checkpoint.partial").mkdir()
+    (tmp_path / "checkpoints.0123456789ab.partial").mkdir()
+    (tmp_path / "checkpoints.partial").mkdir()  # of an earlier version
     for name in (
-        "checkpoint.partial/checkpoint-3.index",
+        "checkpoints.0123456789ab.partial/checkpoint-3.index",
+        "checkpoints.partial/checkpoint-3.index",
+        "args.json.0123456789ab.partial",
+        ".args.json.partial.lock",
         "args.json.partial",
         "events.out.partial.1",
-        "a.h5.partial",
+        "killed.h5.0123456789ab.partial",
+        "mine.partial",
     ):
         (tmp_path / name).touch()
     (tmp_path / "checkpoint-5.data-00000-of-00001").touch()  # its index comes last and goes first
-    rewind(tmp_path, 3)
-    assert [path.name for path in tmp_path.iterdir()] == [
-        "a.h5.partial"
-    ]  # of an embed.py that runs at the same time
+    with files.complete_file(tmp_path / "embedding.h5") as partial:  # at the same time
+        rewind(tmp_path, 3)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {partial.name, ".embedding.h5.partial.lock", "mine.partial"}
 
 
 # ------------------------------------------------------------------------- damaged events

@@ -11,6 +11,7 @@ import tensorflow as tf
 from weights import SHAPE, assert_same, make, refuse, scramble, values, write_v2
 
 from common import UserError
+from experiment import folder
 from network import checkpoint_paths, checkpoints, model
 
 
@@ -154,15 +155,14 @@ def test_the_state_file_names_the_newest_for_tensorflows_tools(tmp_path, state):
 def test_a_complete_checkpoint_is_never_written_again(tmp_path, state):
     path = checkpoints.save(tmp_path, 3, state)
     before = {
-        file.name: (file.stat().st_mtime_ns, file.stat().st_ino)
-        for file in tmp_path.glob("checkpoint-3.*")
+        file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.iterdir()
     }
     saved = values(state)
     scramble(state, seed=1)
-    assert checkpoints.save(tmp_path, 3, state) == path
+    with pytest.raises(UserError, match="checkpoint-3 exists, so something else writes into"):
+        checkpoints.save(tmp_path, 3, state)
     after = {
-        file.name: (file.stat().st_mtime_ns, file.stat().st_ino)
-        for file in tmp_path.glob("checkpoint-3.*")
+        file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in tmp_path.iterdir()
     }
     assert before == after
     checkpoints.restore(path, state)
@@ -201,7 +201,7 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(
         )  # a killed process does not clear up
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, 2, state)
-    assert (tmp_path / "checkpoints.partial").exists()
+    assert any(tmp_path.glob("checkpoint*.partial"))
     if moment == "state":
         saved = values(state)
     assert checkpoints.newest(tmp_path).name == (
@@ -211,7 +211,10 @@ def test_a_kill_leaves_the_older_one_newest_or_the_new_one_complete(
     checkpoints.restore(checkpoints.newest(tmp_path), others)
     assert_same(others, saved)
     # The next run writes it, and what was left is gone.
-    checkpoints.restore(checkpoints.save(tmp_path, 2, state), others)
+    folder.remove_leftovers(tmp_path)
+    checkpoints.restore_newest(tmp_path, others)
+    if moment != "state":
+        checkpoints.restore(checkpoints.save(tmp_path, 2, state), others)
     assert_same(others, values(state))
     assert not [file for file in os.listdir(tmp_path) if "partial" in file]
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
@@ -336,3 +339,62 @@ def test_a_flipped_bit_is_told(tmp_path, state):
         file.seek(5000)
         file.write(bytes([byte ^ 1]))
     refuse(lambda: checkpoints.restore(path, state), "[Cc]hecksum")
+
+
+@pytest.mark.parametrize("name", ["lr[1]", "a*", "b?", "c\\d", "[exp]"])
+def test_a_folder_whose_name_is_a_pattern_is_itself(name, tmp_path, state):
+    for neighbor in ("lr1", "ab", "bb", "cd", "e"):
+        scramble(state, seed=2)
+        checkpoints.save(make_folder(tmp_path / neighbor), 1, state)
+    scramble(state, seed=1)
+    saved = values(state)
+    path = checkpoints.save(make_folder(tmp_path / name), 1, state)
+    scramble(state)
+    checkpoints.restore(path, state)
+    assert_same(state, saved)
+    path.with_name("checkpoint-1.data-00000-of-00001").unlink()
+    refuse(lambda: checkpoints.restore(path, state), "cannot read the checkpoint")
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def test_a_file_whose_name_is_a_pattern_is_itself(tmp_path, state):
+    path = checkpoints.save(tmp_path, 1, state)
+    renamed = tmp_path / "weights[1]"
+    for file in tmp_path.glob("checkpoint-1.*"):
+        file.rename(tmp_path / file.name.replace("checkpoint-1", "weights[1]"))
+    saved = values(state)
+    scramble(state, seed=1)
+    checkpoints.restore(renamed, state)
+    assert_same(state, saved)
+    refuse(lambda: checkpoints.restore(path, state), "cannot read the checkpoint")
+
+
+def test_a_checkpoint_that_its_training_deletes_gives_way_to_a_newer_one(
+    tmp_path, state, monkeypatch
+):
+    checkpoints.save(tmp_path, 1, state)
+    real = checkpoints.restore
+
+    def restore(path, variables):
+        """The training saves three times before the file is read."""
+        done = int(path.name.removeprefix("checkpoint-"))
+        if done < 4:
+            scramble(variables, seed=done + 1)
+            checkpoints.save(tmp_path, done + 1, variables)
+            checkpoints.keep_newest(tmp_path, 1)
+        return real(path, variables)
+
+    monkeypatch.setattr(checkpoints, "restore", restore)
+    restored = checkpoints.restore_network(tmp_path, None, state)
+    path = tmp_path / "checkpoint-4"
+    assert restored == checkpoints.Restored(path, None, sorted(state))
+    saved = values(state)
+    real(path, state)
+    assert_same(state, saved)
+    refuse(lambda: checkpoints.restore_network(tmp_path, "checkpoint-3", state), "Available: check")
+    Path(f"{path}.index").write_bytes(b"")  # damaged, and no other one comes
+    refuse(lambda: checkpoints.restore_network(tmp_path, None, state), "cannot read the checkpoint")

@@ -187,8 +187,8 @@ def test_other_crops_than_in_the_training_are_warned_about(trained, capfd):
 
 
 def test_a_network_is_loaded_alone(trained, embedder):
-    path, network = load(trained, embedder.flags)
-    assert path == embedder.checkpoint == trained / "checkpoint-3"
+    restored, network = load(trained, embedder.flags)
+    assert restored.path == embedder.checkpoint == trained / "checkpoint-3"
     batch = np.random.default_rng(0).uniform(0, 255, (2, *SIZE, 3)).astype(np.float32)
     np.testing.assert_array_equal(
         network(batch, training=False)["emb"], embedder.network(batch, training=False)["emb"]

@@ -94,6 +94,133 @@ def test_another_error_of_locking_names_the_file(tmp_path, monkeypatch):
         raise AssertionError("not locked")
 
 
+def test_what_is_written_has_a_name_of_its_own_and_persons_files_are_left_alone(tmp_path):
+    path = tmp_path / "result.json"
+    mine = {
+        name: name for name in ("result.json.partial", ".result.json.partial.lock", "x.partial")
+    }
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+    for _ in range(2):
+        with files.complete_file(path) as partial:
+            assert partial.name not in mine and partial.parent == tmp_path
+        (tmp_path / partial.name).write_text("left by a kill")
+        assert files.is_leftover(partial)
+    files.write_json(path, 1)
+    files.remove_leftovers(tmp_path)
+    assert not any(files.is_leftover(tmp_path / name) for name in mine)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == mine | {
+        "result.json": "1\n"
+    }
+
+
+def test_a_name_as_long_as_there_can_be(tmp_path):
+    path = tmp_path / ("ä" * 127)  # 254 bytes
+    files.write_json(path, 1)
+    with pytest.raises(KeyError), files.complete_file(path) as partial:
+        raise KeyError
+    partial.touch()
+    files.write_json(path, 2)
+    assert path.read_text() == "2\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_try_once_to_lock", lambda _: None)
+    with files.complete_file(tmp_path / "a") as first:
+        first.write_text("first")
+        with files.complete_file(tmp_path / "a") as second:
+            second.write_text("second")
+        files.remove_leftovers(tmp_path)
+        assert (tmp_path / "a").read_text() == "second"
+    assert (tmp_path / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# Writes a file of one name and one of its own, again and again; prints how often which was written.
+WRITE = """
+import sys
+from pathlib import Path
+from common import UserError
+from runtime import files
+mark = sys.argv[2] * 100_000
+written = refused = 0
+for _ in range(60):
+    try:
+        with files.complete_file(Path(sys.argv[1], "one")) as partial:
+            partial.write_text(mark)
+        written += 1
+    except UserError:
+        refused += 1
+    with files.complete_file(Path(sys.argv[1], mark[:3])) as partial:
+        partial.write_text(mark)
+    files.remove_leftovers(sys.argv[1])
+print(written, refused)
+"""
+
+
+def test_many_writers_of_one_file(tmp_path):
+    commands = [[sys.executable, "-c", WRITE, str(tmp_path), mark] for mark in "abc"]
+    writers = [
+        subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    contents = set()
+    while any(writer.poll() is None for writer in writers):
+        if (tmp_path / "one").exists():
+            contents.add((tmp_path / "one").read_text())
+    told = [writer.communicate() for writer in writers]
+    assert [problem for _, problem in told] == [b"", b"", b""]
+    for counts, _ in told:
+        written, refused = map(int, counts.split())
+        assert written + refused == 60 and written > 0
+    assert contents <= {mark * 100_000 for mark in "abc"}
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "aaa", "bbb", "ccc"}
+
+
+# Kills a process at each moment of writing, until one comes to its end; prints their number.
+KILL_AT_EACH = """
+import os, sys
+from pathlib import Path
+from benchmarks import file_operations
+from runtime import files
+folder = Path(sys.argv[1])
+def write():
+    with files.complete_file(folder / "file") as partial:
+        partial.write_text("after")
+    with files.complete_directory(folder / "directory") as partial:
+        (partial / "a").write_text("complete")
+    with files.complete_directory(folder / "directory") as partial:
+        (partial / "a").write_text("second")
+for number in range(1000):
+    child = os.fork()
+    if not child:
+        try:
+            with file_operations.watched(folder, file_operations.kill_at(number)):
+                write()
+        finally:
+            os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    assert (folder / "file").read_text() in ("before", "after")
+    directory = folder / "directory"
+    assert not directory.exists() or (directory / "a").read_text() == "complete"
+    (folder / "file").write_text("before")
+    if directory.exists():
+        (directory / "a").unlink()
+        directory.rmdir()
+print(number)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_what_was_there_or_what_is_complete(tmp_path):
+    (tmp_path / "file").write_text("before")
+    command = [sys.executable, "-c", KILL_AT_EACH, str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert 40 < int(done.stdout) < 1000
+    files.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "directory"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
     code = (
@@ -122,6 +249,28 @@ def test_a_command_that_is_interrupted_leaves_no_half_file(number, tmp_path):
 
 
 # ------------------------------------------------------------------------- directories
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_directory_is_complete_or_not_there(tmp_path):
+    path = tmp_path / "new" / "directory"
+    with pytest.raises(KeyError), files.complete_directory(path) as partial:
+        (partial / "half").touch()
+        raise KeyError
+    assert not list((tmp_path / "new").iterdir())
+    with files.complete_directory(path) as partial:
+        (partial / "a").touch()
+        with pytest.raises(UserError, match="being written"), files.complete_directory(path):
+            raise AssertionError("two at a time")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["a"]
+    with (
+        pytest.raises(UserError, match="is no longer empty"),
+        files.complete_directory(path) as partial,
+    ):
+        (partial / "b").touch()
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list((tmp_path / "new").iterdir()) == [path]
 
 
 @pytest.mark.usefixtures("locks")
@@ -157,6 +306,26 @@ def test_the_lock_is_flock_on_the_directory_as_in_earlier_versions(tmp_path):
         raise AssertionError("two at a time")
     os.close(earlier)
     assert not files.is_locked(tmp_path)
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_directory_that_was_removed_while_one_waited_for_its_lock_is_not_locked(
+    tmp_path, monkeypatch
+):
+    root = tmp_path / "exp"
+    root.mkdir()
+    lock = files._try_to_lock
+
+    def removed_meanwhile(descriptor):
+        monkeypatch.setattr(files, "_try_to_lock", lock)
+        files._lock_of_directory(root).rename(tmp_path / "removed")
+        root.mkdir(exist_ok=True)
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_try_to_lock", removed_meanwhile)
+    with files.locked_directory(root, "taken"):
+        assert files.is_still_there(root) and files.is_locked(root)
+        assert not files.is_locked(tmp_path / "removed")
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -326,6 +327,16 @@ def real(allowed: Callable[[float], bool], description: str) -> Callable[[str], 
 positive_int = integer(1)
 non_negative_int = integer(0)
 positive_float = real(lambda x: 0 < x < math.inf, "a finite number above 0")
+
+
+def group_count(regex: str) -> int:
+    """The number of groups in a regular expression. Raises: ValueError, with why, if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what later Pythons may read else
+            return re.compile(regex).groups
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def readable_file(text: str) -> str:

@@ -205,8 +205,8 @@ FROM_NAMES = {
 def one_group(text: str) -> str:
     """A flag type: a regular expression with one group."""
     try:
-        groups = re.compile(text).groups
-    except re.error as error:
+        groups = common.group_count(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"should be a regular expression, but {error}. Received: {text}"
         ) from None

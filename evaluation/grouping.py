@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import UserError
+from common import UserError, group_count
 from data import cameras
 from data.dataset import Dataset
 from evaluation import figures, ranking
@@ -33,8 +33,8 @@ SHOWN = {  # on the terminal and in a report, by what they are called there
 def rule(text: str) -> str:
     """A flag type: one of COLUMNS, of cameras.PATTERNS, or a regular expression with one group."""
     try:
-        known = text in COLUMNS or text in cameras.PATTERNS or re.compile(text).groups == 1
-    except re.error:
+        known = text in COLUMNS or text in cameras.PATTERNS or group_count(text) == 1
+    except ValueError:
         known = False
     if not known:
         raise argparse.ArgumentTypeError(

@@ -7,11 +7,14 @@ character.
 import json
 import math
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any
 
 DIGEST = "digest"
+
+_HALF = re.compile(rb"\\u[dD]")  # UTF-8 itself has none
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -38,9 +41,10 @@ def parse(content: bytes) -> Any:
             parse_float=_finite,
             object_pairs_hook=_object,
         )
-        # Text that is no Unicode would fail where it is shown. What stands for the bytes of a file
-        # name (surrogateescape) may stay.
-        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        if _HALF.search(content):
+            # Text that is no Unicode would fail where it is shown. What stands for the bytes of a
+            # file name (surrogateescape) may stay.
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError as error:

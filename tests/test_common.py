@@ -368,3 +368,11 @@ def test_a_name_longer_than_file_systems_allow(tmp_path):
     with pytest.raises(argparse.ArgumentTypeError, match="at most 255 bytes"):
         common.writeable_file(str(tmp_path / ("ä" * 128)))
     assert common.writeable_file(str(tmp_path / ("x" * 255)))
+
+
+def test_the_groups_of_a_regular_expression_are_counted():
+    assert [common.group_count(regex) for regex in ("", r"c(\d)", "(a)(?:b)(?P<c>d)")] == [0, 1, 2]
+    assert common.group_count("[[a](b)") == 1  # which Python warns of
+    for regex in ("(", "a{9999999999}", "(" * 5000 + ")" * 5000):
+        with pytest.raises(ValueError):
+            common.group_count(regex)

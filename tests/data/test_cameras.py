@@ -59,7 +59,9 @@ def test_a_camera_is_read_from_the_column():
         cameras.cameras_of(Dataset(["1"], ["a"], "x.csv"), "column")
 
 
-@pytest.mark.parametrize("text", ["", "market", "c(", r"c\d", r"(c)(\d)"])
+@pytest.mark.parametrize(
+    "text", ["", "market", "c(", r"c\d", r"(c)(\d)", "(c{9999999999})", "(" * 2000]
+)
 def test_what_is_no_rule(text):
     with pytest.raises(
         argparse.ArgumentTypeError, match="market1501, duke, .*one group, the camera. Received: "

@@ -3,6 +3,7 @@
     python runs.py exp1 exp2
     python runs.py experiments        # all that are in a folder
     python runs.py experiments --csv > runs.csv
+    python runs.py exp1 exp2 --report runs     # runs/training.html: their curves
     python runs.py exp --finished && python embed.py --experiment_root exp ...
 
 A row for each experiment: its name; the last iteration of those planned; its state; mean loss and
@@ -86,13 +87,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="Exit with code 1 unless all experiments of the table are finished, for shell scripts.",
     )
+    parser.add_argument(
+        "--report",
+        type=common.writeable_directory,
+        metavar="DIR",
+        help="Write a page into this directory, training.html: the curves of the experiments over one another, with "
+        "the best validations, whether they are healthy, and the flags that are not the defaults.",
+    )
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     terminal.setup_logging("runs")
     roots = [root for directory in args.experiments for root in experiments(directory)]
-    runs = table(roots)
+    flags = flags_of(roots)
+    runs = table(roots, flags)
+    if args.report:
+        from reports import training
+
+        rows = [list(runs), *runs.to_numpy().tolist()]
+        page = training.write(args.report, training.read(roots, flags), rows)
+        log.info(f"Wrote {page}.")
     if args.csv:
         runs.to_csv(sys.stdout, index=False, lineterminator="\n")
     else:
@@ -117,11 +132,14 @@ def experiments(directory: str) -> list[Path]:
     return found
 
 
-def table(roots: Sequence[Path]) -> "pd.DataFrame":
-    """A row of text for each experiment; columns in which there is nothing are left out."""
+def table(roots: Sequence[Path], flags: Sequence[dict]) -> "pd.DataFrame":
+    """A row of text for each experiment; columns in which there is nothing are left out.
+
+    Args:
+        flags: what the args.json of each holds.
+    """
     import pandas as pd  # only here, so that --help does not wait for it
 
-    flags = [_flags_of(root) for root in roots]
     differing = differing_flags(flags)
     found = [list(evaluations(root)) for root in roots]
     several = len({evaluation.kind.data for of_run in found for evaluation in of_run}) > 1
@@ -138,8 +156,12 @@ def table(roots: Sequence[Path]) -> "pd.DataFrame":
     return runs.loc[:, (runs != _NONE).any()]
 
 
+def flags_of(roots: Sequence[Path]) -> list[dict]:
+    """What the args.json of each holds; {}, with a warning, where it cannot be read."""
+    return [_flags_of(root) for root in roots]
+
+
 def _flags_of(root: Path) -> dict:
-    """What args.json holds; {}, with a warning, where it cannot be read: the others still can."""
     try:
         args_json.warn_if_changed(root)
         return args_json.read(root)

@@ -14,7 +14,7 @@ begins so counts: a flag may have any text as its value.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ _STOPPED_EARLY = re.compile(rf"{_START}(?:Nothing to do: s|S)topped early after 
 _PARAMETERS = "Training using the following parameters:"
 _HEADING = re.compile(_START + re.escape(_PARAMETERS) + "$")
 _PARAMETER = re.compile(_START + r"(\w+): (.*)")
+_WARNING = re.compile(r"\S+ \S+ \[WARNING\] train: (.*)")
 _REACHED = re.compile(rf"{_START}(?:iter:{_NUMBER},|Saved .*checkpoint-(\d{{1,18}})\.$)")
 
 
@@ -171,10 +172,22 @@ def parameters(experiment_root: str | os.PathLike, iteration: int) -> dict[str, 
 def last(experiment_root: str | os.PathLike) -> Logged | None:
     """The last logged iteration; None where there is none, or no train.log."""
     found = None
+    for found in logged(experiment_root):  # noqa: B007
+        pass
+    return found
+
+
+def logged(experiment_root: str | os.PathLike) -> Iterator[Logged]:
+    """All logged iterations, in order."""
     for line in _lines(experiment_root):
         if match := _NUMBERS.match(line):
-            found = Logged(int(match[1]), match[2], match[3])
-    return found
+            yield Logged(int(match[1]), match[2], match[3])
+
+
+def warnings(experiment_root: str | os.PathLike) -> list[str]:
+    """The warnings of all runs, in order."""
+    found = [_WARNING.match(line) for line in _lines(experiment_root)]
+    return [match[1] for match in found if match]
 
 
 def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> str:

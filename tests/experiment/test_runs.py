@@ -35,6 +35,10 @@ def write(root, log=(), evaluations=(), **flags):
     return root
 
 
+def table(roots):
+    return runs.table(roots, runs.flags_of(roots))
+
+
 def shown(capsys, *argv):
     runs.main(runs.parse_args([str(text) for text in argv]))
     return capsys.readouterr().out
@@ -107,7 +111,7 @@ def test_cells_that_need_quotes_have_them_in_the_csv(tmp_path, capsys):
 def test_the_exit_code_says_whether_all_are_finished(log, state, tmp_path, capsys):
     write(tmp_path / "a", [LINE.format(600, 0.5), FINISHED])
     root = write(tmp_path / "b", log)
-    assert runs.table([root])["state"].tolist() == [state]
+    assert table([root])["state"].tolist() == [state]
     if state == "finished":
         shown(capsys, tmp_path, "--finished")
     else:
@@ -121,7 +125,7 @@ def test_the_exit_code_says_whether_all_are_finished(log, state, tmp_path, capsy
 def test_an_experiment_that_a_training_has_is_running(tmp_path):
     root = write(tmp_path / "a", [LINE.format(200, 0.5)])
     with folder.lock(root):
-        assert runs.table([root])["state"].tolist() == ["running"]
+        assert table([root])["state"].tolist() == ["running"]
 
 
 def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
@@ -162,8 +166,8 @@ def add(root, name, mean_ap, made):
 
 def cells(tmp_path):
     """The columns on evaluations, of each experiment."""
-    table = runs.table(runs.experiments(tmp_path))
-    return table.drop(columns=["experiment", "iteration", "state"]).to_dict("records")
+    found = table(runs.experiments(tmp_path))
+    return found.drop(columns=["experiment", "iteration", "state"]).to_dict("records")
 
 
 @pytest.mark.parametrize(
@@ -247,10 +251,10 @@ def test_other_data_are_another_kind_and_shown(tmp_path):
 def test_the_last_line_counts_where_a_log_goes_on_after_another(tmp_path):
     cut = "a line that was cut: iter:     6, loss min|avg|"
     root = write(tmp_path / "a", [LINE.format(5, 0.5), cut])
-    row = runs.table([root]).iloc[0]
+    row = table([root]).iloc[0]
     assert (row["iteration"], row["loss"], row["batch-p"]) == ("5 of 600", "0.500", "92.19%")
     (root / "train.log").unlink()
-    assert list(runs.table([root]).iloc[0]) == [str(root), "0 of 600", "stopped"]
+    assert list(table([root]).iloc[0]) == [str(root), "0 of 600", "stopped"]
 
 
 def test_a_folder_without_experiments_is_refused(tmp_path):
@@ -317,7 +321,7 @@ def test_what_a_terminal_would_obey_is_not_printed(tmp_path, capsys):
 def test_a_changed_evaluation_is_told(tmp_path, capfd):
     root = write(tmp_path / "a")
     files.write_json(root / "r.json", json_files.with_digest({"mAP": 0.25, "CMC": [0.5]}))
-    assert runs.table([root])["best mAP"].tolist() == ["25.0%"]
+    assert table([root])["best mAP"].tolist() == ["25.0%"]
     assert not capfd.readouterr().err
     (root / "r.json").write_text((root / "r.json").read_text().replace("0.25", "0.95"))
     runs.main(runs.parse_args([str(root)]))

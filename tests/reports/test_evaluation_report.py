@@ -1,19 +1,17 @@
 import dataclasses
 import re
 from collections import Counter
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from web_page import Page
 
 from data.dataset import Dataset
 from evaluation import Results
 from evaluation.grouping import Groups
 from evaluation.verification import OpenSet, Verification
 from reports import evaluation as report
-
-VOID = {"meta", "link", "img", "input", "br"}
 
 
 def images(pids, fids):
@@ -47,39 +45,6 @@ def results_of(query, gallery, distances, aps=(), cmc=(1.0,), ranks=(), cameras=
         cameras=cameras,
         distances=distances,
     )
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text; raises AssertionError where tags are
-    not closed.
-    """
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], ""
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag, **attributes):
-        return [
-            found
-            for name, found in self.tags
-            if name == tag and attributes.items() <= found.items()
-        ]
 
 
 class Case:

@@ -72,7 +72,7 @@ def make_dataset(folder: Path) -> list[str]:
     flags += " --model_name=lunet_narrow --head_name=fc1024"
     flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
     flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
-    flags += " --detailed_logs --seed=7 --ema=0.9 --chunk=6 --val_pids=2 --val_frequency=20 --early_stop=30"
+    flags += " --detailed_logs --seed=7 --ema=0.9 --chunk=6 --val_pids=2 --val_frequency=20 --early_stop=20"
     return flags.split()
 
 

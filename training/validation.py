@@ -113,20 +113,31 @@ class Validator:
         """
         began = time.perf_counter()
         with recorder.pause():
-            embs = self._embed(interrupt)
-            if embs is None:
-                return False
-            figures = {}
-            if self._cluster.is_chief:
-                results = self._evaluate(embs)
-                figures = {name: results.figure(name) for name in VALIDATION_FIGURES}
-                value = figures[self._settings.val_metric]
-                self._history.append(Validation(iteration, value))
-            self._conclude()
+            figures = self.figures(interrupt)
+        if figures is None:
+            return False
+        if self._cluster.is_chief:
+            self._history.append(Validation(iteration, figures[self._settings.val_metric]))
+        self._conclude()
         best = known(self.best)
         if self._cluster.is_chief:
             recorder.validation(iteration, figures, best, time.perf_counter() - began)
         return best.iteration == iteration
+
+    def figures(self, interrupt: Uninterrupt) -> dict[str, float] | None:
+        """Embed and evaluate with the weights of now.
+
+        Returns:
+            VALIDATION_FIGURES by name, in 0..1; {} for a worker that is not the chief; None if a
+            signal came.
+        """
+        embs = self._embed(interrupt)
+        if embs is None:
+            return None
+        if not self._cluster.is_chief:
+            return {}
+        results = self._evaluate(embs)
+        return {name: results.figure(name) for name in VALIDATION_FIGURES}
 
     def _embed(self, interrupt: Uninterrupt) -> np.ndarray | None:
         """Embeddings of all images, float32 [N, D]; None if a signal came."""

@@ -195,6 +195,7 @@ def main(args: argparse.Namespace) -> None:
     terminal.setup_logging("embed")
     if args.quiet or not cluster.is_chief:
         log.setLevel("ERROR")
+    _check_is_utf8(os.path.abspath(args.experiment_root))
     architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
     jobs = [_check_job(args, csv, architecture) for csv in args.dataset]
     if args.projector:
@@ -273,6 +274,15 @@ def _check_job(args: argparse.Namespace, csv: str, trained: Architecture) -> Job
     """
     images, image_root = _load_dataset(args, csv, trained)
     return Job(images, image_root, _check_filename(args, csv))
+
+
+def _check_is_utf8(path: str) -> None:
+    """Raises: UserError for a path that the file of embeddings cannot tell, as HDF5 is UTF-8."""
+    if not common.is_utf8(path):
+        raise UserError(
+            f"the path of the experiment should be UTF-8. Received: {ascii(path)}. Rename the folder, or move the "
+            "experiment."
+        )
 
 
 def _check_replaced(job: Job, origin: Origin, overwrite: bool) -> None:

@@ -401,7 +401,8 @@ class Settings(Architecture):
     on_bad_image: str = _flag(
         "data",
         "What to do with images that cannot be decoded: end with the name of the first (error), "
-        "or look at all images before the training and leave such out (skip).",
+        "or look at all images before the training and leave such out (skip). A file that cannot be "
+        "read is no such image: it is tried again for about a minute, and then ends the training.",
         choices=("error", "skip"),
         default="error",
     )

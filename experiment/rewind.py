@@ -6,8 +6,10 @@ that was left alone. Detailed logs need none of this: each of their rows has its
 
 import itertools
 import os
+import re
 import shutil
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from tensorboard.summary.writer.record_writer import masked_crc32c
 from experiment import folder, metrics_log, train_log
 from runtime import files
 from runtime.terminal import log
+
+# The name of a file of events begins with when it was begun, in seconds.
+_TIME = re.compile(r"events\.out\.tfevents\.([0-9]{10,})(?=\.)")
 
 # A record of events: its length and a CRC of that, its bytes, a CRC of them.
 _HEADER = struct.Struct("<QI")
@@ -37,6 +42,26 @@ def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
     for path in filter(Path.is_file, sorted(root.glob("events.out.tfevents.*"))):
         _rewind_events(path, iteration)
+    _bring_before(int(time.time()), root)
+
+
+def _bring_before(now: int, root: Path) -> None:
+    """Rename files of events whose names tell a time after `now`, in seconds: the clock was set back.
+
+    TensorBoard reads them by their names, and draws a curve in the order in which it reads.
+    """
+    times = {}
+    for path in sorted(root.glob("events.out.tfevents.*")):
+        match = _TIME.match(path.name)
+        if match and path.is_file():
+            times[path] = int(match[1])
+    if max(times.values(), default=0) <= now:
+        return
+    for place, path in enumerate(times):  # the earliest first: a kill leaves them in order
+        time_told = min(times[path], now - len(times) + place)
+        renamed = path.with_name(_TIME.sub(f"events.out.tfevents.{time_told:010}", path.name))
+        if not renamed.exists():
+            os.replace(path, renamed)
 
 
 def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int | None]) -> None:

@@ -100,7 +100,8 @@ def _addresses(job: str, stored: Any) -> list[str]:
     if not isinstance(stored, list):
         raise ValueError(f"{job} should be a list of addresses")
     for address in stored:
-        if not isinstance(address, str) or not re.fullmatch(r"\S+:[0-9]+", address):
+        match = isinstance(address, str) and re.fullmatch(r"\S+:([0-9]{1,5})", address)
+        if not match or not address.isprintable() or not 1 <= int(match[1]) <= 65535:
             raise ValueError(f"{json.dumps(address)} should be an address such as host1:2222")
     if len(set(stored)) < len(stored):
         raise ValueError(f"an address of {job} stands there twice")

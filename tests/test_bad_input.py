@@ -611,6 +611,16 @@ CASES = {
         1,
         "TF_CONFIG.*leave --strategy out",
     ),
+    "a projector's folder that leads out": (
+        [*EMBED, "--projector", "--filename=...h5"],
+        1,
+        r"--projector makes a folder .*Received: '\.\.'\. Give another --filename",
+    ),
+    "a file of a name that is too long": (
+        [*EMBED, f"--filename={'x' * 256}"],
+        1,
+        "--filename: its name should have at most 255 bytes",
+    ),
     "a projector's file that is none": (
         [*EMBED, "--experiment_root=bad_projector", "--projector"],
         1,

@@ -411,6 +411,17 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
+def test_a_folder_whose_path_is_no_utf_8_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    (folder / "exp").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    argv = ["--experiment_root=exp", f"--dataset={__file__}"]
+    with pytest.raises(
+        common.UserError, match=r"path of the experiment should be UTF-8.*udcff/exp"
+    ):
+        embed.main(embed.parse_args(argv))
+
+
 def processes_on(kind, trained, dataset, filename):
     if kind == "two devices":
         return [start(["-c", TWO_DEVICES, "--strategy=mirrored"], trained, dataset, filename)]

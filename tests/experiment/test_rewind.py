@@ -187,3 +187,17 @@ def test_of_every_flipped_byte_something_is_told_or_nothing_was_changed(tmp_path
         if file not in kept:
             assert {step for step, _ in steps(tmp_path, "loss")} <= good
             kept[0].unlink()
+
+
+def test_curves_stay_in_order_when_the_clock_was_set_back(tmp_path):
+    for later, some_steps in ((7200, range(1, 4)), (9000, range(4, 6))):
+        write_events(tmp_path, some_steps)
+        path = max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        *beginning, told, rest = path.name.split(".", 4)
+        path.rename(path.with_name(".".join((*beginning, str(int(told) + later), rest))))
+    rewind(tmp_path, 5)
+    before = contents(tmp_path)
+    rewind(tmp_path, 5)
+    assert contents(tmp_path) == before
+    write_events(tmp_path, range(6, 8))
+    assert [step for step, _ in steps(tmp_path, "loss")] == [1, 2, 3, 4, 5, 6, 7]

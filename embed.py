@@ -333,7 +333,7 @@ def _check_filename(args: argparse.Namespace, csv: str) -> str:
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--filename: {error}.") from None
     holds_something = os.path.exists(filename) and os.path.getsize(filename) > 0
-    if holds_something and not embeddings_file.is_hdf5(filename):
+    if holds_something and not embeddings_file.may_be_replaced(filename):
         raise UserError(
             f"--filename: should not be a file of another kind, which it would replace. Received: {filename}. Give "
             "another name, or take the file away."

@@ -452,6 +452,10 @@ def main(args: argparse.Namespace) -> None:
     query, gallery = _with_files(query, gallery, options, origins)
     _warn_about_metric(log, args, origins[0])
     _warn_about_embeddings(log, args, (query, gallery), origins)
+    if args.report:
+        from reports import evaluation as report  # only here, for Matplotlib's sake
+
+        report.check_replaced(args.report)
     if args.report or args.baseline:
         for csv, images in zip(csvs, (query_set, gallery_set), strict=True):
             dataset.check_images(
@@ -477,8 +481,6 @@ def main(args: argparse.Namespace) -> None:
         _write("per_query", args.per_query, write_table, results.per_query())
     baselines = _evaluate_baseline(args, query_set, gallery_set, options)
     if args.report:
-        from reports import evaluation as report  # only here, for Matplotlib's sake
-
         checkpoints = [origin.checkpoint for origin in origins]
         rows = made_rows(args, made)
         report.write(

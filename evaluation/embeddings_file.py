@@ -199,9 +199,15 @@ def _lay_out(
 # ------------------------------------------------------------------------- reading
 
 
-def is_hdf5(path: str | os.PathLike) -> bool:
-    """Whether a file is HDF5, and so may be replaced by one of embeddings."""
-    return h5py.is_hdf5(path)
+def may_be_replaced(path: str | os.PathLike) -> bool:
+    """Whether a file is one of embeddings, or a damaged one, and not a net's weights, say."""
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with hdf5.reading(path) as file:
+            return EMB in file or not len(file)
+    except (UserError, *hdf5.ERRORS):
+        return True
 
 
 def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:

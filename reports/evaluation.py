@@ -70,6 +70,13 @@ class Listed(NamedTuple):
     caption: str  # HTML
 
 
+def check_replaced(directory: str | os.PathLike) -> None:
+    """Raises: UserError if the directory has a file that is not of an earlier report."""
+    page.check_replaced(
+        directory, "report.html", ("cmc.png", "distances.png", "identities.png", "roc.png")
+    )
+
+
 def write(
     directory: str | os.PathLike,
     results: Results,
@@ -90,9 +97,10 @@ def write(
         baselines: of the same queries and gallery, by name, to be shown beside the results.
 
     Raises:
-        UserError: an image that is shown cannot be read.
+        UserError: an image that is shown cannot be read, or as check_replaced does.
     """
     directory = Path(directory)
+    check_replaced(directory)
     directory.mkdir(exist_ok=True)
     aps = np.array([np.nan if ap is None else ap for ap in results.aps])
     worst, best = extremes(aps, results.query.pids, results.gallery.pids)

@@ -108,6 +108,7 @@ def main(args: argparse.Namespace) -> None:
     pid_of = dict(zip(images.names(), images.pids, strict=True))
     _warn_about_several_pids(images, pid_of)
     if args.directory:
+        page.check_replaced(args.directory, "index.html", ["distances.png"])
         dataset.check_sets(images, train_set, image_root, settings.allow_any_path)
     try:
         findings = find(logged, pid_of, settings.metric)

@@ -10,17 +10,23 @@ import html
 import io
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from string import Template
 
 from PIL import Image
 
 import common
+from common import UserError
 from data.dataset import Box
 from data.pictures import open_image
 from runtime import files
 
 THUMBNAIL = 128  # pixels, the longer side
 AREA = 81**2  # pixels of a picture on a page, of any shape: twelve squares stand side by side
+
+# What PNG files say of themselves. Pages are known by how they begin.
+_SOFTWARE = "triplet-reid, Matplotlib"
 
 # Names of the colors in page.html, and what they are in PNG files.
 COLORS = {
@@ -40,10 +46,39 @@ def write(path: str | os.PathLike, title: str, body: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_replaced(directory: str | os.PathLike, page: str, charts: Sequence[str]) -> None:
+    """Raises: UserError if writing them would replace a file of somebody else.
+
+    Args:
+        directory: which need not exist.
+        page, charts: names of files in it.
+    """
+    start = _template("page.html").partition("$title")[0]
+    if _beginning(Path(directory, page)).startswith(start.encode()):
+        return  # all is of an earlier report
+    for name in (page, *charts):
+        path = Path(directory, name)
+        is_ours = name != page and _SOFTWARE.encode() in _beginning(path)
+        if path.exists() and not is_ours:
+            raise UserError(
+                f"{path} is not of an earlier report, which would be replaced. Take it away, or give another directory."
+            )
+
+
+def _beginning(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
+    with open(path, "rb") as file:
+        return file.read(1000)
+
+
 def fill(name: str, **values: str) -> str:
     """The HTML of a template in this folder, with values, HTML themselves, for its $names."""
-    template = (common.HERE / "reports" / name).read_text(encoding="utf-8")
-    return Template(template).substitute(values)
+    return Template(_template(name)).substitute(values)
+
+
+def _template(name: str) -> str:
+    return (common.HERE / "reports" / name).read_text(encoding="utf-8")
 
 
 def thumbnail(path: str | os.PathLike, box: Box | None = None) -> Image.Image:
@@ -100,7 +135,7 @@ def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
     import matplotlib
 
     with files.complete_file(os.path.join(directory, f"{name}.png")) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format="png", dpi=150, metadata={"Software": _SOFTWARE})
     data = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # The salt makes equal calls write equal bytes.

@@ -40,7 +40,7 @@ def test_rows_are_written_as_they_come_and_read_back(tmp_path):
         assert file.attrs["crc32"] == zlib.crc32(EMBS.tobytes())
     np.testing.assert_array_equal(embeddings_file.load(path, images(50)), EMBS)
     np.testing.assert_array_equal(embeddings_file.head(path, images(50), 3), EMBS[:3])
-    assert embeddings_file.is_hdf5(path)
+    assert embeddings_file.may_be_replaced(path)
 
 
 def test_variants_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
@@ -472,6 +472,9 @@ def test_what_a_new_file_would_replace(tmp_path):
     with h5py.File(path, "w") as file:
         file["layers"] = [1]
     assert lost() == ["no embeddings but layers"]
+    assert not embeddings_file.may_be_replaced(path)  # a net's weights
+    path.write_bytes(path.read_bytes()[:500])
+    assert embeddings_file.may_be_replaced(path)  # damaged
     path.write_bytes(b"")
     assert lost() == []
 

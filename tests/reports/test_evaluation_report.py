@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from web_page import Page
 
+from common import UserError
 from data.dataset import Dataset
 from evaluation import Results
 from evaluation.grouping import Groups
@@ -328,6 +329,18 @@ def test_where_no_cameras_are_read_top_k_is_called_recall(case, written, tmp_pat
     report.write(tmp_path, results, case.root, {})
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert f"Recall@4{results.cmc[3]:.1%}" in text and "top-1" not in text
+
+
+def test_no_file_of_somebody_else_is_replaced(case, written, tmp_path):
+    report.check_replaced(written[0])
+    names = [path.name for path in written[0].iterdir()]
+    assert len(names) > 3
+    for name in [*names, "roc.png"]:
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(UserError, match=f"{name} is not of an earlier report"):
+            report.write(tmp_path, case.results, case.root, {})
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
 
 
 def test_the_page_shows_thresholds(case, written, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import common
+from common import UserError
 from reports import page
 
 
@@ -94,3 +95,41 @@ def test_characters_that_turn_the_text_around_them_are_shown(tmp_path):
     page.write(tmp_path / "a.html", "\u202etitle", "<p>\u2066x.jpg\n\ty\x07</p>")
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert r"<title>\u202etitle</title>" in text and "<p>\\u2066x.jpg\n\ty\\x07</p>" in text
+
+
+OLD_START = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>"""
+
+
+def test_only_files_of_reports_are_replaced(tmp_path):
+    def check(directory=tmp_path):
+        page.check_replaced(directory, "index.html", ["up.png", "down.png"])
+
+    check(tmp_path / "new")
+    check()
+    draw(tmp_path, "up")  # killed before it wrote the page
+    check()
+    page.write(tmp_path / "index.html", "title", "body")
+    (tmp_path / "down.png").write_bytes(b"of an earlier version, as the page")
+    check()
+    (tmp_path / "index.html").write_text(OLD_START + "title</title>")
+    check()
+    (tmp_path / "index.html").unlink()
+    with pytest.raises(
+        UserError, match=r"down\.png is not of an earlier report.*another directory"
+    ):
+        check()
+    (tmp_path / "down.png").unlink()
+    for mine in ("", "<!DOCTYPE html>\n<html><title>My page, made by triplet-reid, Matplotlib"):
+        (tmp_path / "index.html").write_text(mine)
+        with pytest.raises(UserError, match=r"index\.html is not of an earlier report"):
+            check()
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(UserError, match=r"index\.html is not of an earlier report"):
+        check()

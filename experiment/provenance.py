@@ -99,12 +99,15 @@ def _sha256_of(path: str | os.PathLike) -> str:
 
 
 def _of_images(dataset: Dataset, image_root: str | os.PathLike | Sequence[str]) -> dict[str, Any]:
-    """Of the image files: the sizes of many, and the content of a few."""
+    """Of the image files: the sizes of many, and the content of a few. {} if one cannot be read now."""
     looked_at = _spread(dataset, _SIZES).paths(image_root)
     read = _spread(dataset, _CONTENTS).paths(image_root)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sizes = list(pool.map(_size, looked_at))
-        contents = "".join(pool.map(_content, read))
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            sizes = list(pool.map(_size, looked_at))
+            contents = "".join(pool.map(_content, read))
+    except OSError:  # data/patience.py says what becomes of it
+        return {}
     return {
         "files_looked_at": len(looked_at),
         "bytes": sum(sizes),
@@ -123,14 +126,14 @@ def _spread(dataset: Dataset, most: int) -> Dataset:
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except OSError:
-        return 0  # --on_bad_image says what becomes of it
+    except FileNotFoundError:
+        return 0
 
 
 def _content(path: str) -> str:
     try:
         return _sha256_of(path)
-    except OSError:
+    except FileNotFoundError:
         return ""
 
 
@@ -154,7 +157,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     other = [name for name in columns if before["columns"].get(name) != now["columns"].get(name)]
     if other:
         found.append(f"other {' and '.join(other)}, or in another order")
-    elif before["images"] != now["images"]:
+    elif before["images"] and now["images"] and before["images"] != now["images"]:
         same_sizes = before["images"]["sizes"] == now["images"]["sizes"]
         found.append(f"image files of other {'content' if same_sizes else 'sizes'}")
     return found

@@ -232,3 +232,17 @@ def test_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert version.commit() == {**commit, "changed": True}
     monkeypatch.setenv("PATH", "")
     assert version.commit() == {}
+
+
+def test_an_image_that_cannot_be_read_for_the_moment_is_no_change(root):
+    record(root)
+    image = root / "2.png"
+    content = image.read_bytes()
+    image.unlink()
+    image.symlink_to(image)  # a loop: the system does not open it
+    assert begin(root).data["train_set"]["images"] == {}
+    assert check(root) == ()
+    record(root)
+    image.unlink()
+    image.write_bytes(content)
+    assert check(root) == ()

@@ -86,6 +86,9 @@ class Metric(Protocol):
     def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
         """The same without the margin for rounding."""
 
+    def of_pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Of n queries, each to one gallery image: float64 [n, D], int [n] -> [n]."""
+
 
 def _tolerance(dim: int) -> float:
     """Relative error of a sum of `dim` terms in float64, with room for the few steps around it."""
@@ -123,6 +126,9 @@ class _SquaredEuclidean:
     def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
         return np.square(self._gallery[indices] - query).sum(axis=1)
 
+    def of_pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return self.distances(queries, indices)
+
 
 class _Cityblock:
     """Sums of absolute differences."""
@@ -149,6 +155,9 @@ class _Cityblock:
 
     def distances(self, query: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
         return np.abs(self._gallery[indices] - query).sum(axis=1)
+
+    def of_pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return self.distances(queries, indices)
 
 
 class _Cosine:
@@ -178,6 +187,9 @@ class _Cosine:
         embs = unit_length(self._gallery[indices])
         return 1 - np.einsum("ij,j->i", embs, unit_length(query[None])[0])
 
+    def of_pairs(self, queries: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return 1 - np.einsum("ij,ij->i", unit_length(self._gallery[indices]), unit_length(queries))
+
 
 METRICS: dict[str, type[Metric]] = {
     "euclidean": _SquaredEuclidean,
@@ -194,6 +206,14 @@ def unit_length(embs: np.ndarray) -> np.ndarray:
     lengths[lengths == 0] = 1
     embs /= lengths[:, None]
     return embs
+
+
+def of_pairs(metric: Metric, embs: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Distances between embeddings [N, D] at `rows` and those at `columns`, int [n] both: [n]."""
+    dists = np.empty(len(rows))
+    for part in _slices(len(rows), max(1, 2**17 // embs.shape[1])):
+        dists[part] = metric.of_pairs(embs[rows[part]].astype(np.float64), columns[part])
+    return dists
 
 
 # ------------------------------------------------------------------------- blocks

@@ -1,10 +1,13 @@
 """The nearest images of every image, queries and gallery together, and average query expansion."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from evaluation import distances
+
+_CROWDED = 16  # candidates per neighbor: a row with more is looked at alone, to save memory
 
 
 def nearest(
@@ -33,66 +36,108 @@ def nearest(
     furthest = np.empty(N)
 
     def process_block(block: slice) -> None:
-        bounds = lower_bounds(block)
-        last = bounds.argmax(axis=1)
+        bounds, offsets = lower_bounds(block)
+        rows = np.arange(N)[block]
+        furthest[block] = distances.of_pairs(exact, embs, rows, bounds.argmax(axis=1))
         np.fill_diagonal(bounds[:, block], -np.inf)
-        for index, row in zip(range(N)[block], bounds, strict=True):
-            emb = embs[index].astype(np.float64)
-            furthest[index] = exact.distances(emb, last[index - block.start, None])[0]
-            limit = _limit(row, k)
-            candidates = np.flatnonzero(row <= limit)  # k or more
-            dists = exact.distances(emb, candidates)
-            kth = np.partition(dists, k - 1)[k - 1]
-            if kth > limit:  # images whose lower bounds are above the limit may be as near
-                candidates = np.flatnonzero(row <= kth)
-                dists = exact.distances(emb, candidates)
-            dists[candidates == index] = -np.inf  # an image comes before its copies
-            order[index] = candidates[np.argsort(dists, kind="stable")[:k]]
+        limits = _limits(bounds, k)
+        candidates = np.flatnonzero(bounds <= limits[:, None])  # k or more in each row
+        some, columns = np.divmod(candidates, N)
+        counts = np.bincount(some, minlength=len(rows))
+        crowded = counts > _CROWDED * k
+        if crowded.any():
+            kept = ~crowded[some]
+            some, columns = some[kept], columns[kept]
+            counts[crowded] = 0
+        dists = distances.of_pairs(exact, embs, rows[some], columns)
+        dists[columns == rows[some]] = -np.inf  # an image comes before its copies
+        by_row = np.lexsort((dists, some))  # at equal distances by column, as they were
+        starts = np.cumsum(counts) - counts
+        kept = np.flatnonzero(~crowded)
+        best = by_row[starts[kept, None] + np.arange(k)]
+        order[rows[kept]] = columns[best]
+        # Images whose lower bounds are above the limit may be as near as the kth.
+        doubtful = dists[best[:, -1]] > limits[kept] + offsets[kept]
+        for row in [*np.flatnonzero(crowded), *kept[doubtful]]:
+            order[rows[row]] = _nearest_of(rows[row], bounds[row], offsets[row])
+
+    def _nearest_of(index: int, bounds: np.ndarray, offset: float) -> np.ndarray:
+        """The k nearest of one image, in memory for one."""
+        emb = embs[index].astype(np.float64)
+        candidates = np.flatnonzero(bounds <= _limits(bounds[None], k)[0])
+        kth = np.partition(exact.distances(emb, candidates), k - 1)[k - 1]
+        candidates = np.union1d(candidates, np.flatnonzero(bounds + offset <= kth))
+        dists = exact.distances(emb, candidates)
+        dists[candidates == index] = -np.inf
+        return candidates[np.argsort(dists, kind="stable")[:k]]
 
     distances.map_blocks(process_block, N, N, batch_size)
     return order, furthest
 
 
-def _lower_bounds(embs: np.ndarray, metric: str) -> Callable[[slice], np.ndarray]:
-    """Bounds from below of the distances to all of `embs` [N, D]: a slice of n of them -> [n, N]."""
+def _lower_bounds(
+    embs: np.ndarray, metric: str
+) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+    """Bounds from below of the distances to all of `embs` [N, D].
+
+    Returns:
+        From a slice of n of them to bounds [n, N] and offsets [n] that have to be added to them. The
+        array of the bounds is that of the thread: it is written anew by the next call.
+    """
     if metric == "cityblock":
         to_all = distances.METRICS[metric](embs)
-        return lambda block: to_all.lower_bounds(embs[block].astype(np.float64))
+
+        def of_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
+            bounds = to_all.lower_bounds(embs[block].astype(np.float64))
+            return bounds, np.zeros(len(bounds))
+
+        return of_block
 
     # Squared Euclidean distances in float32, by the binomial formula. For "cosine" half of them,
-    # between embeddings of length 1. distances.py does the same in float64 and explains it.
+    # between embeddings of length 1. distances.py does the same in float64 and explains it. One
+    # more column makes the sum with the squares of the column's image a part of the product.
+    N, D = embs.shape
     scaled = distances.unit_length if metric == "cosine" else np.asarray
     parts = list(distances.row_slices(embs, 2**18))
-    mean = sum(scaled(embs[part]).sum(axis=0, dtype=np.float64) for part in parts) / len(embs)
-    points = np.empty_like(embs)
+    mean = sum(scaled(embs[part]).sum(axis=0, dtype=np.float64) for part in parts) / N
+    points = np.empty((N, D + 1), np.float32)
     for part in parts:
-        points[part] = scaled(embs[part]) - mean
-    points *= np.float32(0.5**0.5 if metric == "cosine" else 1)
-    tolerance = (embs.shape[1] + 16) * np.finfo(np.float32).eps
-    squares = (1 - np.float32(tolerance)) * np.einsum("ij,ij->i", points, points)
+        points[part, :D] = scaled(embs[part]) - mean
+    points[:, :D] *= np.float32(0.5**0.5 if metric == "cosine" else 1)
+    tolerance = 2 * (D + 16) * np.finfo(np.float32).eps
+    squares = np.einsum("ij,ij->i", points[:, :D], points[:, :D]) * np.float32(1 - tolerance)
+    points[:, D] = squares
+    buffers = threading.local()
 
-    def process_block(block: slice) -> np.ndarray:
-        bounds = (-2 * points[block]) @ points.T
-        bounds += squares[block, None]
-        bounds += squares
-        return bounds
+    def process_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        left = -2 * points[block]
+        left[:, D] = 1
+        if getattr(buffers, "bounds", None) is None or len(buffers.bounds) < len(left):
+            buffers.bounds = np.empty((len(left), N), np.float32)
+        bounds = np.matmul(left, points.T, out=buffers.bounds[: len(left)])
+        return bounds, squares[block]
 
     return process_block
 
 
-def _limit(row: np.ndarray, k: int) -> float:
-    """A close upper bound on the k-th smallest of `row`.
+def _limits(bounds: np.ndarray, k: int) -> np.ndarray:
+    """Close upper bounds on the k-th smallest of each row of `bounds` [n, N]: [n].
 
-    It is the k-th smallest of the minima of many groups, which takes a tenth of the time of a
-    partition of the row. A group is every so-many-th image, since those of one person often stand
+    They are the k-th smallest of the minima of many groups, which takes a tenth of the time of a
+    partition of the rows. A group is every so-many-th image, since those of one person often stand
     together.
     """
+    n, N = bounds.shape
     groups = 4 * k
-    width = len(row) // groups
+    width = N // groups
     if width < 2:
-        return np.inf
-    minima = row[: groups * width].reshape(width, groups).min(axis=0)
-    return np.partition(minima, k - 1)[k - 1]
+        return np.full(n, np.inf)
+    # Minima over long rows first: NumPy takes them many at a time.
+    long = max(factor for factor in range(1, 33) if width // factor > 0)
+    rows = N // (groups * long)
+    used = bounds[:, : rows * groups * long].reshape(n, rows, groups * long)
+    minima = used.min(axis=1).reshape(n, long, groups).min(axis=1)
+    return np.partition(minima, k - 1, axis=1)[:, k - 1]
 
 
 def queries_in_gallery(

@@ -63,15 +63,22 @@ def bounds(
     query_encoding = encoding[:Q]
     gallery_encoding = encoding[gallery_rows].tocsc()
     to_gallery = distances.METRICS[metric](embs[gallery_rows])
+    scale = weight / np.where(furthest > 0, furthest, 1)[:Q]  # 0 where all images are one point
     tolerance = 1e-12  # more than rounding does to the sum of two terms of at most 1
 
     def process_block(block: slice) -> tuple[np.ndarray, distances.UpperBounds]:
         dists = to_gallery.lower_bounds(embs[:Q][block].astype(np.float64))
-        dists = weight * _squared(dists, furthest[:Q][block, None], metric)
         for query, row in zip(range(Q)[block], dists, strict=True):
-            both = _intersections(query_encoding, query, gallery_encoding)
-            row += (1 - weight) * (1 - both / (2 - both))
-        return dists - tolerance, lambda row, indices: dists[row, indices] + tolerance
+            np.maximum(row, 0, out=row)
+            if metric == "cityblock":
+                row *= row
+                row /= furthest[query] or 1
+            row *= scale[query]
+            row += 1 - weight - tolerance
+            images, both = _intersections(query_encoding, query, gallery_encoding)
+            row[images] -= (1 - weight) * both / (2 - both)
+        # Both bounds are of one array, which ranking.py changes: an upper bound is asked for before.
+        return dists, lambda row, indices: dists[row, indices] + 2 * tolerance
 
     return process_block
 
@@ -127,25 +134,29 @@ def _encoding(
     indices = neighborhoods.indices
     starts = neighborhoods.indptr
 
-    def process_block(block: slice) -> list[np.ndarray]:
-        rows = []
-        for index in range(len(embs))[block]:
-            columns = indices[starts[index] : starts[index + 1]]
-            dists = exact.distances(embs[index].astype(np.float64), columns)
-            closeness = np.exp(-_squared(dists, furthest[index], metric))
-            rows.append(closeness / closeness.sum())
-        return rows
+    def process_block(block: slice) -> np.ndarray:
+        part = slice(starts[block.start], starts[block.stop])
+        counts = np.diff(starts[block.start : block.stop + 1])  # 1 at least: the image itself
+        rows = np.repeat(np.arange(block.start, block.stop), counts)
+        dists = distances.of_pairs(exact, embs, rows, indices[part])
+        closeness = np.exp(-_squared(dists, furthest[rows], metric))
+        sums = np.add.reduceat(closeness, starts[block] - starts[block.start])
+        return closeness / np.repeat(sums, counts)
 
     blocks = distances.map_blocks(process_block, len(embs), columns=1, batch_size=batch_size)
-    data = np.concatenate([row for rows in blocks for row in rows])
-    return sparse.csr_array((data, indices, starts), neighborhoods.shape)
+    return sparse.csr_array((np.concatenate(blocks), indices, starts), neighborhoods.shape)
 
 
-def _intersections(queries: sparse.csr_array, query: int, gallery: sparse.csc_array) -> np.ndarray:
-    """The sum over all images of the lesser of two encodings, for one query and each image: [G].
+def _intersections(
+    queries: sparse.csr_array, query: int, gallery: sparse.csc_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sum over all images of the lesser of two encodings, for one query and gallery images.
 
     Only images in the query's encoding are looked at, and of each only the gallery images that have
     it in theirs.
+
+    Returns:
+        Rows of the gallery [n] whose sums are above 0, and these.
     """
     part = slice(queries.indptr[query], queries.indptr[query + 1])
     images = queries.indices[part]
@@ -154,4 +165,6 @@ def _intersections(queries: sparse.csr_array, query: int, gallery: sparse.csc_ar
     ends = counts.cumsum()
     where = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
     lesser = np.minimum(gallery.data[where], np.repeat(queries.data[part], counts))
-    return np.bincount(gallery.indices[where], lesser, minlength=gallery.shape[0])
+    both = np.bincount(gallery.indices[where], lesser)
+    images = np.flatnonzero(both > 0)
+    return images, both[images]

@@ -84,3 +84,13 @@ def test_blocks_are_processed_where_no_more_threads_can_be_started(monkeypatch, 
     monkeypatch.setattr(threading.Thread, "start", start_few)
     got = distances.map_blocks(lambda block: (block.start, block.stop), 10, 1, batch_size=3)
     assert got == [(0, 3), (3, 6), (6, 9), (9, 10)]
+
+
+@pytest.mark.parametrize("metric", distances.METRICS)
+def test_distances_of_pairs_are_those_of_the_whole(metric):
+    rng = np.random.default_rng(3)
+    embs = rng.standard_normal((40, 3000)).astype(np.float32)
+    rows, columns = rng.integers(0, 40, 400), rng.integers(0, 40, 400)
+    got = distances.of_pairs(distances.METRICS[metric](embs), embs, rows, columns)
+    wanted = brute.distances(embs, embs, metric)[rows, columns]
+    np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)

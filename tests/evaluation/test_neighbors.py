@@ -19,6 +19,20 @@ def test_nearest_are_those_of_a_full_sort(count, k, metric):
     np.testing.assert_allclose(furthest, dists.max(axis=1), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", distances.METRICS)
+def test_rows_with_many_candidates_and_small_blocks_have_the_same_neighbors(metric, monkeypatch):
+    embs = np.random.default_rng(1).standard_normal((700, 6)).astype(np.float32)
+    embs[100:200] = embs[0]  # copies: all of them are candidates
+    embs[300:310] += 1e-7
+    wanted = neighbors.nearest(embs, 4, metric)
+    for crowded in (0, 1, 2):
+        monkeypatch.setattr(neighbors, "_CROWDED", crowded)
+        for batch_size in (256, 50):
+            order, furthest = neighbors.nearest(embs, 4, metric, batch_size)
+            np.testing.assert_array_equal(order, wanted[0])
+            np.testing.assert_allclose(furthest, wanted[1], rtol=1e-12)
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cityblock"])
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_of_equally_far_images_the_first_is_nearer(offset, metric):

@@ -416,7 +416,7 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "required": True,
         "type": readable_file,
         "metavar": "CSV",
-        "help": "The images to embed: lines of pid,fid without a header.",
+        "help": "The images to embed: a CSV of pid,fid.",
     },
     "experiment_root": {
         "required": True,
@@ -437,6 +437,11 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "allow_any_path": {
         "action": "store_true",
         "help": "Allow file ids that are absolute or lead out of image_root, by .. or by a link.",
+    },
+    "no_file_check": {
+        "action": "store_true",
+        "help": "Do not look first whether all images exist: on a disk in a network this takes time. One that is "
+        "missing is told when it is loaded.",
     },
     "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
     "metric": {"choices": METRICS},

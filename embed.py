@@ -62,7 +62,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         group,
         "dataset",
         nargs="+",
-        help="The images to embed: CSVs of lines pid,fid without a header. Several take less time together.",
+        help="The images to embed: CSVs of pid,fid. Several take less time together.",
+    )
+    group.add_argument(
+        "--split",
+        nargs="+",
+        choices=dataset.SPLITS,
+        metavar="NAME",
+        help="Embed only the rows of these splits, as the CSV's column split has them, each into a file of its own: "
+        f"{', '.join(dataset.SPLITS)}. Without this flag, all rows.",
     )
     common.add_flag(
         group,
@@ -70,11 +78,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Directory that the file ids of the CSV are relative to. Without this flag, that of the training.",
     )
     common.add_flag(group, "allow_any_path")
+    common.add_flag(group, "no_file_check")
     group.add_argument(
         "--filename",
         metavar="HDF5",
         help="File to write, relative to the experiment_root, for one dataset. Without this flag, "
-        "<name of the dataset>_embeddings.h5.",
+        "<name of the dataset>_embeddings.h5, or with --split <name of the dataset>_<split>_embeddings.h5.",
     )
     group.add_argument(
         "--overwrite",
@@ -127,9 +136,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _check_names(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with an error where several data sets would get one file."""
-    if args.filename and len(args.dataset) > 1:
+    count = len(args.dataset) * len(args.split or [None])
+    if args.filename and count > 1:
         parser.error(
-            f"argument --filename: is the file of one dataset. Received: {args.filename} for {len(args.dataset)} of "
+            f"argument --filename: is the file of one dataset. Received: {args.filename} for {count} of "
             "them. Leave it out, for <name of the dataset>_embeddings.h5 each, or embed them one by one"
         )
     csv_of: dict[str, str] = {}
@@ -197,7 +207,8 @@ def main(args: argparse.Namespace) -> None:
         log.setLevel("ERROR")
     _check_is_utf8(os.path.abspath(args.experiment_root))
     architecture = args_json.architecture(args.experiment_root, flags.architecture_flags(args))
-    jobs = [_check_job(args, csv, architecture) for csv in args.dataset]
+    splits = args.split or [None]
+    jobs = [_check_job(args, csv, split, architecture) for csv in args.dataset for split in splits]
     if args.projector:
         for job in jobs:
             projector.check(args.experiment_root, Path(job.filename).stem)
@@ -258,7 +269,7 @@ def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namesp
     images = job.images.files(job.image_root)
     data = provenance.fingerprint([job.images.path], job.images, job.image_root)
     origin = origin._replace(image_root=job.image_root, data=json.dumps(data))
-    write(job.filename, embedder, images, origin, job.images.fids, args.quiet)
+    write(job.filename, embedder, images, origin, job.images.names(), args.quiet)
     log.info(
         f"Wrote the embeddings, {len(images)} of {embedder.flags.embedding_dim} numbers, to {job.filename}."
     )
@@ -266,14 +277,14 @@ def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namesp
         _write_projector(args.experiment_root, job.filename, job.images, images)
 
 
-def _check_job(args: argparse.Namespace, csv: str, trained: Architecture) -> Job:
+def _check_job(args: argparse.Namespace, csv: str, split: str | None, trained: Architecture) -> Job:
     """A data set whose images are there, and its file, which may be written.
 
     Raises:
         UserError: it is otherwise.
     """
-    images, image_root = _load_dataset(args, csv, trained)
-    return Job(images, image_root, _check_filename(args, csv))
+    images, image_root = _load_dataset(args, csv, split, trained)
+    return Job(images, image_root, _check_filename(args, embeddings_file.default_name(csv, split)))
 
 
 def _check_is_utf8(path: str) -> None:
@@ -299,7 +310,7 @@ def _check_replaced(job: Job, origin: Origin, overwrite: bool) -> None:
 
 
 def _load_dataset(
-    args: argparse.Namespace, csv: str, trained: Architecture
+    args: argparse.Namespace, csv: str, split: str | None, trained: Architecture
 ) -> tuple[dataset.Dataset, str]:
     """The images to embed, which are there, and the directory of their files."""
     image_root = args.image_root or getattr(trained, "image_root", None)
@@ -312,9 +323,20 @@ def _load_dataset(
             f"{args.experiment_root}/args.json has several image_roots: {', '.join(image_root)}. Give the --image_root "
             f"of {csv}."
         )
-    images = dataset.load(csv)
+    images = dataset.load(csv, split)
+    if split and images.splits is None:
+        raise UserError(
+            f"--split {split} needs a column split, which {csv} lacks. Leave it out to embed all rows."
+        )
     try:
-        dataset.check_images(csv, image_root, images.fids, args.allow_any_path, allow_links=False)
+        dataset.check_sets(
+            images,
+            [csv],
+            [image_root],
+            args.allow_any_path,
+            allow_links=False,
+            only_first=args.no_file_check,
+        )
     except UserError as error:
         if args.image_root:
             raise
@@ -324,9 +346,8 @@ def _load_dataset(
     return images, image_root
 
 
-def _check_filename(args: argparse.Namespace, csv: str) -> str:
+def _check_filename(args: argparse.Namespace, default_name: str) -> str:
     """The file to write. Raises: UserError if it cannot be, or would replace another kind."""
-    default_name = embeddings_file.default_name(csv)
     filename = os.path.join(args.experiment_root, args.filename or default_name)
     try:
         common.writeable_file(filename)

@@ -14,9 +14,9 @@ A query without a true match, because the gallery has none or the excluder ignor
 no AP: it is left out of all figures, named on stderr, and null among the `aps` of the results file.
 (The original counted it in CMC.)
 
-What changes embeddings or distances composes, in this order: --multi_query pools queries,
---query_expansion replaces embeddings, --rerank distances. With any of them the ranking of one query
-depends on the other queries, too.
+What changes embeddings or distances composes, in this order: --pool_tracklets pools the images of
+tracklets, --multi_query queries, --query_expansion replaces embeddings, --rerank distances. With the
+last three the ranking of one query depends on the other queries, too.
 
     python evaluate.py ... --per_query queries.csv
 
@@ -176,6 +176,12 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
 def _add_post_processing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("post-processing, in this order")
     group.add_argument(
+        "--pool_tracklets",
+        choices=tuple(pooling.QUERY_POOLS),
+        help="Pool the images of one tracklet, as the CSV's column tracklet has it, number by number, into one: in "
+        "query set and gallery. It gets the name of the first of them.",
+    )
+    group.add_argument(
         "--multi_query",
         choices=tuple(pooling.QUERY_POOLS),
         help="Pool the queries of one pid and camera, number by number, into one query. It gets the "
@@ -283,6 +289,9 @@ def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namesp
         if getattr(args, f"{part}_embeddings") is None:
             csv = getattr(args, f"{part}_dataset")
             path = os.path.join(root, embeddings_file.default_name(csv))
+            of_part = os.path.join(root, embeddings_file.default_name(csv, part))
+            if os.path.isfile(of_part):
+                path = of_part
             if not os.path.isfile(path):
                 parser.error(
                     f"argument --{part}_embeddings: {path} does not exist. Call: python embed.py --experiment_root "
@@ -408,6 +417,7 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(
         metric=args.metric,
         excluder=args.excluder,
+        pool_tracklets=args.pool_tracklets,
         multi_query=args.multi_query,
         query_expansion=args.query_expansion,
         query_expansion_alpha=args.query_expansion_alpha,
@@ -441,8 +451,8 @@ def main(args: argparse.Namespace) -> None:
     options = options_of(args)
 
     # What can be wrong with flags and files is found here, before anything slow.
-    query_set = dataset.load(args.query_dataset)
-    gallery_set = dataset.load(args.gallery_dataset)
+    query_set = dataset.load(args.query_dataset, "query")
+    gallery_set = dataset.load(args.gallery_dataset, "gallery")
     csvs = (args.query_dataset, args.gallery_dataset)
     pipeline.check_datasets(query_set, gallery_set, options, names=csvs)
     query, gallery = _embedded(args, query_set, gallery_set)
@@ -465,7 +475,9 @@ def main(args: argparse.Namespace) -> None:
 
     results = pipeline.evaluate(query, gallery, options)
 
-    if results.pooled:
+    if args.pool_tracklets:
+        _log_tracklets(log, gallery_set, results)
+    if args.multi_query:
         _log_pooling(log, len(query_set.fids), len(results.query.fids))
     _warn_about_unmatched(log, results)
     print(summary(results, args.figures))
@@ -614,14 +626,17 @@ def write_table(path: str, table) -> None:
 def _embedded(
     args: argparse.Namespace, query_set: Dataset, gallery_set: Dataset
 ) -> tuple[Embedded, Embedded]:
-    query = Embedded(query_set, embeddings_file.load(args.query_embeddings, query_set))
+    embs = embeddings_file.load_part(args.query_embeddings, query_set, "query")
+    query = Embedded(query_set, embs)
     same_files = (
+        query_set.splits is None,
         _same_file(args.query_dataset, args.gallery_dataset),
         _same_file(args.query_embeddings, args.gallery_embeddings),
     )
     if all(same_files):
         return query, query
-    return query, Embedded(gallery_set, embeddings_file.load(args.gallery_embeddings, gallery_set))
+    embs = embeddings_file.load_part(args.gallery_embeddings, gallery_set, "gallery")
+    return query, Embedded(gallery_set, embs)
 
 
 def _with_files(
@@ -686,6 +701,12 @@ def _warn_about_embeddings(
         plausibility.warn_about_queries_apart(*sets, args.excluder)
     if not one_point:
         plausibility.warn_about_copies(*sets, args.excluder)
+
+
+def _log_tracklets(log: logging.Logger, gallery: Dataset, results: Results) -> None:
+    log.info(
+        f"Pooled the {len(gallery)} images of the gallery into {len(results.gallery)}, by their tracklets."
+    )
 
 
 def _log_pooling(log: logging.Logger, before: int, after: int) -> None:

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     images = dataset.load(args.dataset)
     dataset.check_images(args.dataset, args.image_root, images.fids, args.allow_any_path)
-    embs = color_histograms(images.paths(args.image_root))
+    embs = color_histograms(images.files(args.image_root))
     count, size = embs.shape
     origin = embeddings_file.Origin(image_root=args.image_root)
     with embeddings_file.create(args.filename, count, size, origin, images.fids) as file:

@@ -54,6 +54,22 @@ class ImageFiles:
         return x1, y1, x2, y2
 
 
+def distinct_files(parts: Sequence[ImageFiles]) -> tuple[ImageFiles, np.ndarray]:
+    """The images of all parts, each once.
+
+    Returns:
+        the images, and which of them each image of the parts is, int64 [N].
+    """
+    paths = np.concatenate([np.asarray(files.paths, dtype=object) for files in parts])
+    boxes = None
+    if any(files.boxes is not None for files in parts):
+        boxes = np.concatenate([_or(files.boxes, [WHOLE] * len(files)) for files in parts])
+    rows: dict[str, int] = {}
+    places = [rows.setdefault(name, len(rows)) for name in with_boxes(paths, boxes)]
+    _, firsts = np.unique(places, return_index=True)
+    return ImageFiles(paths, boxes).select(firsts), np.array(places)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, N of them, in the order of their CSV.
@@ -119,6 +135,10 @@ class Dataset:
         """Where the pixels are. image_root: as for paths."""
         return ImageFiles(self.paths(image_root), self.boxes)
 
+    def name(self, row: int) -> str:
+        """What an image is called; see names."""
+        return self.select(slice(row, row + 1)).names()[0]
+
     def names(self) -> np.ndarray:
         """What each image is called where fids may come twice: str [N], an object array.
 
@@ -130,6 +150,10 @@ class Dataset:
             return names
         pairs = zip(self.sets.tolist(), names, strict=True)
         return np.array([f"{number + 1}:{name}" for number, name in pairs], dtype=object)
+
+
+def _or(column: np.ndarray | None, otherwise: Sequence) -> np.ndarray:
+    return np.asarray(otherwise) if column is None else column
 
 
 def with_boxes(names: Sequence[str], boxes: np.ndarray | None) -> np.ndarray:
@@ -261,10 +285,6 @@ def join(sets: Sequence[Dataset], join_pids: bool = False) -> Dataset:
     numbers = np.repeat(np.arange(len(sets), dtype=np.int32), [len(images) for images in sets])
     path = ", ".join(images.path for images in sets)
     return Dataset(path=path, boxes=boxes, sets=numbers, **complete)
-
-
-def _or(column: np.ndarray | None, otherwise: Sequence) -> np.ndarray:
-    return np.asarray(otherwise) if column is None else column
 
 
 def shared_pids(sets: Sequence[Dataset]) -> list[str]:

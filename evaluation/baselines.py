@@ -5,13 +5,13 @@ Where a baseline's figures are near those of the network, the test is easy or th
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from data import fids
-from data.dataset import Dataset
+from data.dataset import Dataset, ImageFiles, distinct_files
 from data.pictures import open_image
 from evaluation.pipeline import Embedded, Options, Results, evaluate
 from runtime import cores, terminal
@@ -39,21 +39,22 @@ def color_histogram(image: np.ndarray) -> np.ndarray:
     return np.sqrt(shares / STRIPES).astype(np.float32).ravel()
 
 
-def color_histograms(paths: Sequence[str]) -> np.ndarray:
-    """The histogram of each image file: float32 [N, 6 * 64]. On a terminal a line shows the progress.
+def color_histograms(images: ImageFiles) -> np.ndarray:
+    """The histogram of each image: float32 [N, 6 * 64]. On a terminal a line shows the progress.
 
     Raises:
         UserError for a file that is no image.
     """
 
-    def histogram(path: str) -> np.ndarray:
-        return color_histogram(np.asarray(open_image(path)))
+    def histogram(row: int) -> np.ndarray:
+        image = open_image(images.paths[row], box=images.box(row))
+        return color_histogram(np.asarray(image))
 
-    embs = np.empty((len(paths), STRIPES * BINS**3), np.float32)
+    embs = np.empty((len(images), STRIPES * BINS**3), np.float32)
     pool = ThreadPoolExecutor(cores.count())
     try:
-        with terminal.bar(len(paths), "img", delay=1) as bar:
-            for row, emb in enumerate(pool.map(histogram, paths)):
+        with terminal.bar(len(images), "img", delay=1) as bar:
+            for row, emb in enumerate(pool.map(histogram, range(len(images)))):
                 embs[row] = emb
                 bar.update()
     finally:
@@ -61,8 +62,8 @@ def color_histograms(paths: Sequence[str]) -> np.ndarray:
     return embs
 
 
-# Each makes embeddings [N, D], whose metric is euclidean, from the paths of N image files.
-BASELINES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {"color_histogram": color_histograms}
+# Each makes embeddings [N, D], whose metric is euclidean, of N images.
+BASELINES: dict[str, Callable[[ImageFiles], np.ndarray]] = {"color_histogram": color_histograms}
 
 
 def evaluate_baseline(
@@ -77,11 +78,9 @@ def evaluate_baseline(
     Raises:
         UserError for a file that is no image.
     """
-    paths = [*query.paths(image_root), *gallery.paths(image_root)]
-    distinct = list(dict.fromkeys(paths))  # query and gallery may be one set
-    embs = BASELINES[name](distinct)
-    place = {path: row for row, path in enumerate(distinct)}
-    embs = embs[[place[path] for path in paths]]
+    # Query and gallery may be one set.
+    images, places = distinct_files([query.files(image_root), gallery.files(image_root)])
+    embs = BASELINES[name](images)[places]
     Q = len(query)
     return evaluate(
         Embedded(query, embs[:Q], fids.real_paths(query.fids, image_root)),

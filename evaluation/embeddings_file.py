@@ -3,7 +3,8 @@
     emb                 float32 [N, D], a row for each image of the CSV, in its order
     emb_aug             float32 [A, N, D], of every variant, where there are several
     augmentation_types  byte strings [A], the names of the variants
-    fids                UTF-8 strings [N], of the CSV, in its order
+    fids                UTF-8 strings [N], of the CSV, in its order; with `#x1,y1,x2,y2` after
+                        those of which a box was embedded
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
         variants became one, and the directory of the images
     attributes network, data: fingerprints of the weights and of what was embedded
@@ -24,6 +25,7 @@ import h5py
 import numpy as np
 
 from common import UserError, reason
+from data import dataset
 from data import fids as file_names
 from data.dataset import Dataset
 from evaluation import distances
@@ -65,9 +67,11 @@ class Origin(NamedTuple):
     data: str | None = None
 
 
-def default_name(dataset: str | os.PathLike) -> str:
-    """The name of the file of a CSV's embeddings, in the experiment's directory."""
-    return f"{Path(dataset).stem}_embeddings.h5"
+def default_name(dataset: str | os.PathLike, split: str | None = None) -> str:
+    """The name of the file of a CSV's embeddings, or of those of a split of it, in the experiment's
+    directory.
+    """
+    return f"{Path(dataset).stem}{f'_{split}' if split else ''}_embeddings.h5"
 
 
 # ------------------------------------------------------------------------- writing
@@ -257,6 +261,25 @@ def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
     return embs
 
 
+def load_part(path: str | os.PathLike, images: Dataset, split: str) -> np.ndarray:
+    """As load, for the rows of a split, from a file of these or of the whole data set.
+
+    Args:
+        images: the rows of `split` of the file images.path.
+    """
+    if images.splits is None or _count(path) == len(images):
+        return load(path, images)
+    whole = dataset.load(images.path)
+    return load(path, whole)[np.flatnonzero(whole.splits == split)]
+
+
+def _count(path: str | os.PathLike) -> int | None:
+    """How many embeddings a file has, as far as it says so."""
+    with _reading(path) as file:
+        emb = hdf5.dataset(file, EMB)
+        return None if emb is None or not emb.ndim else len(emb)
+
+
 @contextlib.contextmanager
 def _reading(path: str | os.PathLike) -> Iterator[h5py.File]:
     """A file of embeddings, open to be read. Raises: UserError where it cannot be."""
@@ -351,9 +374,9 @@ def what_would_be_lost(path: str | os.PathLike, images: Dataset, made: Origin) -
     if count != len(images):
         lost.append(f"{count} images, not {len(images)}")
     elif names is not None:
-        row = _first_difference(names, images.fids)
+        row = _first_difference(names, images.names())
         if row is not None:
-            lost.append(f"other images (in row {row + 1} {names[row]}, not {images.fids[row]})")
+            lost.append(f"other images (in row {row + 1} {names[row]}, not {images.name(row)})")
     for name, value, new in differences(before, made):
         lost.append(f"{name} {value}, not {new}")
     return lost
@@ -413,13 +436,14 @@ def _first_difference(fids: Sequence[str], others: Sequence[str]) -> int | None:
 
 def _check_rows(path: str | os.PathLike, fids: Sequence[str], images: Dataset) -> None:
     """Raises: UserError unless the rows are those of the CSV."""
-    row = _first_difference(fids, images.fids)
+    names = images.names()
+    row = _first_difference(fids, names)
     if row is None:
         return
-    same = sorted(file_names.normalized(fids)) == sorted(file_names.normalized(images.fids))
+    same = sorted(file_names.normalized(fids)) == sorted(file_names.normalized(names))
     raise UserError(
         f"{path} has its embeddings {'in another order than' if same else 'of other images than'} {images.path}: the "
-        f"first row that differs is {row + 1}, {fids[row]!r} there and {images.fids[row]!r} in the CSV. Give the CSV "
+        f"first row that differs is {row + 1}, {fids[row]!r} there and {names[row]!r} in the CSV. Give the CSV "
         "that was embedded, or embed this one."
     )
 

@@ -53,6 +53,8 @@ class Options:
     Attributes:
         metric: one of distances.METRICS.
         excluder: which gallery images are ignored for a query, a name in excluders/.
+        pool_tracklets: "mean" or "max" pools the images of one tracklet, number by number, in query
+            set and gallery.
         multi_query: "mean" or "max" pools the queries of one pid and camera, number by number.
         query_expansion: each embedding becomes the mean of so many nearest, itself counted.
         query_expansion_alpha: the mean is weighted by cosine ** alpha.
@@ -74,6 +76,7 @@ class Options:
 
     metric: str
     excluder: str
+    pool_tracklets: str | None = None
     multi_query: str | None = None
     query_expansion: int | None = None
     query_expansion_alpha: float = 3.0
@@ -91,7 +94,8 @@ class Options:
     def __post_init__(self):
         self._require("metric", self.metric in distances.METRICS, _one_of(distances.METRICS))
         pools = (None, *pooling.QUERY_POOLS)
-        self._require("multi_query", self.multi_query in pools, _one_of(pools))
+        for name in ("pool_tracklets", "multi_query"):
+            self._require(name, getattr(self, name) in pools, _one_of(pools))
         k = self.query_expansion
         self._require("query_expansion", k is None or k >= 2, "an integer of at least 2 or None")
         alpha = self.query_expansion_alpha
@@ -247,9 +251,9 @@ class Results:
 def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     """Rank the gallery for every query and score the ranks.
 
-    What changes embeddings or distances composes, in this order: multi_query pools queries,
-    query_expansion replaces embeddings, rerank distances. Junk, which the excluder ignores for every
-    query, takes part in none of it.
+    What changes embeddings or distances composes, in this order: pool_tracklets pools images,
+    multi_query queries, query_expansion replaces embeddings, rerank distances. Junk, which the
+    excluder ignores for every query, takes part in none of it.
 
     Args:
         query, gallery: Q and G images with embeddings of the same dimension.
@@ -262,6 +266,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     check_embs(query, gallery)
     _check_finite("query set", query.embs)
     _check_finite("gallery", gallery.embs)
+    query, gallery = (_pool_tracklets(each, options.pool_tracklets) for each in (query, gallery))
     excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
     if options.multi_query:
         query = _pool(query, names_for(options.excluder, query), excluder, options.multi_query)
@@ -320,7 +325,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         verification=measured.verification,
         open_set=measured.open_set,
         groups=measured.groups,
-        pooled=options.multi_query is not None,
+        pooled=options.multi_query is not None or options.pool_tracklets is not None,
         cameras=hasattr(excluder, "keys"),
         distances=dists_of,
     )
@@ -408,6 +413,11 @@ def check_datasets(
             f"--multi_query pools the queries of one camera, but --excluder {options.excluder} reads no cameras. Give "
             "the --excluder of a data set whose file names tell them, or leave --multi_query out."
         )
+    if options.pool_tracklets and query.tracklets is None and gallery.tracklets is None:
+        raise UserError(
+            f"--pool_tracklets needs a column tracklet, which neither {names[0]} nor {names[1]} has. Give a CSV with a "
+            "header and this column, or leave --pool_tracklets out."
+        )
     if set(query.pids).isdisjoint(gallery.pids):
         raise UserError(
             f"no pid of {names[0]} is in {names[1]}, so there is nothing to find. "
@@ -478,6 +488,23 @@ def file_names_of(images: Embedded) -> Sequence[str]:
     """Names that are equal where file and box are, as far as that is known."""
     names = fids.normalized(images.dataset.fids) if images.files is None else images.files
     return with_boxes(names, images.dataset.boxes)
+
+
+def _pool_tracklets(images: Embedded, how: str | None) -> Embedded:
+    """One image for all of the same tracklet, pid and camera. Its name is that of the first.
+
+    An image that is in no tracklet stays alone, as do all where there is no column, or no `how`.
+    """
+    tracklets = images.dataset.tracklets
+    if how is None or tracklets is None:
+        return images
+    places = images.dataset.cameras
+    keys = [
+        (pid, tracklet, None if places is None else places[row]) if tracklet else row
+        for row, (pid, tracklet) in enumerate(zip(images.dataset.pids, tracklets, strict=True))
+    ]
+    firsts, embs = pooling.pool_queries(images.embs, keys, how)
+    return images.select(firsts, embs)
 
 
 def _pool(query: Embedded, names: Sequence, excluder, how: str) -> Embedded:

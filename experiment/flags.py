@@ -333,11 +333,7 @@ class Settings(Architecture):
         "Make each batch from one group, as the CSV's column group has it: its negatives are "
         "harder. Groups with fewer than P pids are left out.",
     )
-    no_file_check: bool = _switch(
-        "data",
-        "Do not look whether all images exist before the training: on a disk in a network this "
-        "takes time. One that is missing ends the training when its batch comes.",
-    )
+    no_file_check: bool = _shared("data", "no_file_check")
     batch_p: int = _flag(
         "data",
         "Number of pids in a batch, at least 2.",

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from common import UserError
 from data import images as image_data
+from data.dataset import ImageFiles
 from experiment import args_json
 from network import embedder, model
 
@@ -44,8 +45,11 @@ class Activations:
             )
         self._maps = maps
 
-    def __call__(self, paths: Sequence[str]) -> np.ndarray:
-        """The maps of N image files, N >= 1.
+    def __call__(self, images: Sequence[str] | ImageFiles) -> np.ndarray:
+        """The maps of N images, N >= 1.
+
+        Args:
+            images: paths of files, also with boxes.
 
         Returns:
             float32 [N, h, w], each from 0 to 1, or all 0 where it is the same everywhere.
@@ -53,12 +57,13 @@ class Activations:
         Raises:
             UserError: a file cannot be decoded; its name is given.
         """
-        paths = [os.fspath(path) for path in paths]
+        if not isinstance(images, ImageFiles):
+            images = ImageFiles([os.fspath(path) for path in images])
         strengths = []
-        for images in image_data.test_batches(
-            paths, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
+        for pixels in image_data.test_batches(
+            images, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
         ):
-            maps = tf.cast(self._maps(images, training=False), tf.float32)
+            maps = tf.cast(self._maps(pixels, training=False), tf.float32)
             strengths.append(tf.norm(maps, axis=-1).numpy())
         return _stretched(np.concatenate(strengths))
 

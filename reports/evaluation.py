@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from data.dataset import Dataset, ImageFiles, distinct_files
 from evaluation.grouping import SHOWN, Groups, order
 from evaluation.pipeline import Results
 from evaluation.verification import OperatingPoint, Verification
@@ -31,7 +32,7 @@ PAIRS = 10  # of identities that are taken for one another
 _MAX_DISTANCES = 2**22  # in memory at a time: 32 MB
 
 # From N image files to N maps, float [h, w] in 0..1.
-Activations = Callable[[Sequence[str]], Sequence[np.ndarray]]
+Activations = Callable[[ImageFiles], Sequence[np.ndarray]]
 
 
 class Ranked(NamedTuple):
@@ -66,7 +67,8 @@ class Listed(NamedTuple):
     kind: str  # "query", "true" or "wrong": its class in the page's style
     words: str  # what it is, for those who cannot see it
     pid: str
-    fid: str
+    fid: str  # with its box, if there is one
+    camera: str | None
     caption: str  # HTML
 
 
@@ -107,7 +109,7 @@ def write(
     lists = {row: ranked(results, row) for row in {*worst, *best}}
     mistakes = mistaken_queries(results)
     pairs = confusions(results, mistakes)
-    pictures = _pictures(_shown_fids(results, lists, pairs), image_root, activations)
+    pictures = _pictures(_shown(results, lists, pairs), image_root, activations)
     articles = {row: _article(results, row, lists[row], pictures) for row in lists}
     true, wrong = sampled_distances(results)
     names = _names(checkpoints)
@@ -248,29 +250,37 @@ def camera(fid: str) -> str | None:
 _TOGGLE = '<p><label><input type="checkbox" id="maps"> Show where the network looks (brighter: more)</label></p>'
 
 
-def _shown_fids(
+def _shown(
     results: Results, lists: Mapping[int, Ranked], pairs: Sequence[Confusion]
-) -> list[str]:
-    """The fids of all images in the lists and of the pairs, each once."""
-    fids = [results.query.fids[row] for row in lists]
+) -> dict[str, Dataset]:
+    """All images in the lists and of the pairs, by their names: a data set of one row each."""
+    query, gallery = results.query, results.gallery
+    rows = [(query, row) for row in lists]
     for head in lists.values():
-        fids += [results.gallery.fids[row] for row in head.rows]
+        rows += [(gallery, row) for row in head.rows]
     for pair in pairs[:PAIRS]:
-        fids += [results.query.fids[pair.query], results.gallery.fids[pair.wrong]]
-    return list(dict.fromkeys(fids))
+        rows += [(query, pair.query), (gallery, pair.wrong)]
+    return {images.name(row): images.select(slice(row, row + 1)) for images, row in rows}
 
 
 def _pictures(
-    fids: Sequence[str], image_root: str | os.PathLike, activations: Activations | None
+    shown: Mapping[str, Dataset],
+    image_root: str | os.PathLike,
+    activations: Activations | None,
 ) -> dict[str, Pictures]:
-    """The pictures of images, by fid."""
-    paths = [os.path.join(image_root, fid) for fid in fids]
-    small = [page.thumbnail(path) for path in paths]
-    overlaid: list[Image.Image | None] = [None] * len(fids)
+    """The pictures of images, by name."""
+    if not shown:
+        return {}
+    files, places = distinct_files([image.files(image_root) for image in shown.values()])
+    small = [page.thumbnail(path, files.box(row)) for row, path in enumerate(files.paths)]
+    overlaid: list[Image.Image | None] = [None] * len(small)
     if activations is not None:
-        maps = activations(paths)
+        maps = activations(files)
         overlaid = [overlay(image, map_) for image, map_ in zip(small, maps, strict=True)]
-    return dict(zip(fids, map(Pictures, small, overlaid), strict=True))
+    return {
+        name: Pictures(small[place], overlaid[place])
+        for name, place in zip(shown, places, strict=True)
+    }
 
 
 def overlay(image: Image.Image, activation: np.ndarray) -> Image.Image:
@@ -288,13 +298,7 @@ def overlay(image: Image.Image, activation: np.ndarray) -> Image.Image:
 
 def _article(results: Results, row: int, head: Ranked, pictures: Mapping[str, Pictures]) -> str:
     """A query and its ranked list."""
-    query = Listed(
-        kind="query",
-        words="Query",
-        pid=results.query.pids[row],
-        fid=results.query.fids[row],
-        caption="<span>query</span>",
-    )
+    query = _listed_image("query", "Query", results.query, row, "<span>query</span>")
     images = [query, *_listed(results, head)]
     items = "".join(_item(image, pictures[image.fid]) for image in images)
     count = len(head.true_ranks)
@@ -314,20 +318,24 @@ def _listed(results: Results, head: Ranked) -> Iterable[Listed]:
     for index, dist, rank in zip(head.rows, head.dists, head.ranks, strict=True):
         is_true = rank in head.true_ranks
         sign = "✓" if is_true else "✗"
-        yield Listed(
-            kind="true" if is_true else "wrong",
-            words=f"Rank {rank}, {'true match' if is_true else 'mistake'}",
-            pid=results.gallery.pids[index],
-            fid=results.gallery.fids[index],
+        yield _listed_image(
+            "true" if is_true else "wrong",
+            f"Rank {rank}, {'true match' if is_true else 'mistake'}",
+            results.gallery,
+            index,
             caption=f'<span><b class="sign">{sign}</b> {rank:,}</span><span>{dist:#.4g}</span>',
         )
 
 
+def _listed_image(kind: str, words: str, images: Dataset, row: int, caption: str = "") -> Listed:
+    place = camera(images.fids[row]) if images.cameras is None else images.cameras[row]
+    return Listed(kind, words, images.pids[row], images.name(row), place, caption)
+
+
 def _item(image: Listed, pictures: Pictures) -> str:
     caption = image.caption
-    place = camera(image.fid)
-    if place:
-        caption += f"<span>camera {place}</span>"
+    if image.camera:
+        caption += f"<span>camera {html.escape(image.camera)}</span>"
     return f'<li class="{image.kind}" title="{_title(image)}">{_framed(image, pictures)}{caption}</li>\n'
 
 
@@ -362,7 +370,7 @@ def _confusions(
             ("query", "Query", results.query, pair.query),
             ("wrong", "Taken for", results.gallery, pair.wrong),
         ):
-            image = Listed(kind, words, images.pids[row], images.fids[row], caption="")
+            image = _listed_image(kind, words, images, row)
             framed = _framed(image, pictures[image.fid])
             pid = html.escape(image.pid)
             frames += (

@@ -4,7 +4,7 @@ import pytest
 
 import common
 from benchmarks import color_histogram as command
-from data.dataset import load
+from data.dataset import ImageFiles, load
 from evaluation import Embedded, Options, baselines, evaluate
 from evaluation.baselines import color_histogram
 
@@ -81,9 +81,9 @@ def test_a_baseline_is_evaluated_as_its_embeddings_in_a_file_are(same, dataset, 
 def test_an_image_in_query_and_gallery_is_read_once(dataset, monkeypatch):
     asked = []
 
-    def ones(paths):
-        asked.extend(paths)
-        return np.ones((len(paths), 2), np.float32)
+    def ones(images):
+        asked.extend(images.paths)
+        return np.ones((len(images), 2), np.float32)
 
     monkeypatch.setitem(baselines.BASELINES, "ones", ones)
     images = load(dataset.csv)
@@ -95,4 +95,4 @@ def test_an_image_in_query_and_gallery_is_read_once(dataset, monkeypatch):
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(common.UserError, match=r"broken\.jpg cannot be read"):
-        baselines.color_histograms([str(tmp_path / "broken.jpg")])
+        baselines.color_histograms(ImageFiles([str(tmp_path / "broken.jpg")]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common import UserError
-from data.dataset import Dataset
+from data.dataset import Dataset, load
 from evaluation import embeddings_file
 from evaluation.embeddings_file import Origin
 from runtime import terminal
@@ -497,3 +497,31 @@ def test_a_million_fids_are_written_and_compared(tmp_path):
     fids[-1] = "x.jpg"
     with pytest.raises(UserError, match="first row that differs is 1000000, .* and 'x.jpg'"):
         embeddings_file.load(tmp_path / "emb.h5", Dataset(fids, fids, "emb.csv"))
+
+
+def test_boxes_are_part_of_what_was_embedded(tmp_path):
+    def boxed(x1):
+        return Dataset(["1", "2"], ["a.jpg", "a.jpg"], "x.csv", boxes=[[x1, 0, 9, 9], [0] * 4])
+
+    path = tmp_path / "emb.h5"
+    with embeddings_file.create(path, 2, 3, fids=boxed(5).names()) as file:
+        file.add(np.ones((2, 3), np.float32))
+    assert embeddings_file.load(path, boxed(5)).shape == (2, 3)
+    with pytest.raises(
+        UserError, match=r"row that differs is 1, 'a.jpg#5,0,9,9' there and 'a.jpg#6,0,9,9'"
+    ):
+        embeddings_file.load(path, boxed(6))
+    lost = embeddings_file.what_would_be_lost(path, boxed(6), Origin())
+    assert lost == ["other images (in row 1 a.jpg#5,0,9,9, not a.jpg#6,0,9,9)"]
+
+
+def test_a_split_is_found_in_the_file_of_all_rows(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("pid,fid,split\n1,a,train\n1,b,query\n2,c,gallery\n2,d,query\n")
+    with embeddings_file.create(tmp_path / "emb.h5", 4, 1, fids=list("abcd")) as file:
+        file.add(np.float32([[1], [2], [3], [4]]))
+    queries = load(path, "query")
+    assert embeddings_file.load_part(tmp_path / "emb.h5", queries, "query").tolist() == [[2], [4]]
+    with pytest.raises(UserError, match="of other images than"):
+        path.write_text("pid,fid,split\n1,a,train\n1,b,query\n2,x,gallery\n2,d,query\n")
+        embeddings_file.load_part(tmp_path / "emb.h5", load(path, "query"), "query")

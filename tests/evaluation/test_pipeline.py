@@ -519,3 +519,29 @@ def test_boxes_of_one_file_are_images_of_their_own():
     images = Embedded(data, np.float32([[0], [1], [5]]))
     results = evaluate(images, images, Options("euclidean", "diagonal", rerank=True, rerank_k2=1))
     assert results.aps == [1.0, 1.0, None]
+
+
+def test_tracklets_are_pooled_in_query_set_and_gallery():
+    rng = np.random.default_rng(0)
+    pids = ["1", "1", "1", "2", "2", "1", "2", "2"]
+    tracklets = ["t", "t", "", "t", "t", "u", "u", "u"]
+    cameras = ["a", "a", "a", "a", "a", "b", "b", "c"]
+    names = [f"{row}.jpg" for row in range(8)]
+    embs = np.float32(rng.normal(size=(8, 3)))
+    images = Embedded(Dataset(pids, names, cameras=cameras, tracklets=tracklets), embs)
+    rows = [[0, 1], [2], [3, 4], [5], [6], [7]]  # of one tracklet, pid and camera
+    firsts = [row[0] for row in rows]
+    for how, pool in (("mean", np.mean), ("max", np.max)):
+        pooled = np.float32([pool(embs[row], axis=0) for row in rows])
+        expected = evaluate(
+            Embedded(images.dataset.select(firsts), pooled),
+            Embedded(images.dataset.select(firsts), pooled),
+            Options("euclidean", "cameras"),
+        )
+        got = evaluate(images, images, Options("euclidean", "cameras", pool_tracklets=how))
+        assert got.aps == expected.aps and got.pooled
+        assert got.query.fids.tolist() == [names[row] for row in firsts]
+    bare = Embedded(Dataset(pids, names, cameras=cameras), embs)
+    evaluate(bare, images, Options("euclidean", "cameras", pool_tracklets="mean"))
+    with pytest.raises(UserError, match="--pool_tracklets needs a column tracklet"):
+        evaluate(bare, bare, Options("euclidean", "cameras", pool_tracklets="mean"))

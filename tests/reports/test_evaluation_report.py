@@ -411,9 +411,9 @@ def test_charts_are_there_as_png(written):
 def test_with_activations_each_picture_has_a_second_one(case, written, tmp_path):
     plain, asked = written[1], []
 
-    def activations(paths):
-        asked.extend(paths)
-        return [np.zeros((2, 1), np.float32)] * len(paths)
+    def activations(images):
+        asked.extend(images.paths)
+        return [np.zeros((2, 1), np.float32)] * len(images)
 
     page = case.write(tmp_path, activations=activations)
     assert len(asked) == len(set(asked))

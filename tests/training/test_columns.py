@@ -2,10 +2,13 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
+import embed
+import evaluate
 import train
 from benchmarks import kill_and_resume
 from network import checkpoints
@@ -29,26 +32,33 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """12 images of 6 pids: parts of three sheets in boxed.csv, and cut out before in cut.csv."""
+    """24 images, parts of three sheets in boxed.csv, and cut out before in train.csv and so on."""
     folder = tmp_path_factory.mktemp("columns")
     rng = np.random.default_rng(0)
-    boxed = ["fid,pid,split,x1,y1,x2,y2,group,camera"]
-    cut = []
+    boxed = ["fid,pid,split,x1,y1,x2,y2,camera,tracklet", "missing.png,9,val,,,,,c0,"]
+    cut = {"train": [], "query": [], "gallery": []}
     sheets = rng.integers(0, 256, (3, 60, 80, 3), np.uint8)
     for number, sheet in enumerate(sheets):
         Image.fromarray(sheet).save(folder / f"sheet{number}.png")
-    for row in range(12):
-        x1, y1 = rng.integers(0, 50, 2).tolist()
-        x2, y2 = x1 + 20 + row, y1 + 10
-        Image.fromarray(sheets[row % 3, y1:y2, x1:x2]).save(folder / f"{row}.png")
-        boxed.append(
-            f"sheet{row % 3}.png,{row % 6},train,{x1},{y1},{x2},{y2},{row % 6 // 3},c{row}"
-        )
-        boxed.append(f"missing.png,9,query,1,1,2,2,x,c{row}")  # of no interest to a training
-        cut.append(f"{row % 6},{row}.png")
+    for row in range(24):
+        split = "train" if row < 12 else "query" if row < 18 else "gallery"
+        x1, y1 = rng.integers(0, 40, 2).tolist()
+        x2, y2 = x1 + 10 + row, y1 + 10
+        fid = f"{row % 6}_c{row // 6}s1_.png"
+        Image.fromarray(sheets[row % 3, y1:y2, x1:x2]).save(folder / fid)
+        box = f"{x1},{y1},{x2},{y2}"
+        boxed.append(f"sheet{row % 3}.png,{row % 6},{split},{box},{row // 6},t{row // 12}")
+        cut[split].append(f"{row % 6},{fid}")
     (folder / "boxed.csv").write_text("\n".join(boxed))
-    (folder / "cut.csv").write_text("\n".join(cut))
+    for split, lines in cut.items():
+        (folder / f"{split}.csv").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture(scope="module")
+def on_boxes(folder):
+    """A training on boxed.csv."""
+    return run(folder / "boxes", f"--train_set={folder / 'boxed.csv'}", f"--image_root={folder}")
 
 
 def run(root, *argv):
@@ -71,16 +81,70 @@ def equal(a, b):
     assert kill_and_resume.logged_iterations(a) == kill_and_resume.logged_iterations(b)
 
 
-def test_a_training_on_boxes_is_one_on_images_that_were_cut_out_before(folder):
-    image_root = f"--image_root={folder}"
-    boxed = run(folder / "on_boxes", f"--train_set={folder / 'boxed.csv'}", image_root)
-    cut = run(folder / "on_cut", f"--train_set={folder / 'cut.csv'}", image_root)
-    equal(boxed, cut)
-    assert json.loads((boxed / "args.json").read_text())["train_set"] == f"{folder / 'boxed.csv'}"
+def test_a_training_on_boxes_is_one_on_images_that_were_cut_out_before(folder, on_boxes):
+    cut = run(folder / "cut", f"--train_set={folder / 'train.csv'}", f"--image_root={folder}")
+    equal(on_boxes, cut)
+    args = json.loads((on_boxes / "args.json").read_text())
+    assert args["train_set"] == f"{folder / 'boxed.csv'}" and args["image_root"] == f"{folder}"
+
+
+def embedded(root, *argv):
+    embed.main(embed.parse_args([f"--experiment_root={root}", "--quiet", *map(str, argv)]))
+
+
+def evaluated(root, query, gallery, *argv):
+    argv = [
+        f"--experiment_root={root}",
+        f"--query_dataset={query}",
+        f"--gallery_dataset={gallery}",
+        f"--filename={root / 'result.json'}",
+        *argv,
+    ]
+    evaluate.main(evaluate.parse_args(argv))
+    return json.loads((root / "result.json").read_text())
+
+
+def test_the_commands_take_their_part_of_one_csv(folder, on_boxes):
+    names = [folder / f"{part}.csv" for part in ("query", "gallery")]
+    embedded(on_boxes, "--dataset", *names)
+    expected = evaluated(on_boxes, *names, "--excluder=market1501", "--baseline=color_histogram")
+    boxed = folder / "boxed.csv"
+    embedded(on_boxes, "--dataset", boxed, "--split", "query", "gallery", "--projector")
+    embs = {}
+    for part in ("query", "gallery"):
+        with (
+            h5py.File(on_boxes / f"boxed_{part}_embeddings.h5") as ours,
+            h5py.File(on_boxes / f"{part}_embeddings.h5") as theirs,
+        ):
+            np.testing.assert_array_equal(ours["emb"][()], theirs["emb"][()])
+            assert all(b".png#" in fid for fid in ours["fids"][()])
+            embs[part] = ours["emb"][()]
+    report = ["--excluder=cameras", f"--report={on_boxes / 'report'}"]
+    result = evaluated(on_boxes, boxed, boxed, *report)
+    assert result["aps"] == expected["aps"] and result["CMC"] == expected["CMC"]
+    assert "camera 3" in (on_boxes / "report" / "report.html").read_text()
+
+    # All rows in one file, as embed.py writes them without --split.
+    with h5py.File(on_boxes / "boxed_embeddings.h5", "w") as file:
+        file["emb"] = np.concatenate(
+            [np.full((13, 8), 9, np.float32), embs["query"], embs["gallery"]]
+        )
+    for part in ("query", "gallery"):
+        (on_boxes / f"boxed_{part}_embeddings.h5").unlink()
+    assert evaluated(on_boxes, boxed, boxed, "--excluder=cameras")["aps"] == expected["aps"]
+    pooled = evaluated(
+        on_boxes,
+        boxed,
+        boxed,
+        "--excluder=cameras",
+        "--pool_tracklets=mean",
+        "--baseline=color_histogram",
+    )
+    assert pooled["aps"] == expected["aps"]  # one image of each pid and camera is in each tracklet
 
 
 def test_two_sets_with_weights(folder):
-    paths = [folder / "boxed.csv", folder / "cut.csv"]
+    paths = [folder / "boxed.csv", folder / "train.csv"]
     root = run(
         folder / "weights",
         "--train_set",

@@ -11,6 +11,7 @@ one image; copies are found by their content.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import sys
@@ -45,6 +46,7 @@ EXIT_CODES = {
     "pids that read like a missing value": 18,
     "rows that stand there more than once": 19,
     "images that viewers turn or mirror, as EXIF says, and a network does not": 20,
+    "boxes that are not within their image": 21,
 }
 
 
@@ -72,8 +74,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=common.readable_file,
         metavar="CSV",
-        help="Data sets: lines of pid,fid without a header. The first is the training set, the "
-        "others are test sets.",
+        help="Data sets: CSVs of pid,fid. The first is the training set, the others are test sets; of a CSV with a "
+        "column split, the rows of train are the training set.",
     )
     common.add_flag(parser, "image_root", required=True)
     common.add_flag(parser, "allow_any_path")
@@ -98,11 +100,11 @@ def main(args: argparse.Namespace) -> None:
             path, args.image_root, images.fids, args.allow_any_path, allow_links=False
         )
         fids = [os.path.normpath(fid) for fid in images.fids]
-        images = Dataset(images.pids, fids, path)
+        images = dataclasses.replace(images, fids=fids)
         if has_header(images, args.image_root):
             headers.append(f"{path}, line 1: {images.pids[0]},{images.fids[0]}")
             images = images.select(np.arange(1, len(images)))
-        sets.append(images)
+        sets += by_split(images)
     import_tensorflow()
     found = examine_all(joined(sets), args.image_root, args.loading_threads)
     for images in sets:
@@ -142,11 +144,21 @@ def has_header(images: Dataset, image_root: str) -> bool:
     )
 
 
+def by_split(images: Dataset) -> list[Dataset]:
+    """A data set for each of its splits, the training set first; a single one without splits."""
+    if images.splits is None:
+        return [images]
+    return [
+        dataclasses.replace(dataset.part(images, split), path=f"{images.path} ({split})")
+        for split in dataset.SPLITS
+        if split in images.splits
+    ]
+
+
 def joined(sets: Sequence[Dataset]) -> Dataset:
-    """The rows of all sets."""
-    pids = np.concatenate([images.pids for images in sets])
-    fids = np.concatenate([images.fids for images in sets])
-    return Dataset(pids, fids)
+    """The rows of all sets: pids, fids and boxes."""
+    together = dataset.join(sets, join_pids=True)
+    return Dataset(together.pids, together.fids, boxes=together.boxes)
 
 
 # ------------------------------------------------------------------------- files
@@ -213,6 +225,24 @@ def summary(images: Dataset, found: dict[str, Image], K: int) -> list[str]:
             )
     copies = sum(len(fids) - 1 for fids in _copies(found))
     lines.append(f"images that are copies of another: {copies}")
+    return lines + _columns(images)
+
+
+def _columns(images: Dataset) -> list[str]:
+    """What the columns beside pid and fid hold."""
+    lines = []
+    for name in ("cameras", "groups", "tracklets"):
+        column = getattr(images, name)
+        if column is not None:
+            counts = Counter(value for value in column if value)
+            lines.append(f"{name}: {len(counts)} ({common.first_few(sorted(counts))})")
+    if images.boxes is not None:
+        boxes = images.boxes[images.boxes.any(axis=1)]
+        line = f"boxes: {len(boxes)} of {len(images)} rows"
+        if len(boxes):
+            widths, heights = (boxes[:, 2:] - boxes[:, :2]).T
+            line += f", height {heights.min()} to {heights.max()}, width {widths.min()} to {widths.max()} pixels"
+        lines.append(line)
     return lines
 
 
@@ -240,18 +270,22 @@ def problems(sets: Sequence[Dataset], found: dict[str, Image]) -> dict[str, list
         found: what was found of the files that are there, by fid.
     """
     everything = joined(sets)
-    pids_of = defaultdict(set)
-    for pid, fid in zip(everything.pids, everything.fids, strict=True):
-        pids_of[fid].add(pid)
+    names = everything.names()
+    pids_of = defaultdict(set)  # of each box, and of each whole image
+    for pid, name in zip(everything.pids, names, strict=True):
+        pids_of[name].add(pid)
     across_pids = [
-        fids for fids in _copies(found) if len(set().union(*(pids_of[fid] for fid in fids))) > 1
+        fids
+        for fids in _copies(found)
+        if len(set().union(*(pids_of.get(fid, ()) for fid in fids))) > 1
     ]
+    fids = dict.fromkeys(everything.fids)
     return {
-        "images that are missing": [fid for fid in pids_of if fid not in found],
+        "images that are missing": [fid for fid in fids if fid not in found],
         "images that cannot be decoded": [
             f"{fid} ({image.error})" for fid, image in found.items() if image.error
         ],
-        "images with more than one pid": [fid for fid, pids in pids_of.items() if len(pids) > 1],
+        "images with more than one pid": [name for name, pids in pids_of.items() if len(pids) > 1],
         "copies of an image under another pid": [" = ".join(fids) for fids in across_pids],
         "images in both training and test": _shared_images(sets, found),
         "pids in both training and test": _shared_pids(sets),
@@ -265,7 +299,23 @@ def problems(sets: Sequence[Dataset], found: dict[str, Image]) -> dict[str, list
             for fid, image in found.items()
             if image.orientation != 1
         ],
+        "boxes that are not within their image": _boxes_beyond(everything, found),
     }
+
+
+def _boxes_beyond(images: Dataset, found: dict[str, Image]) -> list[str]:
+    """The boxes that are not within their image, each once."""
+    if images.boxes is None:
+        return []
+    beyond = []
+    for row, (_, _, right, bottom) in enumerate(images.boxes.tolist()):
+        image = found.get(images.fids[row])
+        if image is None or image.size is None:
+            continue
+        height, width = image.size
+        if right > width or bottom > height:
+            beyond.append(f"{images.name(row)} (of {height}x{width})")
+    return list(dict.fromkeys(beyond))
 
 
 def _shared_pids(sets: Sequence[Dataset]) -> list[str]:
@@ -281,20 +331,21 @@ def _shared_pids(sets: Sequence[Dataset]) -> list[str]:
 
 def _shared_images(sets: Sequence[Dataset], found: dict[str, Image]) -> list[str]:
     """The images of the training set that others have, by name or by content."""
-    train_fids = set(sets[0].fids)
-    by_digest = {found[fid].digest: fid for fid in sets[0].fids if fid in found}
+    names = set(sets[0].names())
+    # A copy is told by its file: boxes of one file are no copies.
+    by_digest = {found[fid].digest: fid for fid in sets[0].fids if fid in found and fid in names}
     shared = []
     for images in sets[1:]:
-        for fid in dict.fromkeys(images.fids):
-            if fid in train_fids:
-                shared.append(f"{fid} ({images.path})")
-            elif fid in found and found[fid].digest in by_digest:
-                shared.append(f"{by_digest[found[fid].digest]} = {fid} ({images.path})")
+        for name in dict.fromkeys(images.names()):
+            if name in names:
+                shared.append(f"{name} ({images.path})")
+            elif name in found and found[name].digest in by_digest:
+                shared.append(f"{by_digest[found[name].digest]} = {name} ({images.path})")
     return shared
 
 
 def _repeated_rows(images: Dataset) -> list[tuple[str, str]]:
-    rows = Counter(zip(images.pids, images.fids, strict=True))
+    rows = Counter(zip(images.pids, images.names(), strict=True))
     return [row for row, count in rows.items() if count > 1]
 
 

@@ -251,9 +251,8 @@ class Results:
 def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     """Rank the gallery for every query and score the ranks.
 
-    What changes embeddings or distances composes, in this order: pool_tracklets pools images,
-    multi_query queries, query_expansion replaces embeddings, rerank distances. Junk, which the
-    excluder ignores for every query, takes part in none of it.
+    What changes embeddings or distances composes in the order of Options. Junk, which the excluder
+    ignores for every query, takes no part in query_expansion and rerank.
 
     Args:
         query, gallery: Q and G images with embeddings of the same dimension.

@@ -219,3 +219,52 @@ def test_turned_images_are_named(images, capsys):
     assert "1.jpg (orientation" not in out
     for orientation in range(2, 9):
         assert f"    {orientation}.jpg (orientation {orientation})\n" in out
+
+
+def test_columns_are_told_and_boxes_are_images_of_their_own(images, capsys):
+    rows = [
+        "pid,fid,x1,y1,x2,y2,camera,group,tracklet",
+        "1,b1.png,0,0,4,5,c1,g,t",
+        "2,b1.png,4,0,8,5,c2,g,",
+        "2,./b2.png,,,,,c2,h,",
+    ]
+    code, out = run(images, rows, capsys)
+    assert code == 0 and "3 rows, 2 pids" in out
+    assert "cameras: 2 (c1, c2)\n  groups: 2 (g, h)\n  tracklets: 1 (t)\n" in out
+    assert "boxes: 2 of 3 rows, height 5 to 5, width 4 to 4 pixels" in out
+
+
+def test_boxes_that_are_wrong(images, capsys):
+    rows = [
+        "pid,fid,x1,y1,x2,y2",
+        "1,b1.png,0,0,4,5",
+        "2,b1.png,0,0,4,5",
+        "2,b1.png,1,0,9,5",
+        "1,b1.png,1,0,8,6",
+        "1,b1.png,1,0,8,6",
+    ]
+    code, out = run(images, rows, capsys)
+    assert code == 13 and "images with more than one pid: 1\n    b1.png#0,0,4,5\n" in out
+    assert (
+        "boxes that are not within their image: 2\n    b1.png#1,0,9,5 (of 5x8)\n    b1.png#1,0,8,6 (of 5x8)\n"
+        in out
+    )
+    assert "rows that stand there more than once: 1\n    1,b1.png#1,0,8,6" in out
+
+
+def test_the_splits_of_a_csv_are_kept_apart(images, capsys):
+    rows = [
+        "pid,fid,split",
+        "1,a1.png,gallery",
+        "2,b1.png,train",
+        "2,b2.png,train",
+        "2,a2.png,query",
+        "3,b1.png,gallery",
+    ]
+    code, out = run(images, rows, capsys)
+    path = images / "set.csv"
+    assert code == 13
+    for split, count in {"train": 2, "query": 1, "gallery": 2}.items():
+        assert f"{path} ({split}):\n  {count} rows" in out
+    assert f"pids in both training and test: 1\n    2 ({path} (query))\n" in out
+    assert f"images in both training and test: 1\n    b1.png ({path} (gallery))\n" in out

@@ -118,7 +118,7 @@ def _use_args(root: Path) -> object:
 
 
 def _use_table(root: Path) -> list:
-    return runs.table([root]).to_numpy().tolist()
+    return runs.table([root], runs.flags_of([root])).to_numpy().tolist()
 
 
 def _use_log(root: Path) -> object:

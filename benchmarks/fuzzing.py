@@ -138,7 +138,7 @@ _ARGS = st.dictionaries(st.sampled_from(_NAMES) | _TEXTS, _VALUES, max_size=4).m
 def _use_args(folder: Path, content: bytes) -> None:
     path = folder / "args.json"
     path.write_bytes(content)
-    _refused_or(lambda: runs.table([folder]))
+    _refused_or(lambda: runs.table([folder], runs.flags_of([folder])))
     _refused_or(lambda: args_json.architecture(folder, {}))
     call = train.parse_args([f"--experiment_root={folder}", "--resume"])
     settings = args_json.resume(call.settings, call.given)
@@ -352,7 +352,7 @@ def _use_hdf5(folder: Path, file: _File) -> None:
     _write_hdf5(path, file)
     images = Dataset(["1"] * 3, _H5_FIDS, "set.csv")
     made = embeddings_file.Origin("/x", ("a", "b"), "mean")
-    embeddings_file.is_hdf5(path)
+    embeddings_file.may_be_replaced(path)
     _refused_or(lambda: embeddings_file.what_would_be_lost(path, images, made))
     _refused_or(lambda: embeddings_file.origin(path))
     _refused_or(lambda: embeddings_file.head(path, images, 2))

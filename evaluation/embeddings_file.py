@@ -209,7 +209,7 @@ def may_be_replaced(path: str | os.PathLike) -> bool:
         return False
     try:
         with hdf5.reading(path) as file:
-            return EMB in file or not len(file)
+            return hdf5.find(file, EMB) is not None or not len(file)
     except (UserError, *hdf5.ERRORS):
         return True
 

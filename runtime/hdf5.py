@@ -6,8 +6,10 @@ and put zeros where these are missing.
 
 import contextlib
 import math
+import mmap
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import h5py
@@ -24,6 +26,12 @@ ERRORS = (
     ValueError,
 )
 
+# How a heap of texts begins, with the version; its size is 8 bytes further on. What follows are
+# objects: a number, a count of references and 4 bytes of no meaning, and the size of the rest.
+_HEAP = b"GCOL\x01"
+_SIZE = struct.Struct("<Q")
+_OBJECT = struct.Struct("<H6xQ")
+
 # The most that deflate, which packs best of HDF5's filters, makes of one byte.
 _MOST_PACKED = 1032
 
@@ -36,7 +44,61 @@ def reading(file: str | os.PathLike | IO[bytes]) -> Iterator[h5py.File]:
         ERRORS, for what is no HDF5 file or a damaged one.
     """
     with h5py.File(file, "r", locking=False) as opened:
+        _check_heaps(file, opened)
         yield opened
+
+
+def _check_heaps(file: str | os.PathLike | IO[bytes], opened: h5py.File) -> None:
+    """Raises: ValueError for a damaged heap of texts, on which HDF5 would spin forever.
+
+    One flipped bit in a length is enough, when the free space in a heap seems to be of 0 bytes.
+    """
+    if isinstance(file, str | os.PathLike):
+        with (
+            open(file, "rb") as raw,
+            mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            _check_heaps_in(content, _numbers_in(opened))
+    else:
+        file.seek(0)
+        _check_heaps_in(file.read(), [])
+
+
+def _numbers_in(opened: h5py.File) -> list[slice]:
+    """The parts of a file that only hold the numbers of a data set, rising."""
+    links = opened.id.links
+    hard = [name for name in opened if links.get_info(_encoded(name)).type == h5py.h5l.TYPE_HARD]
+    sets = [found.id for found in map(opened.get, hard) if isinstance(found, h5py.Dataset)]
+    offsets = {found.get_offset(): found.get_storage_size() for found in sets}
+    return [slice(start, start + offsets[start]) for start in sorted(filter(None, offsets))]
+
+
+def _check_heaps_in(content: mmap.mmap | bytes, passed_over: Sequence[slice]) -> None:
+    starts = [0, *(part.stop for part in passed_over)]
+    stops = [*(part.start for part in passed_over), len(content)]
+    for start, stop in zip(starts, stops, strict=True):
+        while (start := content.find(_HEAP, start, stop)) >= 0:
+            _check_heap(content, start)
+            start += len(_HEAP)
+
+
+def _check_heap(content: mmap.mmap | bytes, start: int) -> None:
+    """Raises: ValueError unless the objects of a heap fill it. (HDF5's format, section III.E.)"""
+    (size,) = _SIZE.unpack_from(content, start + 8)
+    if start + size > len(content):
+        return  # HDF5 refuses it
+    end = start + size
+    place = start + 16
+    while place + _OBJECT.size <= end:
+        number, size = _OBJECT.unpack_from(content, place)
+        step = size if number == 0 else _OBJECT.size + -(-size // 8) * 8  # 0 is what is free
+        if not 0 < step <= end - place:
+            raise ValueError(f"its heap at byte {start} is damaged")
+        place += step
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def find(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
@@ -50,7 +112,7 @@ def find(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     """
     found = group
     for part in [part for part in name.split("/") if part]:
-        encoded = part.encode("utf-8", "surrogateescape")
+        encoded = _encoded(part)
         if not isinstance(found, h5py.Group) or not found.id.links.exists(encoded):
             return None
         if found.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:

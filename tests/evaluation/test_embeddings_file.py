@@ -243,8 +243,26 @@ def half_written(file, folder):
     file["filler"] = np.zeros(1000)
 
 
+def with_damaged_heap(offset, value):
+    """A number of the heap of fids is another one. HDF5 would not come to an end, or nearly so."""
+
+    def change(path):
+        path.unlink()
+        with embeddings_file.create(path, 50, 7, Origin("/c"), images(50).fids) as file:
+            file.add(EMBS)
+        content = bytearray(path.read_bytes())
+        place = content.index(b"GCOL") + 16 + offset
+        content[place : place + 8] = value.to_bytes(8, "little")
+        path.write_bytes(content)
+
+    return change
+
+
 # name: what is done to the file, words of the message in their order.
 BAD = {
+    "free space of 0 bytes": (with_damaged_heap(0, 0), "emb.h5 .*its heap at byte 2048 is damaged"),
+    "a text of much": (with_damaged_heap(8, 2**60), "its heap at byte 2048 is damaged"),
+    "a text below zero": (with_damaged_heap(8, 2**64 - 40), "its heap at byte 2048 is damaged"),
     "an external link": (with_emb(external_link), "`emb` is a link: copy what it leads to"),
     "a broken external link": (with_emb(broken_external_link), "`emb` is a link"),
     "a soft link": (with_emb(soft_link), "`emb` is a link"),

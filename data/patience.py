@@ -4,6 +4,7 @@ A file that is missing, or that is read and is no image, is told at once. Everyt
 system says (a stale handle, no answer, no permission, too many open files) may pass.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,6 +18,8 @@ from data.dataset import ImageFiles
 from runtime.terminal import log
 
 T = TypeVar("T")
+
+_GRAPH = re.compile(r"\s*(?:\[\[|\[Op:|\n|\{\{)")
 
 # Seconds between the tries to read an image: about a minute in all.
 PAUSES = (1, 2, 4, 8, 16, 32)
@@ -140,7 +143,9 @@ def _passing_fault(error: tf.errors.OpError, images: ImageFiles) -> tuple[str, s
 
 
 def _without_name(path: str, error: tf.errors.OpError) -> str:
-    return reason(error).removeprefix(f"{path}; ")
+    """What the system says of the file: without its path, and where in the graph it was read."""
+    _, found, rest = str(error).partition(f"{path}; ")
+    return _GRAPH.split(rest)[0].strip() if found else reason(error)
 
 
 def _wait(seconds: float, stop: Callable[[], bool]) -> None:

@@ -113,6 +113,9 @@ def test_what_does_not_pass_is_told_at_once(spoil, words, links, pauses, tmp_pat
 
 
 @pytest.mark.parametrize(
+    "end", ["", " [Op:ReadFile]", "\n\t [[{{node ReadFile}}]]\n\t [[RemoteCall]] [Op:Next] name: "]
+)
+@pytest.mark.parametrize(
     "kind, reason",
     [
         (tf.errors.UnavailableError, "Stale file handle"),
@@ -123,9 +126,9 @@ def test_what_does_not_pass_is_told_at_once(spoil, words, links, pauses, tmp_pat
         (tf.errors.NotFoundError, "No such file or directory"),
     ],
 )
-def test_an_error_that_has_passed_when_it_is_looked_at(kind, reason, pauses, capfd):
+def test_an_error_that_has_passed_when_it_is_looked_at(kind, reason, end, pauses, capfd):
     terminal.setup_logging("test")
-    errors = [kind(None, None, f"{{{{node ReadFile}}}} {PATHS[3]}; {reason} [Op:ReadFile]")]
+    errors = [kind(None, None, f"{{{{node ReadFile}}}} {PATHS[3]}; {reason}{end}")]
 
     def load_once_more():
         if errors:

@@ -1,4 +1,7 @@
+import contextlib
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ from image_kinds import BY_PILLOW, BY_TENSORFLOW, KINDS, REFUSED, encoded, orien
 from paths import GOLDEN
 from PIL import Image
 
+from common import UserError
 from data import decoding, images, pictures
+from data.dataset import ImageFiles
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -117,3 +122,36 @@ def test_orientation_is_not_applied(orientation):
     np.testing.assert_array_equal(
         decoding.decode(tf.constant(file)), decoding.decode(tf.constant(plain))
     )
+
+
+def png(*chunks):
+    """A black PNG of 8 by 8 pixels, with chunks before its pixels."""
+    header = b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in (header, *chunks, (b"IDAT", zlib.compress(bytes(8 * 25))), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+PACKED = zlib.compress(bytes(30_000_000), 9)  # 30 kB
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"comment\0\0" + PACKED)],
+        [(b"zTXt", b"comment\0\0" + zlib.compress(bytes(1_000_000)))] * 70,
+        [(b"iCCP", b"profile\0\0" + PACKED)],
+        [(b"eXIf", bytes(1_000_000))],
+        [(b"IDAT", PACKED)],
+    ],
+    ids=["a text", "texts", "a profile", "EXIF", "pixels"],
+)
+def test_a_small_file_that_unpacks_to_much_is_its_pixels_or_an_error(chunks, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(*chunks))
+    pixels = decoding.decode(tf.io.read_file(str(tmp_path / "a.png")))
+    np.testing.assert_array_equal(pixels, np.zeros((8, 8, 3)))
+    pictures.check_sample(ImageFiles([str(tmp_path / "a.png")]))
+    with contextlib.suppress(UserError):
+        np.testing.assert_array_equal(pictures.open_image(tmp_path / "a.png"), pixels)

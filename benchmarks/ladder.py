@@ -26,6 +26,7 @@ from runtime.tensorflow import import_tensorflow
 CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
+HELD_OUT = f"{CROPS} --val_pids 0.1 --val_frequency 50"
 NECK = "--head_name bnneck"
 TOGETHER = f"{CROPS} {NECK} --id_loss_weight 1 --loss lifted --lr_schedule cosine"
 RUNGS = {
@@ -53,6 +54,8 @@ RUNGS = {
         CENTER,
         EUCLIDEAN,
     ),
+    "a tenth of the pids held out": (HELD_OUT, CENTER, EUCLIDEAN),
+    "the same, best checkpoint": (HELD_OUT, f"{CENTER} --checkpoint best", EUCLIDEAN),
     "center loss": (f"{CROPS} --center_loss_weight 5e-4", CENTER, EUCLIDEAN),
     "batch all without zeros, margin 0.2": (
         f"{CROPS} --loss batch_all --margin 0.2 --loss_ignore_zero",

@@ -164,6 +164,8 @@ class Validator:
         if self._embedder is None:
             settings = self._settings
             flip = settings.val_views == "flip"
+            # What fits into the memory in training does so here.
+            at_a_time = settings.chunk or settings.batch_p * settings.batch_k
             with self._strategy.scope():
                 self._embedder = NetworkEmbedder(
                     network,
@@ -171,7 +173,7 @@ class Validator:
                     flip_augment=flip,
                     crop_augment="center" if settings.crop_augment else None,
                     aggregator="mean" if flip else None,
-                    batch_size=settings.batch_p * settings.batch_k,
+                    batch_size=min(at_a_time, 256),
                     loading_threads=settings.loading_threads,
                 )
         return self._embedder

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import common
-from experiment import detailed_logs, metrics_log
+from experiment import detailed_logs, metrics_log, provenance
 
 NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images", "images_per_sec"}
 
@@ -165,6 +165,9 @@ def differences(a: Path, b: Path) -> list[str]:
     lines = (b / "train.log").read_text()
     if len(re.findall(r" iter: *\d+,", lines)) != len(logged_iterations(b)):
         found.append("iterations that stand twice in train.log")
+    data = [run["data"] for run in provenance.read(b)]  # a ValueError: a kill has damaged it
+    if not data or data != data[:1] * len(data):
+        found.append("data in provenance.json")
     if logged_metrics(a) != logged_metrics(b):
         found.append("metrics.jsonl")
     for name in ("embeddings", "losses", "fids"):

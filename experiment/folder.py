@@ -5,6 +5,7 @@ A kill, at any moment, can leave there
     before args.json: an empty train.log. The directory counts as empty
     what runtime/files.py tells: temporary files of what was being written
     checkpoint-N.data-* without its index, which is written last and deleted first: it is nothing
+    a provenance.json without the run, or none: it is not recorded
     no checkpoint and no logged iteration: the training starts over
     a file `checkpoint` that does not name the newest one yet: it is written again
     log and events of iterations after the newest checkpoint: rewind.py takes them back

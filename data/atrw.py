@@ -27,12 +27,13 @@ def build(root: str) -> csv_builder.Parts:
     return {"train": _train(root), "test": _test(root)}
 
 
-def _train(root: str) -> csv_builder.Rows:
+def _train(root: str) -> csv_builder.Table:
     name = "reid_list_train.csv"
     source = csv_builder.first_of(root, f"atrw_anno_reid_train/{name}", name)
     folder = csv_builder.first_of(root, "atrw_reid_train/train", "train")
     lines = csv_builder.read_list(root, source, columns=2, separator=",")
-    return csv_builder.listed(root, source, [(pid, f"{folder}/{file}") for pid, file in lines])
+    rows = csv_builder.listed(root, source, [(pid, f"{folder}/{file}") for pid, file in lines])
+    return csv_builder.Table(("pid", "fid"), rows)
 
 
 def _test(root: str) -> csv_builder.Table:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class Table(NamedTuple):
     """
 
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def column(self, name: str) -> list[str] | None:
         """The cells of a column; None where there is none of that name."""
@@ -156,8 +156,8 @@ def _write(path: Path, part: Part) -> None:
         writer.writerows(_rows(part))
 
 
-def _rows(part: Part) -> list[tuple[str, ...]]:
-    return part.rows if isinstance(part, Table) else list(part)
+def _rows(part: Part) -> Sequence[tuple[str, ...]]:
+    return part.rows if isinstance(part, Table) else part
 
 
 def count(part: Part, official: Official = NOTHING_PUBLISHED) -> Figures:

@@ -14,8 +14,9 @@ from collections import defaultdict
 
 import common
 from data import csv_builder
-from data.csv_builder import Figures, Official
+from data.csv_builder import Figures, Official, Table
 
+COLUMNS = ("pid", "fid")
 SIZES = (800, 1600, 2400)  # small, medium, large
 # How many queries there are was published in different numbers.
 OFFICIAL = Official(
@@ -41,12 +42,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build(root: str, seed: int = 0) -> csv_builder.Parts:
-    parts = {"train": _listed(root, "train_list")}
+    parts: dict[str, csv_builder.Part] = {"train": Table(COLUMNS, _listed(root, "train_list"))}
     for size in SIZES:
         rows = _listed(root, f"test_list_{size}")
         chosen = _one_of_each_pid(rows, random.Random(f"{seed} {size}"))
-        parts[f"query_{size}"] = [row for row in rows if row not in chosen]
-        parts[f"gallery_{size}"] = [row for row in rows if row in chosen]
+        queries = [row for row in rows if row not in chosen]
+        gallery = [row for row in rows if row in chosen]
+        parts[f"query_{size}"] = Table(COLUMNS, queries)
+        parts[f"gallery_{size}"] = Table(COLUMNS, gallery)
     return parts
 
 

@@ -242,7 +242,7 @@ def vehicleid(root):
     write(root, "train_test_split/test_list_1600.txt", "0000013 6", "0000014 6")
     write(root, "train_test_split/test_list_2400.txt", "0000011 5", "0000014 5", "0000015 5")
     touch(root, *(f"image/00000{number:02d}.jpg" for number in (1, 2, 3, 11, 12, 13, 14, 15)))
-    return {
+    rows = {
         "train": ["12,image/0000001.jpg", "12,image/0000002.jpg", "7,image/0000003.jpg"],
         "query_800": ["5,image/0000012.jpg"],
         "gallery_800": ["5,image/0000011.jpg", "6,image/0000013.jpg"],
@@ -251,6 +251,7 @@ def vehicleid(root):
         "query_2400": ["5,image/0000014.jpg", "5,image/0000015.jpg"],
         "gallery_2400": ["5,image/0000011.jpg"],
     }
+    return {name: ["pid,fid", *part] for name, part in rows.items()}
 
 
 def atrw(root, train="", test="", images="", truth="gt_test_plain.json"):
@@ -264,7 +265,7 @@ def atrw(root, train="", test="", images="", truth="gt_test_plain.json"):
     touch(root, f"{train}/000013.jpg", f"{train}/004096.jpg", f"{train}/000001.jpg")
     touch(root, f"{test}/000006.jpg", f"{test}/004097.jpg")
     return {
-        "train": [f"4,{train}/000013.jpg", f"112,{train}/004096.jpg"],
+        "train": ["pid,fid", f"4,{train}/000013.jpg", f"112,{train}/004096.jpg"],
         "test": [
             "pid,fid,camera,group",
             f"73,{test}/000006.jpg,4_3,single_cam",
@@ -531,13 +532,13 @@ def test_the_gallery_of_vehicleid_is_one_image_of_each_drawn_by_the_seed(tmp_pat
     vehicleid(tmp_path)
     builder = builder_of(vehicleid)
     parts = [builder.build(str(tmp_path), seed) for seed in range(9)]
-    galleries = {row[1] for part in parts for row in part["gallery_2400"]}
+    galleries = {row[1] for part in parts for row in part["gallery_2400"].rows}
     assert galleries == {f"image/00000{number}.jpg" for number in (11, 14, 15)}
-    assert all(len(part["gallery_2400"]) == 1 for part in parts)
+    assert all(len(part["gallery_2400"].rows) == 1 for part in parts)
     args = builder.parse_args([f"--image_root={tmp_path}", f"--directory={tmp_path}", "--seed=3"])
     builder.main(args)
     written = dataset.load(tmp_path / "gallery_2400.csv")
-    assert list(written.fids) == [parts[3]["gallery_2400"][0][1]]
+    assert list(written.fids) == parts[3]["gallery_2400"].column("fid")
 
 
 def test_builders_run_without_tensorflow(tmp_path):

@@ -7,7 +7,11 @@ statistics, averages, Adam's moments, the losses in train.log, metrics.jsonl, ch
 TensorBoard's scalars and the detailed logs. Takes about ten seconds a kill.
 """
 
+import contextlib
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +23,9 @@ from PIL import Image
 
 import common
 from experiment import detailed_logs, metrics_log, provenance
+
+# Within these a worker has to see that another one is gone.
+_SECONDS_TO_END = 300
 
 NEVER_EQUAL = {"secs_per_iter", "secs_waiting_for_images", "images_per_sec"}
 
@@ -46,6 +53,14 @@ def parse_args(argv=None):
         default=0,
         metavar="N",
         help="Seed of the moments at which the training is killed.",
+    )
+    parser.add_argument(
+        "--workers",
+        type=common.positive_int,
+        default=1,
+        metavar="N",
+        help="Number of workers that train together on this machine. One of them is killed each time, and the others "
+        "have to end by themselves; then all begin again.",
     )
     return parser.parse_args(argv)
 
@@ -76,13 +91,42 @@ def make_dataset(folder: Path) -> list[str]:
     return flags.split()
 
 
-def start(*flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "train.py", *flags],
-        cwd=common.HERE,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+def start(*flags: str, workers: int = 1) -> list[subprocess.Popen]:
+    """Start a training of one or of several workers on this machine."""
+    environments = [os.environ]
+    if workers > 1:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
+            for free in sockets:
+                free.bind(("127.0.0.1", 0))
+            addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+        tasks = [{"type": "worker", "index": index} for index in range(workers)]
+        jobs = [json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks]
+        environments = [os.environ | {"TF_CONFIG": job} for job in jobs]
+    return [
+        subprocess.Popen(
+            [sys.executable, "train.py", *flags],
+            cwd=common.HERE,
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for environment in environments
+    ]
+
+
+def kill_one(processes: list[subprocess.Popen], rng: np.random.Generator) -> None:
+    """Kill one worker, whichever; the others have to end by themselves."""
+    processes[rng.integers(len(processes))].kill()
+    try:
+        for process in processes:
+            process.wait(timeout=_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+        raise SystemExit(
+            f"a worker was killed, and another went on for {_SECONDS_TO_END} seconds"
+        ) from None
 
 
 def logged_iterations(root: Path) -> dict[int, str]:
@@ -106,8 +150,13 @@ def starts(root: Path) -> int:
     return log.read_text().count("Starting training") if log.exists() else 0
 
 
-def train_and_kill(
-    root: Path, flags: list[str], pace: float, seed: int, most: int | None = None
+def train_and_kill(  # noqa: PLR0913
+    root: Path,
+    flags: list[str],
+    pace: float,
+    seed: int,
+    most: int | None = None,
+    workers: int = 1,
 ) -> int:
     """Train, with a kill about every `pace` iterations, `most` of them at most. Returns: how many
     it were.
@@ -116,28 +165,28 @@ def train_and_kill(
     while True:
         if (root / "args.json").exists():
             threads = int(rng.integers(1, 9))
-            process = start(f"--experiment_root={root}", "--resume", f"--loading_threads={threads}")
+            call = [f"--experiment_root={root}", "--resume", f"--loading_threads={threads}"]
         else:
-            process = start(f"--experiment_root={root}", *flags)
+            call = [f"--experiment_root={root}", *flags]
+        processes = start(*call, workers=workers)
+        chief = processes[0]
         # One in five while it starts; the others some iterations later, at any moment of one or of
         # a save.
         before, target = starts(root), None
         end = time.monotonic() + rng.uniform(0, 8) if rng.random() < 0.2 else None
-        while process.poll() is None and (end is None or time.monotonic() < end):
+        while chief.poll() is None and (end is None or time.monotonic() < end):
             time.sleep(0.005)
             if end is None and starts(root) > before:
                 now = max(logged_iterations(root), default=0)
                 target = target or now + 1 + rng.exponential(pace)
                 if now >= target:
                     end = time.monotonic() + rng.uniform(0, 0.2)
-        if killed == most:
-            process.wait()
-        if process.poll() is not None:
-            if process.returncode:
-                raise SystemExit(f"the training ended with exit code {process.returncode}")
+        if killed == most or chief.poll() is not None:
+            codes = [process.wait() for process in processes]
+            if any(codes):
+                raise SystemExit(f"the training ended with exit codes {codes}")
             return killed
-        process.kill()
-        process.wait()
+        kill_one(processes, rng)
         killed += 1
 
 
@@ -188,12 +237,15 @@ def main(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         flags = [*make_dataset(folder), f"--train_iterations={args.iterations}"]
-        if start(f"--experiment_root={folder / 'whole'}", *flags).wait():
+        whole = start(f"--experiment_root={folder / 'whole'}", *flags, workers=args.workers)
+        codes = [process.wait() for process in whole]
+        if any(codes):
             raise SystemExit("the training that was left alone failed")
         # Half of it: a kill comes some iterations after it is due.
         pace = args.iterations / args.kills / 2
         began = time.monotonic()
-        killed = train_and_kill(folder / "killed", flags, pace, args.seed)
+        root = folder / "killed"
+        killed = train_and_kill(root, flags, pace, args.seed, workers=args.workers)
         found = differences(folder / "whole", folder / "killed")
         minutes = (time.monotonic() - began) / 60
     print(f"{killed} kills in {args.iterations} iterations, {minutes:.1f} minutes: ", end="")

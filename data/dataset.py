@@ -1,9 +1,12 @@
 """Data sets: CSVs of pid,fid and more columns, and the image files that they name."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +20,12 @@ from runtime.terminal import log
 # fast as one. On a local disk they are as fast as one.
 _THREADS = 32
 _CHUNK = 256  # files that a thread looks for at a time
+# A folder is listed where so many of its files are wanted, and as far as it has at most so many times
+# as many. A list takes less time than that many questions.
+_MANY = 16
 
+T = TypeVar("T")
+U = TypeVar("U")
 
 SPLITS = ("train", "query", "gallery", "val")
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2
@@ -126,7 +134,7 @@ class Dataset:
             image_root: the directory that fids are relative to, or one for each of several sets.
         """
         if isinstance(image_root, str | os.PathLike):
-            return np.array([os.path.join(image_root, fid) for fid in self.fids], dtype=object)
+            return _joined(image_root, self.fids)
         sets = np.zeros(len(self), np.int32) if self.sets is None else self.sets
         pairs = zip(sets.tolist(), self.fids, strict=True)
         return np.array([os.path.join(image_root[i], fid) for i, fid in pairs], dtype=object)
@@ -154,6 +162,15 @@ class Dataset:
 
 def _or(column: np.ndarray | None, otherwise: Sequence) -> np.ndarray:
     return np.asarray(otherwise) if column is None else column
+
+
+def _joined(folder: str | os.PathLike, names: np.ndarray) -> np.ndarray:
+    """os.path.join for all names: str [N], an object array."""
+    if os.sep != "/":
+        return np.array([os.path.join(folder, name) for name in names], dtype=object)
+    start = os.path.join(folder, "")
+    paths = [name if name.startswith("/") else start + name for name in names]
+    return np.array(paths, dtype=object)
 
 
 def with_boxes(names: Sequence[str], boxes: np.ndarray | None) -> np.ndarray:
@@ -465,19 +482,49 @@ def check_sets(
 
 def _missing(image_root: str, fids: Sequence[str]) -> list[str]:
     """The fids that are no files, in order."""
+    asked = _not_listed(image_root, fids)
 
     def missing_of(start: int) -> list[str]:
-        chunk = fids[start : start + _CHUNK]
+        chunk = asked[start : start + _CHUNK]
         return [fid for fid in chunk if not os.path.isfile(os.path.join(image_root, fid))]
 
     missing = []
-    starts = range(0, len(fids), _CHUNK)
+    starts = range(0, len(asked), _CHUNK)
+    for found in _in_threads(missing_of, starts, f"x {_CHUNK} files"):
+        missing += found
+    return missing
+
+
+def _not_listed(image_root: str, fids: Sequence[str]) -> list[str]:
+    """The fids that are not in the lists of their folders, in order: these are asked for one by one.
+
+    Only folders of which many files are wanted are listed.
+    """
+    names = list(map(os.path.basename, fids))
+    folders = [fid[: len(fid) - len(name)] for fid, name in zip(fids, names, strict=True)]
+    counts = Counter(folders)
+    to_list = [folder for folder, count in counts.items() if count >= _MANY]
+
+    def files_of(folder: str) -> set[str]:
+        most = _MANY * counts[folder]  # of a larger folder, all would take longer than asking
+        try:
+            with os.scandir(os.path.dirname(os.path.join(image_root, folder))) as entries:
+                return {each.name for each in itertools.islice(entries, most) if each.is_file()}
+        except OSError:
+            return set()
+
+    listed = dict(zip(to_list, _in_threads(files_of, to_list, "folders"), strict=True))
+    triples = zip(fids, folders, names, strict=True)
+    return [fid for fid, folder, name in triples if name not in listed.get(folder, ())]
+
+
+def _in_threads(function: Callable[[T], U], items: Sequence[T], unit: str) -> Iterator[U]:
+    """The function's result for each item, in order. On a terminal a line shows the progress."""
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        with terminal.bar(len(fids), "files", delay=1) as bar:
-            for start, found in zip(starts, pool.map(missing_of, starts), strict=True):
-                missing += found
-                bar.update(min(_CHUNK, len(fids) - start))
+        with terminal.bar(len(items), unit, delay=1) as bar:
+            for result in pool.map(function, items):
+                yield result
+                bar.update()
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-    return missing

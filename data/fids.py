@@ -26,12 +26,14 @@ def real_paths(fids: Sequence[str], image_root: str | os.PathLike) -> list[str]:
     root = os.fspath(image_root)
     paths = []
     for fid in fids:
-        path = os.path.join(root, fid)
-        folder, name = os.path.split(path)
+        name = os.path.basename(fid)
+        folder = fid[: len(fid) - len(name)]
         if folder not in folders:
-            folders[folder] = os.path.realpath(folder), _links(folder)
+            path = os.path.dirname(os.path.join(root, folder))
+            folders[folder] = os.path.join(os.path.realpath(path), ""), _links(path)
         real_folder, links = folders[folder]
-        paths.append(os.path.realpath(path) if name in links else os.path.join(real_folder, name))
+        is_link = name in links
+        paths.append(os.path.realpath(os.path.join(root, fid)) if is_link else real_folder + name)
     return paths
 
 

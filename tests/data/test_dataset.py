@@ -170,16 +170,37 @@ def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
         dataset.check_images("a.csv", tmp_path, fids)
 
 
-def test_missing_images_are_named_in_their_order_by_many_threads(tmp_path, monkeypatch):
+@pytest.mark.parametrize("many", [16, 1000], ids=["listed", "asked for"])
+def test_missing_images_are_named_in_their_order_by_many_threads(tmp_path, monkeypatch, many):
     fids = [f"{number}.jpg" for number in range(100)]
     for number in range(0, 100, 3):
         (tmp_path / fids[number]).touch()
     monkeypatch.setattr(dataset, "_CHUNK", 2)
+    monkeypatch.setattr(dataset, "_MANY", many)
     monkeypatch.setattr(dataset, "first_few", " ".join)
     expected = " ".join(fid for number, fid in enumerate(fids) if number % 3)
     with pytest.raises(UserError, match=f"66 of the 100 .*: {expected}\\. File ids"):
         dataset.check_images("a.csv", tmp_path, fids)
     assert threading.active_count() == 1
+
+
+def test_what_a_list_of_a_folder_shows_is_not_asked_for(tmp_path, monkeypatch):
+    fids = [f"a/{number}.jpg" for number in range(40)] + ["./a/1.jpg", "b/1.jpg", "a/folder"]
+    for folder in ("a", "b", "a/folder"):
+        (tmp_path / folder).mkdir()
+    for fid in fids[:40] + ["b/1.jpg"]:
+        (tmp_path / fid).touch()
+    (tmp_path / "a" / "2.jpg").unlink()
+    (tmp_path / "a" / "2.jpg").symlink_to("nowhere")
+    (tmp_path / "a" / "3.jpg").unlink()
+    (tmp_path / "a" / "3.jpg").symlink_to("4.jpg")
+    asked = ["a/2.jpg", "./a/1.jpg", "b/1.jpg", "a/folder"]
+    assert dataset._not_listed(tmp_path, fids) == asked
+    assert dataset._missing(tmp_path, fids) == ["a/2.jpg", "a/folder"]
+    for number in range(1000):
+        (tmp_path / "a" / f"other{number}.jpg").touch()  # a list of all takes too long
+    monkeypatch.setattr(dataset, "_MANY", 20)
+    assert dataset._missing(tmp_path, fids) == ["a/2.jpg", "a/folder"]
 
 
 def test_a_header_is_suspected_where_the_first_image_alone_is_missing(tmp_path):

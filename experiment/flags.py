@@ -406,8 +406,8 @@ class Settings(Architecture):
     initial_checkpoint: str | None = _flag(
         "model",
         "Pretrained weights of the net, not of the head: a TF-slim checkpoint, an experiment or a "
-        "checkpoint of one, a weights file of Keras, or the word imagenet for nets that Keras has "
-        "weights for.",
+        "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, or the word "
+        "imagenet for nets that Keras has weights for.",
         metavar="CHECKPOINT",
     )
     loss: str = _flag(
@@ -740,7 +740,8 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="NAME",
-        help="The checkpoint, such as checkpoint-25000. Without this flag, the newest.",
+        help="The checkpoint, such as checkpoint-25000, or best: the one that checkpoint-best names, after a training "
+        "with validations. Without this flag, the newest.",
     )
     group.add_argument(
         "--weights",

@@ -202,7 +202,7 @@ class Embedder(NetworkEmbedder):
 
     Args:
         experiment_root: directory with args.json and checkpoints, of ours or of the original.
-        checkpoint: name of one of them, such as checkpoint-25000; the newest if None.
+        checkpoint: name of one of them, such as checkpoint-25000, or best; the newest if None.
         weights: which of its weights, "averaged" or "raw"; the average if None, where there is one.
         flip_augment, crop_augment, aggregator, batch_size, loading_threads: as of NetworkEmbedder.
         architecture: model_name, head_name, embedding_dim, net_input_height and so on

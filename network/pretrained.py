@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, first_few
-from network import checkpoints, keras_weights, other_files
+from network import checkpoint_paths, checkpoints, keras_weights, other_files
 
 # The state of a net's random numbers is no weight.
 _RANDOM_STATE = "seed_generator_state"
@@ -37,7 +37,8 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
     Args:
         source: a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix,
             .index or .data file of V2) or of ours, an experiment's directory (its newest
-            checkpoint), a weights file of Keras, or the word imagenet: what Keras has for this net.
+            checkpoint) or the checkpoint-best in it, a weights file of Keras, or the word imagenet:
+            what Keras has for this net.
         model_name: the file of nets/ that made the net.
         variables: {name: variable}, as from checkpoints.named_variables(model.net_of(network)).
 
@@ -79,6 +80,8 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> che
     if str(source) == "imagenet":
         return keras_weights.imagenet(model_name, variables)
     path = Path(source)
+    if path.name == checkpoint_paths.BEST:
+        path = checkpoints.find(path.parent, path.name)
     other = other_files.name_of(path)
     if other is not None and not _is_keras_archive(path):
         kind = "weights file" if path.suffix in keras_weights.SUFFIXES else "checkpoint"

@@ -21,7 +21,7 @@ from benchmarks import kill_and_resume
 from data.holdout import hold_out
 from experiment import detailed_logs, metrics_log, train_log
 from experiment.flags import VALIDATION_FIGURES
-from network import checkpoint_paths
+from network import checkpoint_paths, pretrained
 from network.embedder import Embedder, NetworkEmbedder
 from training import saver
 
@@ -155,6 +155,15 @@ def test_a_validation_is_what_the_commands_find_with_that_checkpoint(dataset, wh
         assert line[f"validation/top-{k}"] == pytest.approx(found["CMC"][k - 1], abs=1e-6)
     for file in whole.glob("*_embeddings.h5"):
         file.unlink()
+
+
+def test_another_training_can_begin_with_the_best_checkpoint(whole):
+    best = checkpoint_paths.find(whole, "best")
+    name = "lunet_narrow/conv1/weights"
+    expected = tf.train.load_variable(str(best), name)
+    variables = {name: tf.Variable(np.zeros_like(expected))}
+    pretrained.load_net(whole / "checkpoint-best", "lunet_narrow", variables)
+    np.testing.assert_array_equal(variables[name], expected)
 
 
 def test_all_logs_tell_the_validations_and_the_best_has_its_checkpoint(whole):

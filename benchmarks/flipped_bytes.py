@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import io
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -305,8 +306,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     if args.worker:
         flips = range(args.first, args.flips)
+        alarm = getattr(signal, "alarm", lambda seconds: None)  # what never ends, ends by a signal
+        alarm(100)
         for outcome, said in outcomes(KINDS[args.worker], Path(args.folder), args.seed, flips):
             print(outcome, said.replace("\n", " "), sep="\t", flush=True)
+            alarm(60)
         return
     faults = 0
     for name in args.kinds:

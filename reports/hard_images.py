@@ -128,12 +128,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _warn_about_several_pids(images: dataset.Dataset, pid_of: Mapping[str, str]) -> None:
-    pairs = zip(images.pids, images.fids, strict=True)
-    several = [fid for pid, fid in pairs if pid_of[fid] != pid]
+    pairs = zip(images.pids, images.names(), strict=True)
+    several = sorted({name for pid, name in pairs if pid_of[name] != pid})
     if several:
         log.warning(
-            f"{len(several)} lines of {images.path} give an image another pid than a later line does, which counts "
-            f"here, and not those that it was trained with: {common.first_few(several)}"
+            f"{len(several)} of the images of {images.path} stand under several pids. The last one counts here, with "
+            f"whichever an image was trained: {common.first_few(several)}"
         )
 
 

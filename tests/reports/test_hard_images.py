@@ -183,5 +183,5 @@ def test_an_image_under_two_pids_is_told(experiment, dataset, tmp_path, capfd):
     look(experiment, "--train_set", tmp_path / "twice.csv")
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
-    assert f"1 lines of {tmp_path / 'twice.csv'} give an image another pid" in line
+    assert f"1 of the images of {tmp_path / 'twice.csv'} stand under several pids" in line
     assert line.endswith(dataset.fids[1]) and "3.250  3  0000" in out

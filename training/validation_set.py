@@ -70,7 +70,7 @@ def load(whole: Dataset, settings: Settings) -> Data:
     options = _options(settings, known(settings.val_excluder))
     pipeline.check_datasets(query, gallery, options, csvs)
     for csv, images in zip(csvs, (query, gallery), strict=True):
-        dataset.check_images(csv, root, images.fids, settings.allow_any_path)
+        dataset.check_images(csv, root, images.fids, settings.allow_any_path, allow_links=False)
     found = ValidationSet(query, gallery, root, options)
     check_matches(found)
     _warn_about_pids_of_training(found, whole)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import common
-from benchmarks import file_operations, kill_and_resume
+from benchmarks import _file_operations, kill_and_resume
 from runtime.tensorflow import import_tensorflow
 
 TRAINING = "--train_iterations=5 --checkpoint_frequency=2 --keep_checkpoints=2 --val_frequency=2"
@@ -88,7 +88,7 @@ def killed_at(moment: int, folder: Path, action: Callable[[], None]) -> bool:
     """Call it in a process that ends at a moment. Returns: whether it came to that."""
 
     def watched():
-        with file_operations.watched(folder, file_operations.kill_at(moment)):
+        with _file_operations.watched(folder, _file_operations.kill_at(moment)):
             action()
 
     code = in_a_child(watched)

@@ -16,7 +16,7 @@ from small_network import close
 import common
 import embed
 import network.embedder
-from benchmarks import file_operations
+from benchmarks import _file_operations
 from data.augment import Views
 from data.dataset import load
 from evaluation import embeddings_file
@@ -208,7 +208,7 @@ def test_a_kill_at_any_operation_on_files_leaves_the_old_file_or_the_new_one(
     def copy(moment):
         left.append(shutil.copytree(out.parent, tmp_path / str(moment.number)))
 
-    with file_operations.watched(out.parent, copy):
+    with _file_operations.watched(out.parent, copy):
         run(trained, dataset, *command, "--overwrite")
     new = read(out)
     assert not np.array_equal(new["emb"], old["emb"])

@@ -181,7 +181,7 @@ def test_many_writers_of_one_file(tmp_path):
 KILL_AT_EACH = """
 import os, sys
 from pathlib import Path
-from benchmarks import file_operations
+from benchmarks import _file_operations
 from runtime import files
 folder = Path(sys.argv[1])
 def write():
@@ -195,7 +195,7 @@ for number in range(1000):
     child = os.fork()
     if not child:
         try:
-            with file_operations.watched(folder, file_operations.kill_at(number)):
+            with _file_operations.watched(folder, _file_operations.kill_at(number)):
                 write()
         finally:
             os._exit(0)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import common
 import train
-from benchmarks import file_operations, kill_and_resume
+from benchmarks import _file_operations, kill_and_resume
 from experiment import detailed_logs, folder, train_log
 from experiment.rewind import rewind
 from network import checkpoints
@@ -74,7 +74,7 @@ def states_left(root, folder_of_states, action):
             copies[digest.digest()] = folder_of_states / str(moment.number)
             shutil.copytree(root, copies[digest.digest()])
 
-    with file_operations.watched(root, copy):
+    with _file_operations.watched(root, copy):
         action()
     return list(copies.values())
 

@@ -1,6 +1,6 @@
 """Operations on files, counted one by one, so that a process can end at any of them.
 
-    with file_operations.watched(folder, hook):
+    with _file_operations.watched(folder, hook):
         train.main(...)
 
 The hook is called before and after each fsync, rename, unlink, mkdir, rmdir, truncate, creation and

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from runtime.wrong_files import what_came
 
-_CONVERT = "load it with PyTorch, put its arrays into the Keras net, and save that as .weights.h5"
+_CONVERT = (
+    "with PyTorch, make a .safetensors file of it: python -c \"import torch; from safetensors.torch import save_file; "
+    "s = torch.load('{name}', map_location='cpu', weights_only=True); s = s.get('state_dict', s); "
+    "save_file({{k: v.contiguous() for k, v in s.items() if hasattr(v, 'shape')}}, '{stem}.safetensors')\""
+)
 
 
 def name_of(path: Path) -> str | None:
@@ -36,12 +40,16 @@ def _by_content(path: Path, start: bytes) -> str | None:
             names = archive.namelist()
         if any(name.endswith("data.pkl") for name in names):
             return (
-                f"PyTorch's weights, which are a program of sorts and are not run here: {_CONVERT}"
+                "PyTorch's weights, which are a program of sorts and are not run here: " + _convert(path)
             )
         return "a zip archive: unpack it and give the weights file in it"
     if start.startswith(b"\x80") and start[1:2] in b"\x02\x03\x04\x05":
-        return f"a pickle, which is a program of sorts and is not run here: {_CONVERT}"
+        return "a pickle, which is a program of sorts and is not run here: " + _convert(path)
     return None
+
+
+def _convert(path: Path) -> str:
+    return _CONVERT.format(name=path.name, stem=path.stem)
 
 
 def _by_suffix(path: Path, start: bytes) -> str | None:

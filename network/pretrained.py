@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, first_few
-from network import checkpoint_paths, checkpoints, keras_weights, other_files
+from network import checkpoint_paths, checkpoints, keras_weights, other_files, torch_weights
 
 # The state of a net's random numbers is no weight.
 _RANDOM_STATE = "seed_generator_state"
@@ -86,6 +86,8 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> che
     if other is not None and not _is_keras_archive(path):
         kind = "weights file" if path.suffix in keras_weights.SUFFIXES else "checkpoint"
         raise UserError(f"cannot read the {kind} {path}: it is {other}.")
+    if path.suffix == torch_weights.SUFFIX and path.is_file():
+        return torch_weights.read(path, variables)
     if path.suffix in keras_weights.SUFFIXES and path.is_file():
         return keras_weights.read(path, variables)
     if path.is_dir():
@@ -95,6 +97,6 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> che
         raise UserError(
             f"the checkpoint {prefix} does not exist. Give the file of a TF-slim checkpoint, the .index file or the "
             "name before .index of a newer one, the directory of an experiment, a .weights.h5, .keras or .h5 file of "
-            "Keras, or the word imagenet."
+            "Keras, a .safetensors file of PyTorch, or the word imagenet."
         )
     return checkpoints.read(prefix)

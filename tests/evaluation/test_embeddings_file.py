@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import os
 import resource
@@ -83,19 +84,25 @@ def test_a_file_that_lacks_rows_does_not_appear(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def small_disk():
-    """A limit on the size of files stands for a full disk. Call it with the limit, in bytes."""
+@contextlib.contextmanager
+def small_disk(size):
+    """A limit on the size of files, in bytes, stands for a full disk.
+
+    Only within the block: pytest's own output may go to a file that is larger.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 100, 3000, 10**5, 10**6])
-def test_a_full_disk_is_told_before_the_first_row(tmp_path, small_disk, size):
+def test_a_full_disk_is_told_before_the_first_row(tmp_path, size):
     origin = Origin("c", ("a", "b"))
-    small_disk(size)
     with (
+        small_disk(size),
         pytest.raises(OSError, match="File too large"),
         embeddings_file.create(tmp_path / "emb.h5", 10**4, 32, origin, images(10**4).fids),
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.wrong_files import what_came
 
 _CONVERT = (
-    "with PyTorch, make a .safetensors file of it: python -c \"import torch; from safetensors.torch import save_file; "
+    'with PyTorch, make a .safetensors file of it: python -c "import torch; from safetensors.torch import save_file; '
     "s = torch.load('{name}', map_location='cpu', weights_only=True); s = s.get('state_dict', s); "
     "save_file({{k: v.contiguous() for k, v in s.items() if hasattr(v, 'shape')}}, '{stem}.safetensors')\""
 )
@@ -40,7 +40,8 @@ def _by_content(path: Path, start: bytes) -> str | None:
             names = archive.namelist()
         if any(name.endswith("data.pkl") for name in names):
             return (
-                "PyTorch's weights, which are a program of sorts and are not run here: " + _convert(path)
+                "PyTorch's weights, which are a program of sorts and are not run here: "
+                + _convert(path)
             )
         return "a zip archive: unpack it and give the weights file in it"
     if start.startswith(b"\x80") and start[1:2] in b"\x02\x03\x04\x05":

@@ -62,7 +62,12 @@ def make_training(strategy, state: State, settings: Settings):
             gradients = strategy.run(_add, args=(gradients, of_chunk))
 
         def change(of_network, of_companions):
-            update(state, [*of_network, *of_companions], trained(state, frozen), settings)
+            # Several workers cannot add up what is an argument itself.
+            gradients = [
+                None if each is None else tf.identity(each)
+                for each in (*of_network, *of_companions)
+            ]
+            update(state, gradients, trained(state, frozen), settings)
 
         strategy.run(change, args=(gradients, by_companions))
         return told

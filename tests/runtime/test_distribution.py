@@ -157,7 +157,7 @@ def trained(dataset, tmp_path_factory):
     wait(
         *start_workers(
             plain(dataset, folder / "plain-multi_worker"),
-            plain(dataset, folder / "chunks-multi_worker", "--chunk=2"),
+            plain(dataset, folder / "chunks-multi_worker", "--chunk=6"),
             flags(dataset, folder / "norm-multi_worker", f"--train_iterations={LONG}"),
         )
     )

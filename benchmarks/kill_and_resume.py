@@ -237,8 +237,6 @@ def main(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         flags = [*make_dataset(folder), f"--train_iterations={args.iterations}"]
-        if args.workers > 1:
-            flags.append("--chunk=0")  # with it, several workers fail in the first iteration
         whole = start(f"--experiment_root={folder / 'whole'}", *flags, workers=args.workers)
         codes = [process.wait() for process in whole]
         if any(codes):

@@ -406,8 +406,8 @@ class Settings(Architecture):
     initial_checkpoint: str | None = _flag(
         "model",
         "Pretrained weights of the net, not of the head: a TF-slim checkpoint, an experiment or a "
-        "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, or the word "
-        "imagenet for nets that Keras has weights for.",
+        "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, a "
+        ".safetensors file of PyTorch, or the word imagenet for nets that Keras has weights for.",
         metavar="CHECKPOINT",
     )
     loss: str = _flag(

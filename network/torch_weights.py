@@ -15,6 +15,7 @@ from common import UserError, reason
 from network.keras_weights import Arrays
 
 SUFFIX = ".safetensors"
+_REQUIREMENT = "safetensors>=0.5,<1"
 
 # The last part of a name: ours, and PyTorch's.
 _WEIGHTS = {
@@ -101,7 +102,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
     except ImportError:
         raise UserError(
-            f"reading {path} takes the package safetensors. Install it: pip install 'safetensors>=0.5,<1'"
+            f"reading {path} takes the package safetensors. Install it: pip install '{_REQUIREMENT}'"
         ) from None
     try:
         tensors = load_file(path)

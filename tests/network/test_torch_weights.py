@@ -1,0 +1,133 @@
+"""Weights of PyTorch in safetensors files; test_torch_nets.py compares whole nets."""
+
+import json
+import pickle
+import struct
+
+import keras
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from weights import refuse
+
+from network import pretrained, torch_weights
+
+KERNEL = np.arange(24, dtype=np.float32).reshape(4, 3, 2, 1)  # [out, in, h, w]
+BIAS = np.array([1, 2, 3, 4], np.float32)
+
+
+def variables():
+    return {
+        "net/layer1/0/conv/weights": keras.Variable(np.zeros((2, 1, 3, 4), np.float32)),
+        "net/layer1/0/conv/biases": keras.Variable(np.zeros(4, np.float32)),
+    }
+
+
+def load(path, wanted):
+    return pretrained.load_net(path, "lunet_narrow", wanted)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "base.", "backbone.", "module.", "module.backbone.", "student.backbone.", "layer1.0."],
+)
+def test_what_stands_before_the_names_is_recognized(tmp_path, prefix):
+    path = tmp_path / "net.safetensors"
+    tensors = {f"{prefix}layer1.0.conv.weight": KERNEL, f"{prefix}layer1.0.conv.bias": BIAS}
+    save_file(tensors | {"fc.weight": BIAS, "layer1.0.bn.num_batches_tracked": BIAS}, path)
+    wanted = variables()
+    told = load(path, wanted)
+    assert (sorted(told.taken), told.passed_over, told.missing) == (
+        sorted(wanted),
+        ["fc.weight"],
+        [],
+    )
+    kernel, bias = wanted.values()
+    for out, inner, h in np.ndindex(4, 3, 2):
+        assert kernel.numpy()[h, 0, inner, out] == KERNEL[out, inner, h, 0]
+    assert bias.numpy().tolist() == BIAS.tolist()
+
+
+def test_names_are_those_of_pytorch():
+    names = {
+        "net/bn1/gamma": "bn1.weight",
+        "net/bn1/beta": "bn1.bias",
+        "net/bn1/moving_mean": "bn1.running_mean",
+        "net/bn1/moving_variance": "bn1.running_var",
+        "net/features/1/conv/0/0/depthwise_weights": "features.1.conv.0.0.weight",
+        "net/fc/biases": "fc.bias",
+    }
+    assert {name: torch_weights.torch_name(name) for name in names} == names
+
+
+def test_numbers_of_16_bits_are_taken(tmp_path):
+    path = tmp_path / "half.safetensors"
+    tensors = {"layer1.0.conv.weight": KERNEL, "layer1.0.conv.bias": BIAS}
+    save_file({name: each.astype(np.float16) for name, each in tensors.items()}, path)
+    wanted = variables()
+    load(path, wanted)
+    assert wanted["net/layer1/0/conv/biases"].numpy().tolist() == BIAS.tolist()
+
+
+def header(description, data=b""):
+    text = description if isinstance(description, bytes) else json.dumps(description).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(shape, offsets, dtype="F32"):
+    return {"layer1.0.conv.bias": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+HOSTILE = {
+    "a header of a gigabyte": struct.pack("<Q", 2**30) + b"{}",
+    "a header beyond all": struct.pack("<Q", 2**63) + b"{}",
+    "no header": b"\x05",
+    "no JSON": header(b"{{{{"),
+    "offsets beyond the end": header(tensor([4], [0, 16]), b"\0" * 8),
+    "offsets that do not fit the shape": header(tensor([4], [0, 8]), b"\0" * 8),
+    "offsets backwards": header(tensor([4], [16, 0]), b"\0" * 16),
+    "a shape beyond all": header(tensor([2**62, 2**62], [0, 16]), b"\0" * 16),
+    "an unknown kind of numbers": header(tensor([4], [0, 16], "Q7"), b"\0" * 16),
+    "nothing in it": header({}),
+    "deep JSON": header(b'{"a":' * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(tmp_path, name):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(HOSTILE[name])
+    refuse(lambda: load(path, variables()), "net.safetensors")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({"layer1.0.conv.weight": KERNEL}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    refuse(lambda: load(path, variables()), "cannot read the weights file .*download it again")
+
+
+def test_a_pickle_with_the_wrong_suffix_runs_nothing(tmp_path):
+    class Program:
+        def __reduce__(self):
+            return (tmp_path / "was_run").touch, ()
+
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(pickle.dumps(Program()))
+    refuse(lambda: load(path, variables()), "a pickle.*save_file.*net.safetensors")
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_weights_of_another_net_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({"layer1.0.conv.weight": KERNEL[:2]}, path)
+    refuse(lambda: load(path, variables()), "does not fit this net")
+    save_file({"stages.0.weight": KERNEL}, path)
+    refuse(lambda: load(path, variables()), "nothing in .* fits")
+
+
+def test_a_missing_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(header({}))
+    refuse(lambda: load(path, variables()), "takes the package safetensors.*pip install")

@@ -51,5 +51,8 @@ for name, title in (("histogram", "color histogram"), ("untrained", "untrained n
     print(f"  {title:18} {result['mAP']:7.1%}  {result['CMC'][0]:7.1%}")
 END
 echo
-echo "To see the curves of the training and its validations: tensorboard --logdir $experiment"
+python runs.py "$experiment" --report demo/report
+echo
+echo "To see the curves of the training and its validations, open in a browser: demo/report/training.html"
+echo "or, while it trains, too: tensorboard --logdir $experiment"
 echo "To see what was found for the worst and the best queries, open in a browser: demo/report/report.html"

@@ -100,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     common.add_flag(
         group,
         "batch_size",
-        help="Number of images, each variant counted, that go through the network at a time, on all devices "
+        help="Number of images, each view counted, that go through the network at a time, on all devices "
         "together.",
     )
     common.add_flag(group, "loading_threads")
@@ -119,7 +119,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         "--aggregator",
         choices=tuple(pooling.AGGREGATORS),
-        help="How the embeddings of the variants of an image become one. Give it with --flip_augment and with "
+        help="How the embeddings of the views of an image become one. Give it with --flip_augment and with "
         "--crop_augment five, and only then.",
     )
     parser.add_argument(

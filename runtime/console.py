@@ -26,6 +26,10 @@ def export() -> None:
     _run("export")
 
 
+def runs() -> None:
+    _run("runs")
+
+
 def _run(name: str) -> None:
     project = Path(__file__).resolve().parents[1]
     sys.path.insert(0, str(project))

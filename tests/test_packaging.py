@@ -54,6 +54,13 @@ def test_all_rooms_are_installed():
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
+def test_all_commands_are_installed():
+    files = PROJECT.glob("*.py")
+    assert sorted(COMMANDS) == sorted(
+        path.stem for path in files if "common.run(main, parse_args)" in path.read_text("utf-8")
+    )
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built of a copy: setuptools leaves its own files behind in the folder."""

@@ -119,11 +119,12 @@ def _about(trainings: Sequence[Training]) -> str:
 
 def _figures(training: Training) -> str:
     items = []
-    for name in ("mAP", "top-1"):
+    chosen_by = training.curves.get(f"validation/{training.metric}")
+    for name in dict.fromkeys((training.metric, "mAP", "top-1")):
         curve = training.curves.get(f"validation/{name}")
-        if curve is None:
+        if curve is None or chosen_by is None:
             continue
-        best = int(np.argmax(curve.values))
+        best = int(np.argmax(chosen_by.values))  # one checkpoint for all figures
         items.append((f"best validation {name}", f"{curve.values[best]:.1%}"))
         items.append((f"last validation {name}", f"{curve.values[-1]:.1%}"))
     precision = training.curves.get("precision")
@@ -136,7 +137,14 @@ def _figures(training: Training) -> str:
     if speed:
         items.append(("images/s", f"{np.median(speed.values):,.0f}"))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in items)
-    return f'<dl class="figures">\n{shown}\n</dl>'
+    notes = []
+    if chosen_by:
+        at = int(chosen_by.iterations[np.argmax(chosen_by.values)])
+        notes.append(f"The best validation is that of iteration {at:,}, by {training.metric}.")
+    if loss or precision:
+        notes.append("Loss and precision are means over the last tenth of the iterations.")
+    note = f'<p class="muted">{html.escape(" ".join(notes))}</p>' if notes else ""
+    return f'<dl class="figures">\n{shown}\n</dl>\n{note}'
 
 
 def _health(trainings: Sequence[Training]) -> str:
@@ -166,7 +174,7 @@ def _charts(directory: Path, trainings: Sequence[Training]) -> str:
             "precision",
             "precision",
             "Precision in the batch",
-            "Share of the same identity among the K - 1 nearest images in the batch.",
+            "Share of the same identity among the K-1 nearest images in the batch.",
             percent=True,
         ),
         *(

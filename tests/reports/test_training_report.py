@@ -49,6 +49,23 @@ def test_one_training(tmp_path):
     assert "Validation mAP: exp 40.0% at 40." in text
 
 
+def test_the_best_figures_are_those_of_one_checkpoint(tmp_path):
+    root = experiment(tmp_path / "exp", lines=4, val_metric="top-1")
+    with metrics_log.MetricsLog(root) as log:
+        log.write(5, {"validation/mAP": 0.25, "validation/top-1": 0.75})
+        log.write(6, {"validation/mAP": 0.5, "validation/top-1": 0.625})
+    text = report(tmp_path, root)
+    for figure in ("best validation top-1</dt><dd>75.0%", "last validation top-1</dt><dd>62.5%"):
+        assert figure in text
+    for figure in ("best validation mAP</dt><dd>25.0%", "last validation mAP</dt><dd>50.0%"):
+        assert figure in text
+    assert "The best validation is that of iteration 5, by top-1." in text
+    # 1/4, of the last tenth of four iterations; 4/50.
+    assert "loss</dt><dd>0.250" in text
+    assert "precision in the batch</dt><dd>8.0%" in text
+    assert "Loss and precision are means over the last tenth of the iterations." in text
+
+
 def test_several_trainings_lie_over_one_another(tmp_path):
     one = experiment(tmp_path / "<b>one", margin=0.2)
     other = experiment(tmp_path / "other", lines=20, margin="soft")

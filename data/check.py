@@ -109,7 +109,8 @@ def main(args: argparse.Namespace) -> None:
     found = examine_all(joined(sets), args.image_root, args.loading_threads)
     for images in sets:
         of_set = {fid: found[fid] for fid in images.fids if fid in found}
-        _print(f"{images.path}:", *summary(images, of_set, args.batch_k), indent=2)
+        K = args.batch_k if images is sets[0] else None
+        _print(f"{images.path}:", *summary(images, of_set, K), indent=2)
     for line in pid_checks.few_images(sets[0].pids, args.batch_k):
         print(f"For a training on {sets[0].path}: {line}")
     listed = problems(sets, found) | {"headers that do not name the columns pid and fid": headers}
@@ -200,23 +201,25 @@ def examine(path: str) -> Image:
 # ------------------------------------------------------------------------- what is told
 
 
-def summary(images: Dataset, found: dict[str, Image], K: int) -> list[str]:
+def summary(images: Dataset, found: dict[str, Image], K: int | None) -> list[str]:
     """What is in a data set, line by line.
 
     Args:
         found: what was found of the files that are there, by fid.
+        K: images of each pid in a batch; None for a test set, of which no batch is made.
     """
     images_of = Counter(images.pids)
     counts = np.array(list(images_of.values()))
-    few = [pid for pid, count in images_of.items() if count < K]
-    names = f" ({common.first_few(few)})" if few else ""
     lines = [
         f"{len(images)} rows, {len(images_of)} pids",
         f"images of a pid: {counts.min()} to {counts.max()}, median {np.median(counts):g}",
-        f"pids with fewer than {K} images: {len(few)}{names}",
-        *_sizes(found),
     ]
-    if len(images_of) == 1 or counts.max() == 1:
+    if K is not None:
+        few = [pid for pid, count in images_of.items() if count < K]
+        names = f" ({common.first_few(few)})" if few else ""
+        lines.append(f"pids with fewer than {K} images: {len(few)}{names}")
+    lines += _sizes(found)
+    if K is not None and (len(images_of) == 1 or counts.max() == 1):
         lines.append("one pid, or one image of each: not for a training set")
     for pid, kind in NON_IDENTITIES.items():
         if pid in images_of:

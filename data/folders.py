@@ -119,8 +119,9 @@ def pids_of_folders(root: str, fids: list[str], level: int | None) -> tuple[list
     deepest = max(fids, key=lambda fid: len(folders_of[fid]))
     depth = len(folders_of[deepest])
     if depth < (level or 1):
+        folders = f"at least {level} folders" if level and level > 1 else "at least one folder"
         raise UserError(
-            f"the images of --image_root {root} should lie in at least {level or 1} folders, which name the identity. "
+            f"the images of --image_root {root} should lie in {folders}: folders tell the identity. "
             f"Received: {deepest}. Give one folder per identity, a smaller --pid_level, or --pid with a regular "
             "expression."
         )

@@ -59,9 +59,17 @@ def found_at_distance_zero(
 
 
 def warn_about_queries_apart(query: Embedded, gallery: Embedded, excluder: str) -> None:
-    """Warn of queries for which an excluder that compares files ignores nothing."""
+    """Warn of queries for which an excluder that compares files ignores nothing.
+
+    Where that is so for all of them, the sets were divided: it is told, but it is no mistake.
+    """
     apart = [query.dataset.fids[row] for row in queries_apart(query, gallery)]
-    if apart:
+    if len(apart) == len(query.embs):
+        log.info(
+            f"--excluder {excluder} ignores no image for {len(apart)} of {len(query.embs)} queries: no file of theirs "
+            f"is in the gallery ({first_few(apart)})."
+        )
+    elif apart:
         log.warning(
             f"--excluder {excluder} ignores no image for {len(apart)} of {len(query.embs)} queries, whose files are "
             f"not in the gallery: {first_few(apart)}. Where the gallery has them under other names, they find "

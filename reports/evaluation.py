@@ -453,7 +453,7 @@ def _cmc_chart(directory: Path, cmc: np.ndarray, baselines: Mapping[str, Results
         page.legend(plot)
     plot.set_ylim(0, 1.02)
     plot.set_xlim(left=0)
-    plot.yaxis.set_major_formatter(_percent)
+    plot.yaxis.set_major_formatter(page.percent)
     points = ", ".join(
         f"{cmc[rank - 1]:.1%} at rank {rank}" for rank in (1, 5, 10, 20, 50) if rank <= len(ranks)
     )
@@ -473,7 +473,7 @@ def _distances_chart(directory: Path, true: np.ndarray, wrong: np.ndarray) -> st
         plot.stairs(shares, edges, fill=True, color=page.COLORS[color], alpha=0.2)
         plot.stairs(shares, edges, color=page.COLORS[color], linestyle=style, label=label)
     page.legend(plot)
-    plot.yaxis.set_major_formatter(_percent)
+    plot.yaxis.set_major_formatter(page.percent)
     middle = "there are no true matches"
     if len(true):
         middle = f"the median of true matches is {np.median(true):.4g}"
@@ -531,10 +531,11 @@ def _roc_chart(
             continue
         plot.plot(point.fpr, point.tpr, ".", color=page.COLORS["true"], markersize=9)
         if point.name.startswith("FPR"):  # others may be too close to these for a label
+            is_low = point.tpr < 0.15  # a label below would lie on the axis
             plot.annotate(
                 f"{point.distance:.3g}",
                 (point.fpr, point.tpr),
-                xytext=(5, -10),
+                xytext=(-4, 6) if is_low else (5, -10),
                 textcoords="offset points",
                 fontsize=8,
                 color=page.COLORS["muted"],
@@ -543,7 +544,7 @@ def _roc_chart(
     plot.set_xlim(lowest, 1)
     plot.set_ylim(0, 1.02)
     plot.xaxis.set_major_formatter(lambda value, _: f"{value:.6f}".rstrip("0").rstrip("."))
-    plot.yaxis.set_major_formatter(_percent)
+    plot.yaxis.set_major_formatter(page.percent)
     error = verification.equal_error()
     equal = f"the equal error rate is {error.fpr:.2%}, at distance {error.distance:.4g}"
     svg = page.chart(figure, directory, "roc", f"ROC curve: {equal}.")
@@ -611,7 +612,7 @@ def _identities(directory: Path, query_pids: Sequence[str], aps: np.ndarray) -> 
 
     figure, plot = page.axes("Mean AP of its queries", "Identities")
     plot.hist(list(means.values()), bins=20, range=(0, 1), color=page.COLORS["true"], rwidth=0.9)
-    plot.xaxis.set_major_formatter(_percent)
+    plot.xaxis.set_major_formatter(page.percent)
     median = np.median(list(means.values()))
     middle = f"half of the {len(means):,} identities are above {median:.1%}"
     alt = f"Histogram of identities by mean AP: {middle}."
@@ -640,7 +641,3 @@ def _flags(flags: Mapping[str, object], checkpoints: Sequence[str | None]) -> st
         for name, value in values.items()
         if value is not None and value is not False
     )
-
-
-def _percent(value: float, _) -> str:
-    return f"{value:.0%}"

@@ -126,6 +126,11 @@ def legend(plot) -> None:
     plot.legend(frameon=False, labelcolor=COLORS["ink"])
 
 
+def percent(value: float, _: object = None) -> str:
+    """A tick of an axis, exactly: 0.175 is 17.5%."""
+    return f"{100 * value:.6g}%"
+
+
 def chart(figure, directory: str | os.PathLike, name: str, alt: str) -> str:
     """Write the figure to directory/name.png.
 

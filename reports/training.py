@@ -233,7 +233,7 @@ def _chart(directory: Path, trainings: Sequence[Training], chart: Chart) -> str:
     if chart.name == "waiting":
         plot.set_ylim(0, 1)
     if chart.percent:
-        plot.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        plot.yaxis.set_major_formatter(page.percent)
     svg = page.chart(
         figure, directory, f"training_{chart.name}", f"{chart.label}: {', '.join(words)}."
     )
@@ -262,7 +262,7 @@ def _comparison(table: Sequence[Sequence[str]]) -> str:
         first, *others = map(html.escape, row)
         cells += f"<tr><th>{first}</th>{''.join(f'<td>{text}</td>' for text in others)}</tr>\n"
     return f"""<h2 id="runs">Side by side</h2>
-<div class="table" tabindex="0" role="region" aria-label="The trainings side by side"><table>
+<div class="table wide" tabindex="0" role="region" aria-label="The trainings side by side"><table>
 <thead><tr>{names}</tr></thead>
 <tbody>
 {cells}</tbody></table></div>"""

@@ -187,6 +187,8 @@ def test_each_csv_is_told_for_itself_and_few_images_of_the_first(images, capsys)
     sets = {"train.csv": GOOD[:4], "q.csv": ["5,gone.png", "5,gone.png"]}
     code, out = run_all(images, sets, capsys, "--batch_k=2")
     assert code == 10 and "have fewer than" not in out
+    assert out.count("pids with fewer than 2 images") == 1  # of a test set no batches are made
+    assert "not for a training set" not in out
     assert "missing: 1\n    gone.png\n" in out
     assert "rows that stand there more than once: 1\n    5,gone.png\n" in out
     _, out = run_all(images, sets, capsys, "--batch_k=3")

@@ -137,7 +137,7 @@ def test_no_images(tmp_path):
         run(tmp_path / "photos")
     touch(tmp_path / "flat", "1.jpg")
     with pytest.raises(
-        common.UserError, match="at least 1 folders, .* Received: 1.jpg. Give one folder"
+        common.UserError, match="at least one folder: .* Received: 1.jpg. Give one folder"
     ):
         run(tmp_path / "flat")
 

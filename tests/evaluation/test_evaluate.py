@@ -405,7 +405,8 @@ def test_a_diagonal_that_ignores_nothing_is_warned_about(diagonal, tmp_path, cap
     changed = other_names(diagonal, tmp_path, [f"copies/{row}.jpg" for row in range(40)])
     run(diagonal | changed)
     nothing, copies = capsys.readouterr().err.splitlines()
-    assert "--excluder diagonal ignores no image for 40 of 40 queries" in nothing
+    assert "[INFO]" in nothing and "[WARNING]" in copies
+    assert "--excluder diagonal ignores no image for 40 of 40 queries: no file of" in nothing
     assert "copies/0.jpg, copies/1.jpg, copies/2.jpg, ..." in nothing
     assert "40 of 40 queries have their best match at distance 0" in copies
     assert "copies/0.jpg (a/0.jpg), copies/1.jpg (a/1.jpg)" in copies

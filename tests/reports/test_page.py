@@ -57,6 +57,11 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
         page.thumbnail(tmp_path / "a.png")
 
 
+def test_percents_of_an_axis_are_exact():
+    ticks = [page.percent(value) for value in (0, 0.025, 0.175, 0.1 + 0.2, 1, 0.0005)]
+    assert ticks == ["0%", "2.5%", "17.5%", "30%", "100%", "0.05%"]
+
+
 def draw(tmp_path, name):
     figure, plot = page.axes("<x>", "y")
     plot.plot([1, 2], [3, 4], color=page.COLORS["true"], label="z")

@@ -339,6 +339,14 @@ def group_count(regex: str) -> int:
         raise ValueError(str(error)) from None
 
 
+def has_one_group(text: str) -> bool:
+    """Whether a text is a regular expression with one group."""
+    try:
+        return group_count(text) == 1
+    except ValueError:
+        return False
+
+
 def readable_file(text: str) -> str:
     """A flag's type: the name of a file that can be read."""
     if not os.path.isfile(text):

@@ -290,7 +290,8 @@ def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namesp
             csv = getattr(args, f"{part}_dataset")
             path = os.path.join(root, embeddings_file.default_name(csv))
             of_part = os.path.join(root, embeddings_file.default_name(csv, part))
-            if os.path.isfile(of_part):
+            # Without splits it is the file of another CSV, which has this name.
+            if os.path.isfile(of_part) and dataset.load(csv).splits is not None:
                 path = of_part
             if not os.path.isfile(path):
                 parser.error(

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import common
 from common import UserError, first_few
 from data import cameras, dataset, pids, pk_sampler
+from data.dataset import Dataset
+from data.pk_sampler import Sampler
 from experiment import args_json, flags, folder, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
@@ -141,14 +143,7 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     try:
         paths = flags.several(settings.train_set)
         train_set = dataset.load_sets(paths, "train", settings.join_pids)
-        sampler = pk_sampler.make_sampler(
-            train_set,
-            settings.batch_p,
-            settings.batch_k,
-            seed=0,
-            set_weights=settings.set_weights,
-            same_group=settings.same_group_batches,
-        )
+        sampler = _make_sampler(train_set, settings)
         dataset.check_sets(
             train_set,
             paths,
@@ -159,6 +154,8 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
         )
         cameras.cameras_of(train_set, settings.cameras)
         data = validation_set.load(train_set, settings)
+        if data.train_set is not train_set:
+            sampler = _make_sampler(data.train_set, settings)
     except UserError as error:
         if not resuming:
             raise
@@ -175,6 +172,18 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     for line in pids.warnings(data.train_set.pids, settings.batch_k):
         log.warning(line)
     return data
+
+
+def _make_sampler(train_set: Dataset, settings: Settings) -> Sampler:
+    """Make a sampler to check the data set. Raises: UserError where there are too few pids."""
+    return pk_sampler.make_sampler(
+        train_set,
+        settings.batch_p,
+        settings.batch_k,
+        seed=0,
+        set_weights=settings.set_weights,
+        same_group=settings.same_group_batches,
+    )
 
 
 def _begin_run(settings: Settings, data: validation_set.Data, call: Call, is_chief: bool) -> Run:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import UserError, group_count
+from common import UserError, has_one_group
 from data.dataset import Dataset
 
 COLUMN = "column"  # the rule that takes the camera from the CSV
@@ -46,11 +46,7 @@ def pid_and_camera(pattern: str, fid: str) -> tuple[str, str] | None:
 
 def rule(text: str) -> str:
     """A flag type: COLUMN, a name of PATTERNS, or a regular expression with one group, the camera."""
-    try:
-        groups = 1 if text in (COLUMN, *PATTERNS) else group_count(text)
-    except ValueError:
-        groups = None
-    if groups != 1:
+    if text not in (COLUMN, *PATTERNS) and not has_one_group(text):
         raise argparse.ArgumentTypeError(
             f"should be {COLUMN}, one of {', '.join(PATTERNS)}, or a regular expression with one group, the camera. "
             f"Received: {text}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import UserError, group_count
+from common import UserError, has_one_group
 from data import cameras
 from data.dataset import Dataset
 from evaluation import figures, ranking
@@ -32,11 +32,7 @@ SHOWN = {  # on the terminal and in a report, by what they are called there
 
 def rule(text: str) -> str:
     """A flag type: one of COLUMNS, of cameras.PATTERNS, or a regular expression with one group."""
-    try:
-        known = text in COLUMNS or text in cameras.PATTERNS or group_count(text) == 1
-    except ValueError:
-        known = False
-    if not known:
+    if text not in (*COLUMNS, *cameras.PATTERNS) and not has_one_group(text):
         raise argparse.ArgumentTypeError(
             f"should be a column of the CSVs, {' or '.join(COLUMNS)}; a data set whose file names tell cameras, "
             f"{', '.join(cameras.PATTERNS)}; or a regular expression with one group in parentheses. Received: {text}"

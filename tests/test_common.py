@@ -372,6 +372,12 @@ def test_a_name_longer_than_file_systems_allow(tmp_path):
 
 def test_the_groups_of_a_regular_expression_are_counted():
     assert [common.group_count(regex) for regex in ("", r"c(\d)", "(a)(?:b)(?P<c>d)")] == [0, 1, 2]
+    assert [common.has_one_group(regex) for regex in ("", "(a)", "(a)(b)", "(")] == [
+        False,
+        True,
+        False,
+        False,
+    ]
     assert common.group_count("[[a](b)") == 1  # which Python warns of
     for regex in ("(", "a{9999999999}", "(" * 5000 + ")" * 5000):
         with pytest.raises(ValueError):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data import pictures
-from data.dataset import WHOLE, ImageFiles, labels_of, with_boxes
+from data.dataset import ImageFiles, distinct_files
 from evaluation import Results, evaluate
 from experiment import validations
 from experiment.flags import VALIDATION_FIGURES, Settings, known
@@ -217,17 +217,9 @@ def _without_bad_images(found: ValidationSet, settings: Settings) -> ValidationS
 
 def _images(found: ValidationSet) -> _Images:
     parts = [images.files(found.image_root) for images in (found.query, found.gallery)]
-    boxes = None
-    if any(part.boxes is not None for part in parts):
-        whole = [np.full((len(part), 4), WHOLE, np.int32) for part in parts]
-        boxes = np.concatenate(
-            [w if part.boxes is None else part.boxes for part, w in zip(parts, whole, strict=True)]
-        )
-    both = ImageFiles(np.concatenate([part.paths for part in parts]), boxes)
-    numbers = labels_of(with_boxes(both.paths, both.boxes))
-    _, first = np.unique(numbers, return_index=True)
-    query, gallery = np.split(numbers, [len(found.query)])
-    return _Images(both.select(first), query, gallery)
+    files, places = distinct_files(parts)
+    query, gallery = np.split(places, [len(found.query)])
+    return _Images(files, query, gallery)
 
 
 def _repair_pointer(root: Path, history: list[Validation]) -> None:

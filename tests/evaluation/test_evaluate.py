@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -437,6 +438,19 @@ def test_an_experiment_tells_metric_and_embeddings(experiment, capsys):
     run(experiment)
     out, err = capsys.readouterr()
     assert out.startswith("mAP: 73.33%") and err == ""
+
+
+def test_embeddings_of_a_split_are_taken_for_a_csv_with_splits_only(experiment):
+    root = experiment["experiment_root"]
+    of_part = root / "query_query_embeddings.h5"
+    of_part.write_bytes(b"")  # without splits, those of another CSV: query_query.csv
+    assert evaluate.parse_args(argv(experiment)).query_embeddings == str(
+        root / "query_embeddings.h5"
+    )
+    rows = Path(experiment["query_dataset"]).read_text().splitlines()
+    lines = ["pid,fid,split", *(f"{row},query" for row in rows)]
+    Path(experiment["query_dataset"]).write_text("\n".join(lines))
+    assert evaluate.parse_args(argv(experiment)).query_embeddings == str(of_part)
 
 
 def test_given_flags_win_and_another_metric_is_told(experiment, tmp_path, capsys):

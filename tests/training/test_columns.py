@@ -11,6 +11,7 @@ import embed
 import evaluate
 import train
 from benchmarks import kill_and_resume
+from common import UserError
 from network import checkpoints
 
 FLAGS = [
@@ -164,3 +165,26 @@ def test_two_sets_with_weights(folder):
     args = json.loads((root / "args.json").read_text())
     assert args["train_set"] == [str(path) for path in paths]
     assert args["set_weights"] == [3.0, 1.0] and args["no_file_check"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            ["--set_weights", 3, 1],
+            r"set 1 of --train_set 3 of the pids of each batch, but it has [12]\.",
+        ),
+        (["--same_group_batches"], r"no group has the 4 pids of a batch: \w+ \(\d pids\)"),
+    ],
+)
+def test_too_few_pids_beside_those_held_out_are_told_first(folder, tmp_path, flags, message):
+    lines = (folder / "train.csv").read_text().splitlines()
+    grouped = ["pid,fid,group", *(f"{line},{int(line[0]) % 2}" for line in lines)]
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path in paths:
+        path.write_text("\n".join(grouped))
+    root = tmp_path / "exp"
+    sets = ["--train_set", *paths, f"--image_root={folder}"]
+    with pytest.raises(UserError, match=message):
+        run(root, *sets, *flags, "--val_pids=7")
+    assert not root.exists()

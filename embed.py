@@ -7,7 +7,7 @@
     --logdir exp
 
 A file holds `emb` float32 [N, D] in the order of the CSV, the `fids` of its rows, and
-`augmentation_types`, byte strings [A]; with several variants of each image also `emb_aug` float32
+`augmentation_types`, byte strings [A]; with several views of each image also `emb_aug` float32
 [A, N, D]. A file that has other embeddings is only replaced with --overwrite. Several devices or
 workers share the images (--strategy); the chief writes the files.
 
@@ -182,7 +182,7 @@ def write(
         checkpoint=str(embedder.checkpoint),
         network=checkpoint_paths.fingerprint(embedder.checkpoint),
         weights=embedder.weights,
-        augmentation_types=tuple(embedder.variant_names),
+        augmentation_types=tuple(embedder.view_names),
     )
     with (
         embeddings_file.create(
@@ -194,9 +194,9 @@ def write(
         ) as file,
         terminal.bar(N, "img", show=not quiet) as bar,
     ):
-        for variants in embedder.batches(images):
-            file.add(embedder.aggregate(variants), variants)
-            bar.update(variants.shape[1])
+        for views in embedder.batches(images):
+            file.add(embedder.aggregate(views), views)
+            bar.update(views.shape[1])
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,12 +1,12 @@
 """The HDF5 file of embeddings: written, checked and read here alone.
 
     emb                 float32 [N, D], a row for each image of the CSV, in its order
-    emb_aug             float32 [A, N, D], of every variant, where there are several
-    augmentation_types  byte strings [A], the names of the variants
+    emb_aug             float32 [A, N, D], of every view, where there are several
+    augmentation_types  byte strings [A], the names of the views
     fids                UTF-8 strings [N], of the CSV, in its order; with `#x1,y1,x2,y2` after
                         those of which a box was embedded
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
-        variants became one, and the directory of the images
+        views became one, and the directory of the images
     attributes network, data: fingerprints of the weights and of what was embedded
     attribute weights: which of the checkpoint's weights, averaged or raw, where it has both
     attribute crc32: the CRC-32 of the numbers of `emb`
@@ -50,8 +50,8 @@ class Origin(NamedTuple):
 
     Attributes:
         checkpoint: the path of the weights.
-        augmentation_types: names of the A variants of each image.
-        aggregator: how the embeddings of the variants became one, where there are several.
+        augmentation_types: names of the A views of each image.
+        aggregator: how the embeddings of the views became one, where there are several.
         image_root: the directory that the fids are relative to.
         weights: "averaged" or "raw", where the checkpoint has both.
         network: a fingerprint of the checkpoint, equal for its copies.
@@ -84,7 +84,7 @@ class Writer:
         file: is written to and not to be mapped, or left to HDF5: a full disk would end the process
             or leave it with a broken library, and not raise OSError.
         shape: (N, D).
-        offsets: where `emb` begins in the file, and each variant of `emb_aug`.
+        offsets: where `emb` begins in the file, and each view of `emb_aug`.
     """
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int], offsets: Sequence[int]):
@@ -94,19 +94,19 @@ class Writer:
         self.count = 0  # of rows so far
         self.crc = 0
 
-    def add(self, embs: np.ndarray, variants: np.ndarray | None = None) -> None:
+    def add(self, embs: np.ndarray, views: np.ndarray | None = None) -> None:
         """Write the next n rows.
 
         Args:
             embs: [n, D].
-            variants: [A, n, D], needed where the file has several augmentation types.
+            views: [A, n, D], needed where the file has several augmentation types.
 
         Raises:
             ValueError: they are of another shape, or more than the file has room for.
             OSError: the disk is full.
         """
         count, dim = self._shape
-        parts = [embs, *([] if len(self._offsets) == 1 or variants is None else variants)]
+        parts = [embs, *([] if len(self._offsets) == 1 or views is None else views)]
         n = len(embs)
         if {np.shape(part) for part in parts} != {(n, dim)} or len(parts) != len(self._offsets):
             raise ValueError(f"embeddings should be [{n}, {dim}] in each of {len(self._offsets)}")
@@ -165,16 +165,16 @@ def _lay_out(
     """Write all but the embeddings, and take the room for these.
 
     Returns:
-        Where `emb` begins in the file, in bytes, and each variant of `emb_aug`.
+        Where `emb` begins in the file, in bytes, and each view of `emb_aug`.
     """
     A = len(origin.augmentation_types or ())
-    variants = A if A > 1 else 0
+    views = A if A > 1 else 0
     bytes_of_emb = 4 * shape[0] * shape[1]
     # HDF5 does not survive a full disk: what it will need must be there before it is called.
     names = [] if fids is None else list(fids)
     # HDF5 does not survive a full disk: what it will need must be there before it is called.
     bytes_of_fids = sum(len(name.encode("utf-8", "surrogateescape")) + 64 for name in names)
-    files.allocate(path, (1 + variants) * bytes_of_emb + bytes_of_fids + 2**18)
+    files.allocate(path, (1 + views) * bytes_of_emb + bytes_of_fids + 2**18)
     at_once = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     at_once.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -192,7 +192,7 @@ def _lay_out(
             file.create_dataset(FIDS, data=names, dtype=h5py.string_dtype())
         emb = file.create_dataset(EMB, shape, "<f4", dcpl=at_once)
         offsets = [emb.id.get_offset()]
-        if variants:
+        if views:
             emb_aug = file.create_dataset(EMB_AUG, (A, *shape), "<f4", dcpl=at_once)
             first = emb_aug.id.get_offset()
             offsets += [first + number * bytes_of_emb for number in range(A)]

@@ -1,4 +1,4 @@
-"""Many embeddings become one: those of an image's variants, and those of one person's queries."""
+"""Many embeddings become one: those of an image's views, and those of one person's queries."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -7,11 +7,11 @@ import numpy as np
 
 from common import UserError
 
-# ------------------------------------------------------------------------- variants of an image
+# ------------------------------------------------------------------------- views of an image
 
 
 def mean(embs: np.ndarray) -> np.ndarray:
-    """The mean over variants (flips, crops): float32 [A, N, D] -> [N, D]."""
+    """The mean over views (flips, crops): float32 [A, N, D] -> [N, D]."""
     return embs.mean(axis=0)
 
 
@@ -26,7 +26,7 @@ AGGREGATORS = {function.__name__: function for function in (mean, normalized_mea
 
 
 def check_aggregator(aggregator: str | None, flip_augment: bool, crop_augment: str | None) -> None:
-    """Raises: UserError unless an aggregator is given exactly if an image has several variants."""
+    """Raises: UserError unless an aggregator is given exactly if an image has several views."""
     several = flip_augment or crop_augment == "five"
     if several and aggregator is None:
         raise UserError(

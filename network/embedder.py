@@ -40,22 +40,22 @@ class NetworkEmbedder:
         network: as of model.build, for images of input_size(flags, crop_augment). Each call takes
             the weights that it has then.
         flags: those of its training.
-        flip_augment, crop_augment: which variants of each image are embedded, as the flags of
+        flip_augment, crop_augment: which views of each image are embedded, as the flags of
             embed.py.
-        aggregator: how the embeddings of several variants become one, "mean" or "normalized_mean".
-        batch_size: variants of images that go through the network at a time, on all devices
+        aggregator: how the embeddings of several views become one, "mean" or "normalized_mean".
+        batch_size: views of images that go through the network at a time, on all devices
             together.
         loading_threads: files loaded in parallel; changes no result.
 
     Attributes:
         flags: those of the training.
-        variant_names: of the A variants of each image, in their order.
+        view_names: of the A views of each image, in their order.
         size: height and width of what the network takes.
         network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
         aggregate: [A, n, D] -> [n, D].
 
     Raises:
-        UserError: the aggregator does not fit the variants.
+        UserError: the aggregator does not fit the views.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class NetworkEmbedder:
         self.flags = flags
         self.aggregate = pooling.AGGREGATORS[aggregator or "mean"]
         self._views = Views(flags.net_size, flip_augment, crop_augment)
-        self.variant_names = self._views.names
+        self.view_names = self._views.names
         self._resized = flags.pre_crop_size if crop_augment else flags.net_size
         self.size = input_size(flags, crop_augment)
         self._strategy = tf.distribute.get_strategy()
         self._turns = devices.turns(self._strategy)
-        images_a_replica = max(1, batch_size // (len(self.variant_names) * self._turns.replicas))
+        images_a_replica = max(1, batch_size // (len(self.view_names) * self._turns.replicas))
         self._images_at_a_time = images_a_replica * len(self._turns.own)
         self._loading_threads = loading_threads
         self._load_file = image_data.make_loader(self._resized)
@@ -114,7 +114,7 @@ class NetworkEmbedder:
             images: as for a call.
 
         Yields:
-            float32 [A, n, D], the embeddings of all variants of the next n images.
+            float32 [A, n, D], the embeddings of all views of the next n images.
 
         Raises:
             UserError: as a call does.
@@ -135,7 +135,7 @@ class NetworkEmbedder:
         if previous is not None:
             yield previous.numpy()[:, :left]
 
-    def variants(self, image) -> tf.Tensor:
+    def views(self, image) -> tf.Tensor:
         """What the network is given for an image.
 
         Args:
@@ -163,9 +163,9 @@ class NetworkEmbedder:
         with tf.device("CPU:0"):  # no images of other replicas go to its device
             images = self._turns.of_replica(images)
         # Here and not while loading: the device is sent A times fewer numbers.
-        variants = self._views.take(images)
-        embs = self.network(tf.reshape(variants, [-1, *self.size, 3]), training=False)["emb"]
-        embs = tf.reshape(embs, [-1, len(self.variant_names), self.flags.embedding_dim])
+        views = self._views.take(images)
+        embs = self.network(tf.reshape(views, [-1, *self.size, 3]), training=False)["emb"]
+        embs = tf.reshape(embs, [-1, len(self.view_names), self.flags.embedding_dim])
         return tf.transpose(self._turns.gather(embs), [1, 0, 2])
 
     def _load(self, images: Sequence | ImageFiles) -> Iterator:

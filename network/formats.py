@@ -21,7 +21,7 @@ def write_saved_model(embedder: Embedder, directory: Path) -> None:
         return {"emb": embedder.network(images, training=False)["emb"]}
 
     def prepare(image):
-        return embedder.variants(image)[0]
+        return embedder.views(image)[0]
 
     def decode_and_prepare(encoded):
         return prepare(decode_exportable(encoded))

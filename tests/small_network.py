@@ -51,8 +51,8 @@ class Expected:
         embs = []
         for image in self._images:
             resized = images.resize(image, PRE_CROP if crop else SIZE)
-            variants = Views(SIZE, flip, crop).take(resized)
-            embs.append(self._network(variants, training=False)["emb"].numpy())
+            views = Views(SIZE, flip, crop).take(resized)
+            embs.append(self._network(views, training=False)["emb"].numpy())
         return np.stack(embs, axis=1)
 
 

@@ -135,7 +135,7 @@ def test_other_embeddings_are_only_replaced_when_asked(trained, expected, datase
         (True, "five", "mean"),
     ],
 )
-def test_variants_are_kept_and_aggregated(
+def test_views_are_kept_and_aggregated(
     flip, crop, aggregator, trained, expected, dataset, tmp_path
 ):
     flags = [f"--filename={tmp_path / 'out.h5'}", f"--aggregator={aggregator}", "--batch_size=25"]
@@ -301,7 +301,7 @@ BAD_FLAGS = {
     "missing image_root": (["--image_root=nowhere"], "--image_root.*nowhere"),
     "flip without aggregator": (["--flip_augment"], "--aggregator: needed"),
     "five crops without aggregator": (["--crop_augment=five"], "--aggregator: needed"),
-    "aggregator without variants": (
+    "aggregator without views": (
         ["--aggregator=mean"],
         "--aggregator: mean has nothing to aggregate",
     ),

@@ -150,9 +150,9 @@ class Validator:
                 len(files), "validation img", show=self._cluster.is_chief, leave=False
             ) as bar,
         ):
-            for variants in embedder.batches(files):
-                parts.append(embedder.aggregate(variants))
-                bar.update(variants.shape[1])
+            for views in embedder.batches(files):
+                parts.append(embedder.aggregate(views))
+                bar.update(views.shape[1])
                 # Several workers embed together: none of them can leave.
                 if interrupt.interrupted and self._cluster.size == 1:
                     return None

@@ -44,18 +44,18 @@ def test_rows_are_written_as_they_come_and_read_back(tmp_path):
     assert embeddings_file.may_be_replaced(path)
 
 
-def test_variants_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
+def test_views_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["original_resize", "original_flip_resize"]
-    variants = np.stack([EMBS, EMBS + 2])
+    views = np.stack([EMBS, EMBS + 2])
     origin = Origin("exp/checkpoint-5", names, "mean", "images")
     with embeddings_file.create("emb.h5", 50, 7, origin, images(50).fids) as file:
-        file.add(variants[:, :30].mean(axis=0), variants[:, :30])
-        file.add(variants[:, 30:].mean(axis=0), variants[:, 30:])
+        file.add(views[:, :30].mean(axis=0), views[:, :30])
+        file.add(views[:, 30:].mean(axis=0), views[:, 30:])
     with h5py.File("emb.h5") as file:
         assert file["emb"].dtype == file["emb_aug"].dtype == np.float32
-        np.testing.assert_array_equal(file["emb"][()], variants.mean(axis=0))
-        np.testing.assert_array_equal(file["emb_aug"][()], variants)
+        np.testing.assert_array_equal(file["emb"][()], views.mean(axis=0))
+        np.testing.assert_array_equal(file["emb_aug"][()], views)
         assert file["augmentation_types"][()].astype(str).tolist() == names
         assert file["fids"].asstr()[()].tolist() == images(50).fids.tolist()
         assert file.attrs["checkpoint"] == str(tmp_path / "exp/checkpoint-5")
@@ -67,7 +67,7 @@ def test_variants_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
     )
 
 
-def test_the_embeddings_of_one_variant_are_not_there_twice(tmp_path):
+def test_the_embeddings_of_one_view_are_not_there_twice(tmp_path):
     origin = Origin(augmentation_types=("original_center",))
     with embeddings_file.create(tmp_path / "emb.h5", 50, 7, origin) as file:
         file.add(EMBS, EMBS[None])

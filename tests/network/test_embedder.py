@@ -72,12 +72,12 @@ def test_arrays_of_different_sizes_are_embedded(embedder):
     close(embedder(arrays), embedder.network(resized, training=False)["emb"])
 
 
-def test_variants_are_aggregated(trained, expected, dataset):
+def test_views_are_aggregated(trained, expected, dataset):
     embedder = Embedder(
         trained, "checkpoint-0", flip_augment=True, crop_augment="five", aggregator="mean"
     )
     assert embedder.checkpoint == trained / "checkpoint-0"
-    assert embedder.variant_names == Views(SIZE, True, "five").names
+    assert embedder.view_names == Views(SIZE, True, "five").names
     embs = embedder([dataset.root / fid for fid in dataset.fids[:3]])
     close(embs, expected(True, "five", "checkpoint-0").mean(axis=0)[:3])
 
@@ -171,7 +171,7 @@ def test_files_that_are_refused_are_named_with_the_reason(kind, copies, embedder
     assert "\n" not in str(told.value)
 
 
-def test_an_aggregator_is_needed_for_several_variants(trained):
+def test_an_aggregator_is_needed_for_several_views(trained):
     with pytest.raises(UserError, match="--aggregator: needed"):
         Embedder(trained, flip_augment=True)
 

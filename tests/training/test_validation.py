@@ -219,10 +219,10 @@ def test_a_signal_ends_a_validation_which_is_made_when_the_training_goes_on(
     batches = NetworkEmbedder.batches
 
     def interrupted(embedder, paths):
-        for variants in batches(embedder, paths):
+        for views in batches(embedder, paths):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)  # until the thread that listens has heard it
-            yield variants
+            yield views
 
     argv = flags(dataset, root, *VALIDATION)
     for iteration, undisturbed in ((2, 0), (6, 2)):

@@ -110,7 +110,9 @@ def main(args: argparse.Namespace) -> None:
         pids = [source.categories[annotation["category_id"]] for annotation in chosen]
     dataset.check_images(source.path, args.image_root, list(dict.fromkeys(fids)))
     table = csv_builder.with_columns(pids, fids, columns)
-    csv_builder.write(args.directory, split.parts_of(table, args.split))
+    parts = split.parts_of(table, args.split)
+    csv_builder.write(args.directory, parts)
+    split.warn_of_earlier(args.directory, parts)
 
 
 # ------------------------------------------------------------------------- the file

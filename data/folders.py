@@ -51,7 +51,9 @@ def main(args: argparse.Namespace) -> None:
         fids, pids = pids_of_folders(args.image_root, fids, args.pid_level)
     columns = csv_builder.columns_from_names(args, fids)
     table = csv_builder.with_columns(pids, fids, columns)
-    csv_builder.write(args.directory, split.parts_of(table, args.split))
+    parts = split.parts_of(table, args.split)
+    csv_builder.write(args.directory, parts)
+    split.warn_of_earlier(args.directory, parts)
 
 
 def find_images(root: str) -> list[str]:

@@ -24,6 +24,9 @@ from common import UserError
 from data import csv_builder, dataset, table
 from data.csv_builder import Table
 from runtime import terminal
+from runtime.terminal import log
+
+PARTS = ("train", "query", "gallery", "test")  # the names of the CSVs
 
 # So many identities of nearly equal numbers of images are shuffled among each other before every
 # so-manieth is taken: the seed counts, and both parts have rare and frequent ones alike.
@@ -173,6 +176,7 @@ def main(args: argparse.Namespace) -> None:
     _check_not_replaced(args.csv, args.directory, division.parts)
     print(*division.lines, sep="\n")
     csv_builder.write(args.directory, division.parts)
+    warn_of_earlier(args.directory, division.parts)
 
 
 def read(path: str) -> Table:
@@ -216,6 +220,28 @@ def _check_not_replaced(path: str, directory: str, parts: Iterable[str]) -> None
         if os.path.exists(target) and os.path.samefile(path, target):
             raise UserError(
                 f"{target} would replace the CSV that is divided. Give another --directory, or rename the CSV."
+            )
+
+
+def warn_of_earlier(directory: str, parts: csv_builder.Parts) -> None:
+    """Warn of CSVs of an earlier division in the directory, of which no new one took the place.
+
+    Only of those that hold identities which are for training now: a test on them would say nothing.
+    """
+    train = parts.get("train")
+    pids = set(train.column("pid") or []) if isinstance(train, Table) else set()
+    for name in PARTS:
+        path = os.path.join(directory, f"{name}.csv")
+        if name in parts or not os.path.isfile(path):
+            continue
+        try:
+            shared = pids.intersection(dataset.load(path).pids)
+        except UserError:
+            continue  # not a data set
+        if shared:
+            log.warning(
+                f"{path} is of an earlier division: it has pids that train.csv has now "
+                f"({common.first_few(sorted(shared))}). Remove it."
             )
 
 

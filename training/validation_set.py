@@ -112,7 +112,7 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
     if pid_count < settings.batch_p:
         raise UserError(
             f"--val_pids {settings.val_pids} leaves {pid_count} pids to train on, fewer than "
-            f"--batch_p {settings.batch_p}. Give less of one of them."
+            f"--batch_p {settings.batch_p}. Give a smaller --val_pids or --batch_p."
         )
     found = ValidationSet(
         whole.select(queries),

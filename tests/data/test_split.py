@@ -242,6 +242,24 @@ def test_the_csv_itself_is_not_replaced(tmp_path):
     assert not (tmp_path / "query.csv").exists()
 
 
+def test_what_is_left_of_an_earlier_division_is_told(tmp_path, capsys):
+    rows = [f"{pid},{pid}{i}.jpg" for pid in "abcd" for i in range(3)]
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    (tmp_path / "first.txt").write_text("a\nb\n")
+    (tmp_path / "second.txt").write_text("a\nc\n")
+    run(tmp_path, f"--train_pids={tmp_path / 'first.txt'}")
+    run(tmp_path, f"--train_pids={tmp_path / 'first.txt'}", "--queries=0")  # the same identities
+    assert "earlier" not in capsys.readouterr().err
+    run(tmp_path, f"--train_pids={tmp_path / 'second.txt'}", "--queries=0")
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition("data.split: ")[2] for line in told] == [
+        f"{tmp_path / 'csvs' / name}.csv is of an earlier division: it has pids that train.csv has now (c). Remove it."
+        for name in ("query", "gallery")
+    ]
+    run(tmp_path, f"--train_pids={tmp_path / 'second.txt'}")  # test.csv is of the same identities
+    assert "earlier" not in capsys.readouterr().err
+
+
 def test_lists_by_hand_that_are_none(tmp_path):
     (tmp_path / "mine.csv").write_text("a,1.jpg\nb,2.jpg\nb,3.jpg\n")
     (tmp_path / "list.txt").write_text("\n")

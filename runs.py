@@ -44,7 +44,7 @@ _NONE = "-"
 
 
 # Flags of evaluate.py that change the figures of the same embeddings.
-_POST_PROCESSING = ("multi_query", "query_expansion", "rerank", "use_market_ap")
+_POST_PROCESSING = ("pool_tracklets", "multi_query", "query_expansion", "rerank", "use_market_ap")
 
 
 class Kind(NamedTuple):

@@ -170,7 +170,6 @@ def _lay_out(
     A = len(origin.augmentation_types or ())
     views = A if A > 1 else 0
     bytes_of_emb = 4 * shape[0] * shape[1]
-    # HDF5 does not survive a full disk: what it will need must be there before it is called.
     names = [] if fids is None else list(fids)
     # HDF5 does not survive a full disk: what it will need must be there before it is called.
     bytes_of_fids = sum(len(name.encode("utf-8", "surrogateescape")) + 64 for name in names)

@@ -84,8 +84,13 @@ def write(
 
     Returns:
         the path of the page.
+
+    Raises:
+        UserError: the directory has a file of one of these names that is not of an earlier report.
     """
     directory = Path(directory)
+    charts = _charts_of(trainings)
+    page.check_replaced(directory, "training.html", [f"{_file_of(chart)}.png" for chart in charts])
     directory.mkdir(exist_ok=True)
     several = len(trainings) > 1
     title = f"{len(trainings)} trainings" if several else f"Training of {trainings[0].name}"
@@ -95,7 +100,7 @@ def write(
         about=_about(trainings),
         figures="" if several else _figures(trainings[0]),
         health=_health(trainings),
-        charts=_charts(directory, trainings),
+        charts="\n".join(_chart(directory, trainings, chart) for chart in charts),
         table=_comparison(table) if several else _changed_flags(trainings[0]),
     )
     path = directory / "training.html"
@@ -166,7 +171,8 @@ def _health(trainings: Sequence[Training]) -> str:
 # ------------------------------------------------------------------------- charts
 
 
-def _charts(directory: Path, trainings: Sequence[Training]) -> str:
+def _charts_of(trainings: Sequence[Training]) -> list[Chart]:
+    """The charts for which there are curves."""
     metrics = {training.metric for training in trainings}
     shown = [
         Chart("loss", "loss", "Loss", "The loss, mean over the batch."),
@@ -202,11 +208,13 @@ def _charts(directory: Path, trainings: Sequence[Training]) -> str:
             percent=True,
         ),
     ]
-    return "\n".join(
-        _chart(directory, trainings, chart)
-        for chart in shown
-        if any(chart.curve in training.curves for training in trainings)
-    )
+    there = {name for training in trainings for name in training.curves}
+    return [chart for chart in shown if chart.curve in there]
+
+
+def _file_of(chart: Chart) -> str:
+    """The name of a chart's file, without suffix."""
+    return f"training_{chart.name}"
 
 
 def _chart(directory: Path, trainings: Sequence[Training], chart: Chart) -> str:
@@ -234,9 +242,7 @@ def _chart(directory: Path, trainings: Sequence[Training], chart: Chart) -> str:
         plot.set_ylim(0, 1)
     if chart.percent:
         plot.yaxis.set_major_formatter(page.percent)
-    svg = page.chart(
-        figure, directory, f"training_{chart.name}", f"{chart.label}: {', '.join(words)}."
-    )
+    svg = page.chart(figure, directory, _file_of(chart), f"{chart.label}: {', '.join(words)}.")
     return f"<figure>{svg}<figcaption>{html.escape(chart.caption)}</figcaption></figure>"
 
 

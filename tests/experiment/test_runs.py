@@ -177,6 +177,7 @@ def cells(tmp_path):
         ({"views": 3}, "3 views"),
         ({"rerank": True, "views": 2}, "2 views, rerank"),
         ({"multi_query": "mean", "query_expansion": 5}, "multi_query mean, query_expansion 5"),
+        ({"pool_tracklets": "max", "rerank": True}, "pool_tracklets max, rerank"),
         ({"use_market_ap": True}, "use_market_ap"),
     ],
 )

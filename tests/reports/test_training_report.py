@@ -1,8 +1,10 @@
 import json
 
+import pytest
 from web_page import Page
 
 import runs
+from common import UserError
 from experiment import metrics_log
 from reports import training
 
@@ -89,3 +91,18 @@ def test_an_experiment_that_has_nothing_yet_is_shown(tmp_path):
     page = Page(report(tmp_path, root))
     assert "Stopped: iteration 0 of 40." in page.text
     assert not list((tmp_path / "page").glob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["training.html", "training_loss.png"])
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, name):
+    root = experiment(tmp_path / "exp")
+    report(tmp_path, root)
+    assert report(tmp_path, root)  # its own files are
+    for path in (tmp_path / "page").iterdir():
+        path.unlink()
+    other = tmp_path / "page" / name
+    other.write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is not of an earlier report"):
+        report(tmp_path, root)
+    assert [path.name for path in (tmp_path / "page").iterdir()] == [name]
+    assert other.read_text() == "mine"

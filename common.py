@@ -104,10 +104,10 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
         print("Interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        told = exhausted(error) or _told_of_path(error)
-        if told is None:
+        message = exhausted(error) or _about_path(error)
+        if message is None:
             raise
-        sys.exit(f"{name}: error: {visible(told)}")
+        sys.exit(f"{name}: error: {visible(message)}")
 
 
 def _tell_an_early_ctrl_c() -> None:
@@ -199,7 +199,7 @@ def exhausted(error: Exception) -> str | None:
     return None
 
 
-def _told_of_path(error: Exception) -> str | None:
+def _about_path(error: Exception) -> str | None:
     """The message for an error of the system about a file; None for any other error."""
     if not isinstance(error, OSError) or error.filename is None:
         return None

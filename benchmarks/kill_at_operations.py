@@ -46,12 +46,12 @@ def in_a_child(action: Callable[[], None]) -> int:
 
     TensorFlow is imported already, but nothing has been computed with it: so it can be forked.
     """
-    with tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryFile() as errors:
         sys.stdout.flush()
         child = os.fork()
         if not child:
             code = 1
-            os.dup2(told.fileno(), 2)
+            os.dup2(errors.fileno(), 2)
             try:
                 action()
                 code = 0
@@ -63,8 +63,8 @@ def in_a_child(action: Callable[[], None]) -> int:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code not in (0, -signal.SIGKILL):
-            told.seek(0)
-            print(told.read()[-3000:].decode(errors="replace"))
+            errors.seek(0)
+            print(errors.read()[-3000:].decode(errors="replace"))
     return code
 
 

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import common
 from common import UserError
 from data import csv_builder, dataset, split
+from data.dataset import Box
 from data.table import BOX
 from runtime import terminal
 from runtime.terminal import log
-
-Box = tuple[int, int, int, int]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -178,9 +178,9 @@ def _extras(part: Part) -> str:
     if not isinstance(part, Table):
         return ""
     counted = [name for name in ("group", "tracklet", "date") if name in part.columns]
-    told = [f", {len(set(part.column(name) or []))} {name}s" for name in counted]
+    counts = [f", {len(set(part.column(name) or []))} {name}s" for name in counted]
     with_boxes = [", with boxes"] if "x1" in part.columns else []
-    return "".join(told + with_boxes)
+    return "".join(counts + with_boxes)
 
 
 def _non_identities(part: Part, official: Official) -> str:

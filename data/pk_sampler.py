@@ -89,11 +89,12 @@ class Sampler:
         Yields:
             int64 [P·K], rows; the K of one pid follow each other.
         """
+        counts = self.epochs()
         drawn: dict[int, tuple[int, np.ndarray]] = {}  # of each part: the epoch, and its batches
         for iteration in range(start, end):
             rng = np.random.default_rng([_IMAGES, self.seed, iteration])
             rows = []
-            for number, count in enumerate(self.epochs()):
+            for number, count in enumerate(counts):
                 epoch, position = divmod(iteration, count)
                 if drawn.get(number, (None,))[0] != epoch:
                     drawn[number] = epoch, self._epoch(number, epoch)

@@ -228,7 +228,6 @@ def _fault(path: str, line: int, row: list[str], header: Sequence[str] | None, f
 
 
 def _read_parquet(path: str, content: bytes) -> Table:
-
     try:
         import pyarrow.parquet
     except ImportError:

@@ -388,7 +388,11 @@ def _tpr_at_fpr(pairs: Verification | None, fprs: Sequence[float]) -> dict[float
 
 
 _NAMES = ("the query set", "the gallery")
-_NO_EMBS = np.zeros((0, 0), np.float32)
+
+
+def without_embs(dataset: Dataset, files: Sequence[str] | None = None) -> Embedded:
+    """Images that have no embeddings yet, for what looks at their names alone."""
+    return Embedded(dataset, np.zeros((0, 0), np.float32), files)
 
 
 def check_datasets(
@@ -404,9 +408,7 @@ def check_datasets(
             gallery have no pid in common, for open_set the gallery has the pids of all queries, or
             a query has no group.
     """
-    excluder = _load_excluder(
-        options.excluder, names_for(options.excluder, Embedded(query, _NO_EMBS))
-    )
+    excluder = _load_excluder(options.excluder, names_for(options.excluder, without_embs(query)))
     if options.multi_query and not hasattr(excluder, "keys"):
         raise UserError(
             f"--multi_query pools the queries of one camera, but --excluder {options.excluder} reads no cameras. Give "

@@ -44,8 +44,8 @@ def findings(
 
 
 def _collapse(warnings: Sequence[str]) -> list[Finding]:
-    told = [warning for warning in warnings if warning.startswith(COLLAPSE)]
-    return [Finding(False, told[-1])] if told else []
+    found = [warning for warning in warnings if warning.startswith(COLLAPSE)]
+    return [Finding(False, found[-1])] if found else []
 
 
 def _not_finite(curves: Mapping[str, Curve]) -> list[Finding]:
@@ -81,10 +81,10 @@ def _validation(curves: Mapping[str, Curve], metric: str, over: bool) -> list[Fi
     by_heart = precision > _KNOWN_BY_HEART
     curve = curves.get(f"validation/{metric}")
     if curve is None or not len(curve.values):
-        told = "There was no validation, so nothing tells how good it is on identities that it has not seen"
+        text = "There was no validation, so nothing tells how good it is on identities that it has not seen"
         if by_heart:
-            told += ", and the training set is known by heart"
-        return [Finding(not by_heart, f"{told}. Give --val_pids 0.1.")]
+            text += ", and the training set is known by heart"
+        return [Finding(not by_heart, f"{text}. Give --val_pids 0.1.")]
     place = int(np.argmax(curve.values))
     best, last = float(curve.values[place]), float(curve.values[-1])
     at = int(curve.iterations[place])

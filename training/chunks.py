@@ -40,9 +40,9 @@ def make_training(strategy, state: State, settings: Settings):
         by_embs, by_companions = tape.gradient(batch.scaled, sources)
         if companions.centers:
             companions.centers.move(batch.all_embs, labels)
-        told = objective.what_is_told(batch, embs["emb_raw"], labels, stop, settings.batch_k)
+        measured = objective.measurements(batch, embs["emb_raw"], labels, stop, settings.batch_k)
         used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
-        return told, used, by_companions
+        return measured, used, by_companions
 
     def train(images, labels, iteration, stop, frozen):
         b = strategy.experimental_local_results(images)[0].shape[0]
@@ -52,7 +52,7 @@ def make_training(strategy, state: State, settings: Settings):
         for i in indices:
             with _after(strategy, parts[-1:]):
                 parts.append(embed(images, i))
-        told, by_embs, by_companions = strategy.run(
+        measured, by_embs, by_companions = strategy.run(
             losses, args=(parts, labels, iteration, stop, states_before)
         )
         gradients = differentiate(images, by_embs, indices[0], frozen)
@@ -70,7 +70,7 @@ def make_training(strategy, state: State, settings: Settings):
             update(state, gradients, trained(state, frozen), settings)
 
         strategy.run(change, args=(gradients, by_companions))
-        return told
+        return measured
 
     return train
 

@@ -1,4 +1,4 @@
-"""What a training minimizes: from embeddings to losses, and what is told of them."""
+"""What a training minimizes: from embeddings to losses, and what is logged of them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def of_embeddings(
     return Objective(scaled, means, losses, dists, emb, all_embs)
 
 
-def what_is_told(
+def measurements(
     objective: Objective, emb_raw: tf.Tensor, labels: tf.Tensor, stop, K: int
 ) -> dict[str, tf.Tensor]:
     """In a replica: what the step gives for the whole batch; see step.make_step.

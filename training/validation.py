@@ -198,11 +198,11 @@ class Validator:
             "best": np.int64(best.iteration),
             "value": np.float64(best.value),
         }
-        told = devices.broadcast(self._strategy, self._cluster, of_chief)
-        self._last = int(told["last"])
-        self._enough = bool(told["enough"])
+        agreed = devices.broadcast(self._strategy, self._cluster, of_chief)
+        self._last = int(agreed["last"])
+        self._enough = bool(agreed["enough"])
         if self._last:
-            self.best = Validation(int(told["best"]), float(told["value"]))
+            self.best = Validation(int(agreed["best"]), float(agreed["value"]))
 
 
 def _without_bad_images(found: ValidationSet, settings: Settings) -> ValidationSet:

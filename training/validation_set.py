@@ -17,7 +17,6 @@ from experiment.flags import Settings, known
 from runtime.terminal import log
 
 _BLOCK = 256  # queries compared at a time
-_NO_EMBS = np.zeros((0, 0), np.float32)
 
 
 class ValidationSet(NamedTuple):
@@ -32,9 +31,8 @@ class ValidationSet(NamedTuple):
         """Query and gallery, still without embeddings, and with their files where these matter."""
         by_file = pipeline.excludes_by_file(self.options.excluder)
         return [
-            Embedded(
+            pipeline.without_embs(
                 images,
-                _NO_EMBS,
                 fids.real_paths(images.paths(self.image_root), os.curdir) if by_file else None,
             )
             for images in (self.query, self.gallery)
@@ -98,7 +96,7 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
         excluder = "diagonal" if found_cameras is None else "cameras"
         if found_cameras is not None:
             whole = dataclasses.replace(whole, cameras=found_cameras)
-    names = pipeline.names_for(excluder, Embedded(whole, _NO_EMBS))
+    names = pipeline.names_for(excluder, pipeline.without_embs(whole))
     made = common.load_plugin("excluders", excluder).Excluder(names)
     held, queries = holdout.hold_out(
         whole.pids,

@@ -169,8 +169,9 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             f"{len(sampler.too_small)} groups have fewer than the {settings.batch_p} pids of a batch, and are left "
             f"out: {first_few(sampler.too_small)}"
         )
-    for line in pids.warnings(data.train_set.pids, settings.batch_k):
-        log.warning(line)
+    for of_file in dataset.pids_by_file(data.train_set, settings.join_pids):
+        for line in pids.warnings(of_file, settings.batch_k):
+            log.warning(line)
     return data
 
 

@@ -304,6 +304,18 @@ def join(sets: Sequence[Dataset], join_pids: bool = False) -> Dataset:
     return Dataset(path=path, boxes=boxes, sets=numbers, **complete)
 
 
+def pids_by_file(images: Dataset, join_pids: bool) -> list[np.ndarray]:
+    """The pids as they are written in each file of a data set of load_sets: str [n] each.
+
+    Args:
+        join_pids: as load_sets was given it. What is joined counts as one file.
+    """
+    if images.sets is None or join_pids:
+        return [images.pids]
+    written = np.array([pid.partition(":")[2] for pid in images.pids], dtype=object)
+    return [written[images.sets == number] for number in np.unique(images.sets)]
+
+
 def shared_pids(sets: Sequence[Dataset]) -> list[str]:
     """The pids that are in several sets: "0001 (row 1 of a.csv, row 7 of b.csv)"; the first rows."""
     places: dict[str, list[str]] = {}

@@ -71,7 +71,8 @@ def load(whole: Dataset, settings: Settings) -> Data:
         dataset.check_images(csv, root, images.fids, settings.allow_any_path, allow_links=False)
     found = ValidationSet(query, gallery, root, options)
     check_matches(found)
-    _warn_about_pids_of_training(found, whole)
+    trained = dataset.pids_by_file(whole, settings.join_pids)
+    _warn_about_pids_of_training(found, set().union(*trained))
     return Data(whole, whole, found)
 
 
@@ -153,9 +154,9 @@ def check_matches(found: ValidationSet) -> None:
         )
 
 
-def _warn_about_pids_of_training(found: ValidationSet, train_set: Dataset) -> None:
+def _warn_about_pids_of_training(found: ValidationSet, trained: set[str]) -> None:
     validated = set(found.query.pids)
-    shared = sorted(validated.intersection(train_set.pids))
+    shared = sorted(validated & trained)
     if shared:
         log.warning(
             f"{len(shared)} of the {len(validated)} pids of {found.query.path} are in the training "

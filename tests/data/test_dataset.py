@@ -364,6 +364,18 @@ def test_several_sets_are_one_after_the_other(two, caplog):
     ]
 
 
+def test_pids_as_each_file_has_them(two):
+    for join_pids in (False, True):
+        data = dataset.load_sets(two, "train", join_pids)
+        of_files = dataset.pids_by_file(data, join_pids)
+        expected = [dataset.load(path).pids.tolist() for path in two]
+        if join_pids:
+            expected = [expected[0] + expected[1]]
+        assert [pids.tolist() for pids in of_files] == expected
+    (alone,) = dataset.pids_by_file(dataset.load(two[0]), join_pids=False)
+    assert alone.tolist() == dataset.load(two[0]).pids.tolist()
+
+
 def test_pids_can_be_joined(two, caplog):
     data = dataset.load_sets(two, "train", join_pids=True)
     assert data.pids.tolist() == ["1", "2", "1"] and not caplog.messages

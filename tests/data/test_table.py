@@ -27,7 +27,7 @@ def columns(text):
         '"pid","fid"\n"1","a.jpg"\n',
         " pid , fid\n1,a.jpg\n",
         "fid,pid\na.jpg,1\n",
-        "date,fid,pid,species\n2020,a.jpg,1,cat\n",
+        "year,fid,pid,species\n2020,a.jpg,1,cat\n",
     ],
     ids=["plain", "BOM", "blank lines", "quotes", "spaces", "order", "other columns"],
 )

@@ -131,6 +131,18 @@ def test_pids_of_the_training_and_queries_without_a_match_are_told(
         with_csvs(settings, tmp_path, rows[:1], rows[2:])
 
 
+def test_pids_of_the_training_are_found_in_one_of_several_sets(settings, dataset, tmp_path, capfd):
+    terminal.setup_logging("train")
+    rows = rows_of(dataset)
+    sets = [write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", [("b", rows[0][1])])]
+    query = write(tmp_path / "query.csv", rows[:3])
+    changed = dataclasses.replace(
+        settings, train_set=sets, val_query=query, val_gallery=query, val_excluder="diagonal"
+    )
+    validation_set.load(datasets.load_sets(sets, "train"), changed)
+    assert "are in the training set, too: 0000, 0001" in capfd.readouterr().err
+
+
 def test_a_thousand_queries_are_checked_in_parts(settings, dataset, tmp_path, capfd):
     terminal.setup_logging("train")
     rows = rows_of(dataset)

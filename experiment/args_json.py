@@ -124,9 +124,15 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
 
 def _value(field: dataclasses.Field, stored: Any) -> Any:
     """A value of args.json as its flag has it. Raises: ValueError with what is wrong."""
-    if "nargs" in field.metadata["options"] and isinstance(stored, list) and None not in stored:
+    options = field.metadata["options"]
+    if "nargs" not in options or stored is None:
+        return _single_value(field, stored)
+    if stored == [] or (isinstance(stored, list) and None in stored):
+        raise ValueError(f"{field.name} should have values. Received: {json.dumps(stored)}.")
+    if isinstance(stored, list):
         return [_single_value(field, each) for each in stored]
-    return _single_value(field, stored)
+    value = _single_value(field, stored)
+    return value if options.get("action") is flags.OneOrSeveral else [value]
 
 
 def _single_value(field: dataclasses.Field, stored: Any) -> Any:

@@ -68,7 +68,14 @@ def load(whole: Dataset, settings: Settings) -> Data:
     options = _options(settings, known(settings.val_excluder))
     pipeline.check_datasets(query, gallery, options, csvs)
     for csv, images in zip(csvs, (query, gallery), strict=True):
-        dataset.check_images(csv, root, images.fids, settings.allow_any_path, allow_links=False)
+        dataset.check_sets(
+            images,
+            [csv],
+            [root],
+            settings.allow_any_path,
+            allow_links=False,
+            only_first=settings.no_file_check,
+        )
     found = ValidationSet(query, gallery, root, options)
     check_matches(found)
     trained = dataset.pids_by_file(whole, settings.join_pids)

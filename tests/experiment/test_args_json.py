@@ -64,11 +64,28 @@ def test_what_args_json_lacks_has_its_default(tmp_path):
         ("train_set", ["a.csv", None]),
         ("set_weights", ["one"]),
         ("set_weights", [0]),
+        ("set_weights", []),
+        ("train_set", []),
     ],
 )
 def test_a_value_that_is_not_allowed_is_told_by_name(tmp_path, name, value):
     with pytest.raises(UserError, match=f"args.json.*{name}"):
         args_json.load(write_args(tmp_path, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("set_weights", 2, [2.0]),
+        ("set_weights", [1, 2], [1.0, 2.0]),
+        ("set_weights", None, None),
+        ("train_set", "a.csv", "a.csv"),
+        ("train_set", ["a.csv", "b.csv"], ["a.csv", "b.csv"]),
+    ],
+)
+def test_flags_of_several_values(tmp_path, name, value, expected):
+    settings, _ = args_json.load(write_args(tmp_path, **{name: value}))
+    assert getattr(settings, name) == expected
 
 
 def resumed(root, capfd, *argv):

@@ -114,6 +114,16 @@ def test_other_csvs_with_a_folder_of_their_own(settings, dataset, tmp_path):
         with_csvs(settings, tmp_path, rows[:3], rows)
 
 
+def test_without_a_file_check_only_the_first_image_is_looked_for(settings, dataset, tmp_path):
+    rows = [*rows_of(dataset)[:3], ("0000", "gone.png")]
+    with pytest.raises(common.UserError, match=r"are not in --image_root .*: gone\.png"):
+        with_csvs(settings, tmp_path, rows, rows)
+    data = with_csvs(settings, tmp_path, rows, rows, no_file_check=True)
+    assert len(data.validation.query) == 4
+    with pytest.raises(common.UserError, match=r"are not in --image_root .*: gone\.png"):
+        with_csvs(settings, tmp_path, rows[::-1], rows, no_file_check=True)
+
+
 def test_pids_of_the_training_and_queries_without_a_match_are_told(
     settings, dataset, tmp_path, capfd
 ):

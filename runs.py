@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from experiment import args_json, train_log, validations
+from experiment import args_json, metrics_log, train_log, validations
 from runtime import json_files, terminal
 from runtime.terminal import log
 
@@ -250,7 +250,7 @@ def _progress(root: Path, args: dict) -> dict[str, str]:
     planned = args.get("train_iterations", "?")
     last = None
     try:
-        last = train_log.last(root)
+        last = _last(root)
         state = train_log.state(root, planned if isinstance(planned, int) else None)
     except OSError as error:
         log.warning(f"{root / 'train.log'} cannot be read: {common.reason(error)}.")
@@ -262,6 +262,19 @@ def _progress(root: Path, args: dict) -> dict[str, str]:
         "loss": last.loss,
         "batch-p": last.precision,
     }
+
+
+def _last(root: Path) -> train_log.Logged | None:
+    """The numbers of the last iteration: from metrics.jsonl, which has checksums, where it exists."""
+    found = metrics_log.last(root)
+    if found is None:
+        return train_log.last(root)
+    precision = [value for tag, value in found.items() if tag.startswith("batch_prec_at_")]
+    return train_log.Logged(
+        found["iteration"],
+        "nan" if found["loss"] is None else f"{found['loss']:.3f}",
+        f"{precision[0]:.2%}" if precision and precision[0] is not None else _NONE,
+    )
 
 
 def _validations(root: Path, args: dict) -> dict[str, str]:

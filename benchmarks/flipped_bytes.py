@@ -4,8 +4,8 @@
 
 Each flip is of a fresh copy, and all that commands do with the file is done. It may make no
 difference, be told in a warning, or be refused in one line. A number that is another one without a
-word, a traceback, or a signal is a fault. (The lines of train.log and metrics.jsonl have no
-checksums: a digit of them may be another one.) Takes some minutes on two CPU cores.
+word, a traceback, or a signal is a fault. (The lines of train.log have no checksums: a digit of
+them may be another one. Commands take numbers from metrics.jsonl.) Takes some minutes on two CPU cores.
 """
 
 import argparse
@@ -202,7 +202,7 @@ _DETAILS = ("embeddings", "losses", "fids", "checksums")
 KINDS = {
     "args.json": Kind(_make_experiment, ("args.json",), _use_args),
     "train.log": Kind(_make_experiment, ("train.log",), _use_log, False),
-    "metrics.jsonl": Kind(_make_experiment, ("metrics.jsonl",), _use_metrics, False),
+    "metrics.jsonl": Kind(_make_experiment, ("metrics.jsonl",), _use_metrics),
     "detailed logs": Kind(_make_experiment, _DETAILS, _use_details),
     "their descriptions": Kind(
         _make_experiment, tuple(f"{name}.json" for name in _DETAILS), _use_details

@@ -68,12 +68,22 @@ def test_the_table_shows_progress_evaluations_and_the_flags_that_differ(tmp_path
         assert row[header.index("state") :].startswith("stopped  ")
 
 
+def test_numbers_come_from_metrics_where_they_are(tmp_path):
+    root = write(tmp_path / "a", [LINE.format(300, 0.5)])
+    with MetricsLog(root) as log:
+        log.write(299, {"loss": 0.75, "batch_prec_at_3": 0.5})
+        log.write(300, {"loss": 0.625, "batch_prec_at_3": 0.25})
+        log.write(300, {"validation/mAP": 0.125})
+    row = table([root]).iloc[0]
+    assert row[["iteration", "loss", "batch-p"]].tolist() == ["300 of 600", "0.625", "25.00%"]
+
+
 def test_the_best_and_the_last_validation_are_shown(tmp_path, capsys):
     a = write(tmp_path / "a", [LINE.format(300, 0.5), EARLY], val_metric="top-1")
     b = write(tmp_path / "b", [LINE.format(600, 0.5), FINISHED], val_metric="top-1")
     with MetricsLog(a) as log:
         for iteration, value in ((100, 0.25), (200, 0.5), (300, 0.375)):
-            log.write(iteration, {"loss": 0.5})
+            log.write(iteration, {"loss": 0.5, "batch_prec_at_3": 0.9219})
             log.write(iteration, {"validation/mAP": 0.125, "validation/top-1": value})
     assert shown(capsys, a, b, "--csv", "--finished").splitlines() == [
         "experiment,iteration,state,loss,batch-p,best validation,last validation",

@@ -531,7 +531,7 @@ def _roc_chart(
             continue
         plot.plot(point.fpr, point.tpr, ".", color=page.COLORS["true"], markersize=9)
         if point.name.startswith("FPR"):  # others may be too close to these for a label
-            is_low = point.tpr < 0.15  # a label below would lie on the axis
+            is_low = point.tpr < 0.1  # a label below would lie on the axis
             plot.annotate(
                 f"{point.distance:.3g}",
                 (point.fpr, point.tpr),

@@ -110,10 +110,10 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
         sys.exit(f"{name}: error: {visible(message)}")
 
 
-def _tell_an_early_ctrl_c() -> None:
-    """Answer Ctrl-C in one line, too, while a command still imports what it needs.
+def _tell_an_early_end() -> None:
+    """Answer in one line, too, while a command still imports what it needs: Ctrl-C, and what is missing.
 
-    Python ends with the status of the signal. Only for the commands of this folder: who imports
+    After Ctrl-C, Python ends with the status of the signal. Only for the commands of this folder: who imports
     this module into a program of their own has their own ways.
     """
     # Python says -m until it has imported the package of the module that it is to run.
@@ -125,13 +125,30 @@ def _tell_an_early_ctrl_c() -> None:
     def tell(kind, error, traceback):
         if issubclass(kind, KeyboardInterrupt):
             print("Interrupted.", file=sys.stderr)
+        elif issubclass(kind, ModuleNotFoundError) and _is_required(error.name):
+            print(
+                f"{Path(sys.argv[0]).name}: error: {error.name} is not installed for {sys.executable}. Run source "
+                ".venv/bin/activate if ./demo.sh or ./test.sh made .venv, else pip install -r requirements.txt.",
+                file=sys.stderr,
+            )
         else:
             before(kind, error, traceback)
 
     sys.excepthook = tell
 
 
-_tell_an_early_ctrl_c()
+_tell_an_early_end()
+
+
+def _is_required(module: str | None) -> bool:
+    """Whether requirements.txt has the package of a module."""
+    try:
+        lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    except OSError:  # an installation, which has all that it requires
+        return False
+    packages = {re.split(r"[^\w-]", line)[0] for line in lines if line[:1].isalpha()}
+    name = (module or "").partition(".")[0]
+    return {"PIL": "pillow"}.get(name, name) in packages
 
 
 def _open_standard_streams() -> None:

@@ -282,6 +282,23 @@ def test_ctrl_c_while_a_command_imports_is_answered_in_one_line():
         assert (done.stderr == "Interrupted.\n") == answered
 
 
+@pytest.mark.parametrize(
+    "module, answered", [("tqdm", True), ("PIL", True), ("tensorflow.x", True), ("mine", False)]
+)
+def test_a_missing_requirement_is_told_in_one_line(module, answered):
+    code = f"import sys; sys.argv = [{str(common.HERE / 'train.py')!r}]; import common\n"
+    code += f"raise ModuleNotFoundError('No module named', name={module!r})"
+    done = python(code)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    if answered:
+        assert len(lines) == 1
+        assert lines[0].startswith(f"train.py: error: {module} is not installed for ")
+        assert lines[0].endswith("else pip install -r requirements.txt.")
+    else:
+        assert lines[0].startswith("Traceback")
+
+
 def test_streams_that_are_closed_are_no_end_and_get_no_file(tmp_path):
     path = tmp_path / "x"
     code = (

@@ -271,7 +271,7 @@ def _print(findings: Findings, metric: str) -> None:
         "\nPids that get confused: in the second half, how often an image of the one was closest to the other"
     )
     _print_columns(findings.confused)
-    print(f"\nDistances, {metric}: 5 %, median and 95 % of pairs of one pid, and of two")
+    print(f"\nDistances, {metric}: 5%, median and 95% of pairs of one pid, and of two")
     rows = []
     for index in _spread(range(len(findings.iterations)), PRINTED_BATCHES):
         numbers = [f"{number:.3f}" for number in findings.percentiles[index].ravel()]
@@ -364,7 +364,7 @@ def _caption(findings: Findings) -> str:
         low, high = findings.percentiles[index, :, 1]
         ends.append(f"{low:.3g} and {high:.3g} at iteration {findings.iterations[index]}")
     return (
-        "Medians, and the range from 5 % to 95 %. The medians of one pid and of two: "
+        "Medians, and the range from 5% to 95%. The medians of one pid and of two: "
         f"{', '.join(ends)}."
     )
 

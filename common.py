@@ -468,6 +468,12 @@ _SHARED_FLAGS: dict[str, dict[str, Any]] = {
         "help": "Do not look first whether all images exist: on a disk in a network this takes time. One that is "
         "missing is told when it is loaded.",
     },
+    "orientation": {
+        "choices": ("exif", "stored"),
+        "default": "exif",
+        "help": "Turn and mirror images as EXIF says and viewers do (exif), or take the pixels as they are stored. "
+        "Boxes are of the image as it is stored. An args.json without this flag means stored.",
+    },
     "batch_size": {"type": positive_int, "default": 256, "metavar": "N"},
     "metric": {"choices": METRICS},
     "strategy": {

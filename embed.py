@@ -18,6 +18,7 @@ From Python, for files or arrays (network/embedder.py tells the rest):
 """
 
 import argparse
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -183,6 +184,7 @@ def write(
         network=checkpoint_paths.fingerprint(embedder.checkpoint),
         weights=embedder.weights,
         augmentation_types=tuple(embedder.view_names),
+        orientation="exif" if embedder.flags.upright else None,
     )
     with (
         embeddings_file.create(
@@ -343,7 +345,7 @@ def _load_dataset(
         raise UserError(
             f"{error} (--image_root is that of {args.experiment_root}/args.json; give another.)"
         ) from None
-    return images, image_root
+    return dataclasses.replace(images, upright=trained.upright), image_root
 
 
 def _check_filename(args: argparse.Namespace, default_name: str) -> str:

@@ -30,6 +30,7 @@ beside it, in the report and in a second line on the terminal. From Python: `fro
 """
 
 import argparse
+import dataclasses
 import logging
 import math
 import os
@@ -460,6 +461,8 @@ def main(args: argparse.Namespace) -> None:
     embeddings = (args.query_embeddings, args.gallery_embeddings)
     pipeline.check_embs(query, gallery, names=embeddings)
     origins = tuple(embeddings_file.origin(path) for path in embeddings)
+    query = _as_embedded(query, origins[0])
+    gallery = _as_embedded(gallery, origins[1])
     query, gallery = _with_files(query, gallery, options, origins)
     _warn_about_metric(log, args, origins[0])
     _warn_about_embeddings(log, args, (query, gallery), origins)
@@ -492,7 +495,7 @@ def main(args: argparse.Namespace) -> None:
         _write("filename", args.filename, files.write_json, content)
     if args.per_query is not None:
         _write("per_query", args.per_query, write_table, results.per_query())
-    baselines = _evaluate_baseline(args, query_set, gallery_set, options)
+    baselines = _evaluate_baseline(args, query.dataset, gallery.dataset, options)
     if args.report:
         checkpoints = [origin.checkpoint for origin in origins]
         rows = made_rows(args, made)
@@ -638,6 +641,12 @@ def _embedded(
         return query, query
     embs = embeddings_file.load_part(args.gallery_embeddings, gallery_set, "gallery")
     return query, Embedded(gallery_set, embs)
+
+
+def _as_embedded(images: Embedded, origin: Origin) -> Embedded:
+    """The images, for pictures of them turned as EXIF says where the network saw them so."""
+    upright = origin.orientation == "exif"
+    return images._replace(dataset=dataclasses.replace(images.dataset, upright=upright))
 
 
 def _with_files(

@@ -33,6 +33,7 @@ from runtime.tensorflow import import_tensorflow
 NON_IDENTITIES = {"-1": "junk", "0000": "distractors", "0": "distractors"}
 
 
+TURNED = "images that viewers turn or mirror, as EXIF says, and a network does not"
 # The kinds of problems, the worst first, with the exit code of each.
 EXIT_CODES = {
     "images that are missing": 10,
@@ -45,7 +46,7 @@ EXIT_CODES = {
     "pids that look alike": 17,
     "pids that read like a missing value": 18,
     "rows that stand there more than once": 19,
-    "images that viewers turn or mirror, as EXIF says, and a network does not": 20,
+    TURNED: 20,
     "boxes that are not within their image": 21,
 }
 
@@ -87,6 +88,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="Number of images of each pid in a batch of the training. Pids with fewer images are counted, "
         "because a batch repeats their images.",
     )
+    common.add_flag(
+        parser,
+        "orientation",
+        help="What a training does: turn and mirror images as EXIF says (exif), or take the pixels as they are stored: "
+        "then images that viewers turn are a problem.",
+    )
     common.add_flag(parser, "loading_threads")
     return parser.parse_args(argv)
 
@@ -114,6 +121,8 @@ def main(args: argparse.Namespace) -> None:
     for line in pid_checks.few_images(sets[0].pids, args.batch_k):
         print(f"For a training on {sets[0].path}: {line}")
     listed = problems(sets, found) | {"headers that do not name the columns pid and fid": headers}
+    if args.orientation == "exif":
+        listed[TURNED] = []
     kinds = [kind for kind in EXIT_CODES if listed[kind]]
     if not kinds:
         print("No problems.")
@@ -256,12 +265,18 @@ def _sizes(found: dict[str, Image]) -> list[str]:
     heights, widths = zip(*sizes, strict=True)
     kinds = Counter(image.kind for image in found.values() if image.size)
     moving = sum(image.moving for image in found.values())
+    turned = sum(image.orientation != 1 for image in found.values())
     frequent = [f"{h}x{w} ({count} times)" for (h, w), count in sizes.most_common(3)]
     return [
         f"height {min(heights)} to {max(heights)}, width {min(widths)} to {max(widths)} pixels",
         f"most frequent sizes (height x width): {', '.join(frequent)}",
         f"kinds of files: {', '.join(f'{kind} ({count})' for kind, count in kinds.most_common())}",
         *([f"moving images, of which the first picture counts: {moving}"] if moving else []),
+        *(
+            [f"images that are turned or mirrored with --orientation exif: {turned}"]
+            if turned
+            else []
+        ),
     ]
 
 
@@ -297,7 +312,7 @@ def problems(sets: Sequence[Dataset], found: dict[str, Image]) -> dict[str, list
         "rows that stand there more than once": [
             ",".join(row) for images in sets for row in _repeated_rows(images)
         ],
-        "images that viewers turn or mirror, as EXIF says, and a network does not": [
+        TURNED: [
             f"{fid} (orientation {image.orientation})"
             for fid, image in found.items()
             if image.orientation != 1

@@ -41,10 +41,12 @@ class ImageFiles:
     Attributes:
         paths: str [N], of the files.
         boxes: int32 [N, 4], the part of each file that is meant, as of a Dataset; None for all.
+        upright: whether pixels are turned as EXIF says, once the box is cut out.
     """
 
     paths: Sequence[str]
     boxes: np.ndarray | None = None
+    upright: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,7 +54,8 @@ class ImageFiles:
     def select(self, rows: Sequence[int] | np.ndarray | slice) -> "ImageFiles":
         """Some of the images. rows: int [n] or a slice."""
         paths = np.asarray(self.paths, dtype=object)[rows]
-        return ImageFiles(paths, None if self.boxes is None else self.boxes[rows])
+        boxes = None if self.boxes is None else self.boxes[rows]
+        return ImageFiles(paths, boxes, self.upright)
 
     def box(self, row: int) -> Box | None:
         """The box of an image; None for all of it."""
@@ -75,7 +78,8 @@ def distinct_files(parts: Sequence[ImageFiles]) -> tuple[ImageFiles, np.ndarray]
     rows: dict[str, int] = {}
     places = [rows.setdefault(name, len(rows)) for name in with_boxes(paths, boxes)]
     _, firsts = np.unique(places, return_index=True)
-    return ImageFiles(paths, boxes).select(firsts), np.array(places)
+    upright = any(files.upright for files in parts)
+    return ImageFiles(paths, boxes, upright).select(firsts), np.array(places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,6 +99,7 @@ class Dataset:
         groups: str [N], none empty: what figures are told apart by, and batches can be.
         tracklets: str [N]; "" for an image that is in none.
         sets: int32 [N], which of several CSVs each row is of, from 0; None for rows of one.
+        upright: whether images are turned as EXIF says; it is no column.
     """
 
     pids: np.ndarray
@@ -107,6 +112,7 @@ class Dataset:
     groups: np.ndarray | None = None
     tracklets: np.ndarray | None = None
     sets: np.ndarray | None = None
+    upright: bool = False
 
     def __post_init__(self):
         for name, column in self.columns().items():
@@ -118,7 +124,8 @@ class Dataset:
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that there are, by the names of the attributes."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "path"]
+        others = ("path", "upright")
+        names = [field.name for field in dataclasses.fields(self) if field.name not in others]
         columns = {name: getattr(self, name) for name in names}
         return {name: column for name, column in columns.items() if column is not None}
 
@@ -141,7 +148,7 @@ class Dataset:
 
     def files(self, image_root: str | os.PathLike | Sequence[str]) -> ImageFiles:
         """Where the pixels are. image_root: as for paths."""
-        return ImageFiles(self.paths(image_root), self.boxes)
+        return ImageFiles(self.paths(image_root), self.boxes, self.upright)
 
     def name(self, row: int) -> str:
         """What an image is called; see names."""

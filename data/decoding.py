@@ -1,6 +1,7 @@
 """The bytes of an image file -> pixels, by TensorFlow where it is right and by Pillow where not.
 
-What is right is what data/pictures.py shows to people, but for the rounding of JPEG.
+What is right is what data/pictures.py shows to people, but for the rounding of JPEG. Pixels come as
+they are stored; `orientation` tells how EXIF says to turn them, and `turn` does so.
 """
 
 import numpy as np
@@ -15,12 +16,34 @@ _FOR_PILLOW = r"(BM|GIF8|RIFF\C{4}WEBPVP8[LX])\C*"
 # Bytes that more than MAX_PIXELS take at least: a PNG of 1 bit packs 1032 bytes into one.
 _SMALL_FILE = 20_000
 
+# What stands before an orientation: EXIF's of a JPEG, of a PNG in two ways, of a WebP; Adobe's, plain
+# or in a PNG.
+_MARKS = "|".join(
+    [
+        r"Exif\x00\x00",
+        "eXIf",
+        "Raw profile type exif",
+        "WEBPVP8X",
+        "tiff:Orientation",
+        "XML:com.adobe.xmp",
+    ]
+)
+# It stands before the pixels or behind them, in so many bytes.
+_MARKS_WITHIN = 2**16
+# The orientation among the first entries of EXIF, of 12 bytes each, in both orders of bytes.
+_EXIF_ORIENTATION = (
+    r"\C*?(?:Exif\x00\x00|eXIf|EXIF\C{4})(?:"
+    r"II\*\x00\x08\x00{3}\C{2}(?:\C{12}){0,60}?\x12\x01\x03\x00\x01\x00{3}([\x01-\x08])\x00|"
+    r"MM\x00\*\x00{3}\x08\C{2}(?:\C{12}){0,60}?\x01\x12\x00\x03\x00{3}\x01\x00([\x01-\x08]))\C*"
+)
+_ADOBES_ORIENTATION = r"\C*?tiff:Orientation(?:=\"|>)([1-8])\C*"
+
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3].
 
-    Shows what pictures.decode does. TensorFlow decodes JPEG, PNG and plain WebP, in parallel; the
-    others are left to Pillow.
+    Shows what pictures.decode does, not turned. TensorFlow decodes JPEG, PNG and plain WebP, in
+    parallel; the others are left to Pillow.
 
     Raises:
         tf.errors.OpError, or eagerly a ValueError of Pillow's, for what is no such file, damaged,
@@ -58,8 +81,12 @@ def _decode_by_pillow(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_content(content: bytes | np.ndarray) -> np.ndarray:
+    return pictures.decode(_as_bytes(content))
+
+
+def _as_bytes(content: bytes | np.ndarray) -> bytes:
     """content: bytes, and where TensorFlow runs eagerly an array of one object."""
-    return pictures.decode(content if isinstance(content, bytes) else content.item())
+    return content if isinstance(content, bytes) else content.item()
 
 
 def _fits(encoded: tf.Tensor) -> tf.Tensor:
@@ -93,13 +120,109 @@ def _start(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(tf.strings.substr(encoded, 0, 80) + b"\0" * 80, 0, 80)
 
 
-def decode_exportable(encoded: tf.Tensor) -> tf.Tensor:
+# ------------------------------------------------------------------------- orientation
+
+
+def orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """EXIF's of the bytes of an image file, 1 to 8: int32 [].
+
+    A file without EXIF, for which it is 1, takes some microseconds; the others are left to Pillow.
+    """
+    with tf.device("CPU:0"):
+        return tf.cond(
+            _may_be_turned(_ends(encoded)),
+            lambda: _orientation_by_pillow(encoded),
+            lambda: tf.constant(1),
+        )
+
+
+def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turn and mirror an image as viewers do: uint8 [H, W, 3] -> the same, or [W, H, 3].
+
+    Args:
+        orientation: EXIF's, int32 [], 1 to 8.
+    """
+
+    def turned():
+        transposed = tf.cond(
+            orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
+        )
+        upside_down = _is_one_of(orientation, [3, 4, 7, 8])
+        mirrored = _is_one_of(orientation, [2, 3, 6, 7])
+        return tf.raw_ops.Reverse(tensor=transposed, dims=tf.stack([upside_down, mirrored, False]))
+
+    with tf.device("CPU:0"):
+        return tf.ensure_shape(tf.cond(orientation == 1, lambda: image, turned), [None, None, 3])
+
+
+def _is_one_of(number: tf.Tensor, numbers: list[int]) -> tf.Tensor:
+    return tf.reduce_any(number == tf.constant(numbers))
+
+
+def _ends(encoded: tf.Tensor) -> tf.Tensor:
+    """The first and the last bytes, where _MARKS are."""
+    size = tf.strings.length(encoded)
+    return tf.cond(
+        size <= 2 * _MARKS_WITHIN,
+        lambda: encoded,
+        lambda: (
+            tf.strings.substr(encoded, 0, _MARKS_WITHIN)
+            + tf.strings.substr(encoded, size - _MARKS_WITHIN, _MARKS_WITHIN)
+        ),
+    )
+
+
+def _may_be_turned(ends: tf.Tensor) -> tf.Tensor:
+    return tf.strings.regex_full_match(ends, rf"\C*(?:{_MARKS})\C*")
+
+
+def _orientation_by_pillow(encoded: tf.Tensor) -> tf.Tensor:
+    found = tf.numpy_function(_orientation_of_content, [encoded], tf.int32, stateful=False)
+    return tf.ensure_shape(found, [])
+
+
+def _orientation_of_content(content: bytes | np.ndarray) -> np.int32:
+    return np.int32(pictures.orientation(_as_bytes(content)))
+
+
+def _exportable_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """As orientation, without Python.
+
+    Raises:
+        tf.errors.InvalidArgumentError for a PNG with EXIF as a text.
+    """
+    ends = _ends(encoded)
+
+    def read():
+        as_text = tf.strings.regex_full_match(ends, r"\C*Raw profile type exif\C*")
+        told = "a PNG with EXIF as a text, which may turn it: save it without EXIF"
+        with tf.control_dependencies([tf.debugging.Assert(~as_text, [told])]):
+            found = tf.strings.regex_replace(ends, _EXIF_ORIENTATION, r"\1\2")
+        found = tf.cond(
+            tf.strings.length(found) == 1,
+            lambda: found,
+            lambda: tf.strings.regex_replace(ends, _ADOBES_ORIENTATION, r"\1"),
+        )
+        digit = tf.where(tf.strings.length(found) == 1, found, "1")
+        # A number, or a digit as text, whose lower bits are the number.
+        return tf.cast(tf.io.decode_raw(digit, tf.uint8)[0] & 15, tf.int32)
+
+    return tf.cond(_may_be_turned(ends), read, lambda: tf.constant(1))
+
+
+# ------------------------------------------------------------------------- without Python
+
+
+def decode_exportable(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:
     """As decode, for a graph that other programs run, without Python.
+
+    Args:
+        upright: whether to turn the image as EXIF says.
 
     Raises:
         tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with colors
         in a palette, of 16 bits, packed or with a header of OS/2; GIFs whose first picture is a
-        part or transparent; transparent and moving WebP.
+        part or transparent; transparent and moving WebP; upright, PNGs with EXIF as a text.
     """
     start = _start(encoded)
     plain = tf.case(
@@ -120,7 +243,8 @@ def decode_exportable(encoded: tf.Tensor) -> tf.Tensor:
         tf.debugging.Assert(plain, [special]),
     ]
     with tf.control_dependencies(checks):
-        return _decode_by_tensorflow(tf.identity(encoded))
+        image = _decode_by_tensorflow(tf.identity(encoded))
+    return turn(image, _exportable_orientation(encoded)) if upright else image
 
 
 def _is_plain_bmp(encoded: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from data import augment, patience
 from data.augment import Augmentation
 from data.dataset import ImageFiles
-from data.decoding import decode
+from data.decoding import decode, orientation, turn
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -42,6 +42,14 @@ def cut_out(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
         lambda: tf.slice(image, [top, left, 0], [bottom - top, right - left, 3]),
         lambda: image,
     )
+
+
+def _pixels(encoded: tf.Tensor, box: tf.Tensor | None, upright: bool) -> tf.Tensor:
+    """The bytes of an image file -> the part that is meant, turned if upright: uint8 [h, w, 3]."""
+    image = decode(encoded)
+    if box is not None:
+        image = cut_out(image, box)
+    return turn(image, orientation(encoded)) if upright else image
 
 
 def _as_files(images: ImageFiles | Sequence[str]) -> ImageFiles:
@@ -84,28 +92,30 @@ def reader(
         pictures.UnreadableError for an image that is to be cached and cannot be read.
     """
     images = _as_files(images)
+    if loading.cache == "decoded":
+        return _pixel_reader(images, loading)
     read = _file_reader(images, loading)
-    if images.boxes is None or loading.cache == "decoded":
-        return read
-    boxes = tf.constant(images.boxes, tf.int32)
-    return lambda row: cut_out(read(row), boxes[row])
+    boxes = None if images.boxes is None else tf.constant(images.boxes, tf.int32)
+    return lambda row: _pixels(read(row), None if boxes is None else boxes[row], images.upright)
 
 
 def _file_reader(images: ImageFiles, loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The function from a row to the pixels of its file, or of its box where these are cached."""
+    """The function from a row to the bytes of its file."""
     if loading.cache == "none":
         files = tf.constant(images.paths)
-        return lambda row: decode(tf.io.read_file(files[row]))
-    if loading.cache == "encoded":
-        # Several boxes of a file share its bytes.
-        paths, place = np.unique(np.asarray(images.paths, dtype=object), return_inverse=True)
-        held = _hold(ImageFiles(paths), tf.io.read_file, loading)
-        places = tf.constant(place)
-        return lambda row: decode(held[places[row]])
+        return lambda row: tf.io.read_file(files[row])
+    # Several boxes of a file share its bytes.
+    paths, place = np.unique(np.asarray(images.paths, dtype=object), return_inverse=True)
+    held = _hold(ImageFiles(paths), tf.io.read_file, loading)
+    places = tf.constant(place)
+    return lambda row: held[places[row]]
 
-    def load(path, *box):
-        pixels = decode(tf.io.read_file(path))
-        return tf.io.serialize_tensor(cut_out(pixels, *box) if box else pixels)
+
+def _pixel_reader(images: ImageFiles, loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The function from a row to its pixels, which are held in memory."""
+
+    def load(path, box=None):
+        return tf.io.serialize_tensor(_pixels(tf.io.read_file(path), box, images.upright))
 
     held = _hold(images, load, loading)
     return lambda row: tf.ensure_shape(tf.io.parse_tensor(held[row], tf.uint8), [None, None, 3])
@@ -225,12 +235,18 @@ def _own_threads(count: int) -> tf.data.Options:
 # ------------------------------------------------------------------------- embedding
 
 
-def make_loader(size: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Make a function from the path of a file and a box to the image, resized: float32 [*size, 3]."""
+def make_loader(
+    size: tuple[int, int], upright: bool = False
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Make a function from the path of a file and a box to the image, resized: float32 [*size, 3].
+
+    Args:
+        upright: whether to turn images as EXIF says.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)])
     def load(path, box):
-        pixels = cut_out(decode(tf.io.read_file(path)), box)
+        pixels = _pixels(tf.io.read_file(path), box, upright)
         return tf.ensure_shape(resize(pixels, size), [*size, 3])
 
     return load
@@ -268,7 +284,7 @@ def test_batches(
     images = _as_files(images)
     # tf.data sets memory aside for a whole batch, which may be more than there are images.
     batch_size = max(1, min(batch_size, len(images)))
-    load = make_loader(size)
+    load = make_loader(size, images.upright)
 
     def batches_from(start):
         rest = images.select(slice(start, None))

@@ -2,7 +2,7 @@
 wrong or not at all (data/images.py).
 
 Either way a file shows the same: the first picture of several, colors without transparency, 16 bits
-as their upper 8, and the pixels as they are stored, not turned as EXIF says.
+as their upper 8, and the pixels as they are stored, or where asked to, turned as EXIF says.
 """
 
 import contextlib
@@ -64,6 +64,16 @@ _MAGIC = {
 }
 # Where Pillow keeps what may hold an orientation.
 _EXIF = ("exif", "xmp", "Raw profile type exif")
+# What viewers do for each orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableError(UserError):
@@ -95,14 +105,18 @@ class Header(NamedTuple):
 
 
 def open_image(
-    path: str | os.PathLike, at_least: tuple[int, int] | None = None, box: Box | None = None
+    path: str | os.PathLike,
+    at_least: int | None = None,
+    box: Box | None = None,
+    upright: bool = False,
 ) -> Image.Image:
     """Read an image file, as RGB.
 
     Args:
-        at_least: (width, height); a JPEG may then be decoded at a part of its size that is no
-            smaller, which takes less time.
+        at_least: a JPEG may then be decoded at a part of its size, both sides no smaller, which
+            takes less time.
         box: the part that is meant; None for the whole image.
+        upright: whether to turn it as EXIF says.
 
     Raises:
         UserError for a file that is missing, no image of KINDS, damaged or too large, and for a box
@@ -113,9 +127,12 @@ def open_image(
             if box:
                 check_box(path, box, image)
             elif at_least:
-                image.draft("RGB", at_least)
+                image.draft("RGB", (at_least, at_least))
             shown = _as_rgb(image)
-            return shown.crop(box) if box else shown
+            shown = shown.crop(box) if box else shown
+            # Now that the pixels are there, so is EXIF behind them.
+            turn = _TURNS.get(_orientation(image)) if upright else None
+            return shown if turn is None else shown.transpose(turn)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({reason(error)}). Replace it or leave it out."
@@ -123,13 +140,21 @@ def open_image(
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """The bytes of an image file -> uint8 RGB [H, W, 3].
+    """The bytes of an image file -> uint8 RGB [H, W, 3], as it is stored.
 
     Raises:
         ValueError, with the reason, for bytes that are no image of KINDS, damaged or too large.
     """
     with _opened(io.BytesIO(encoded)) as image:
         return np.asarray(_as_rgb(image))
+
+
+def orientation(encoded: bytes) -> int:
+    """EXIF's of the bytes of an image file, 1 to 8; 1 also where it cannot be told."""
+    try:
+        return read_header(encoded).orientation
+    except ValueError:
+        return 1
 
 
 def read_header(encoded: bytes) -> Header:
@@ -147,7 +172,7 @@ def read_header(encoded: bytes) -> Header:
 
 
 def _orientation(image: Image.Image, behind: bool = False) -> int:
-    """EXIF's, 1 to 8. behind: whether there may be EXIF behind the pixels."""
+    """EXIF's, 1 to 8. behind: whether there may be EXIF behind the pixels, not decoded yet."""
     if not (behind or any(name in image.info for name in _EXIF)):
         return 1
     try:
@@ -238,8 +263,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def check_sample(images: ImageFiles) -> None:
     """Look at the headers of image files before slow work; of many only at SAMPLE, evenly spread.
 
-    A warning tells how many are turned by EXIF, which is not applied. What is missing or damaged is
-    left to whoever loads it.
+    The log tells how many EXIF says to turn, and warns where that is not applied. What is missing
+    or damaged is left to whoever loads it.
 
     Raises:
         UserError for a file that is no image of KINDS, or too large, and for a box that is not
@@ -254,8 +279,15 @@ def check_sample(images: ImageFiles) -> None:
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     turned = [path for path, each in zip(sample, orientations, strict=True) if each != 1]
-    if turned:
-        of = "" if len(sample) == len(images) else " that were looked at"
+    if not turned:
+        return
+    of = "" if len(sample) == len(images) else " that were looked at"
+    if images.upright:
+        log.info(
+            f"{len(turned)} of the {len(sample)} images{of} are stored turned or mirrored ({first_few(turned)}). They "
+            "are turned as EXIF says and viewers do."
+        )
+    else:
         log.warning(
             f"{len(turned)} of the {len(sample)} images{of} are stored turned or mirrored ({first_few(turned)}). EXIF "
             "tells viewers so, but the network sees them as they are stored. python -m data.check names them; "

@@ -47,7 +47,7 @@ def color_histograms(images: ImageFiles) -> np.ndarray:
     """
 
     def histogram(row: int) -> np.ndarray:
-        image = open_image(images.paths[row], box=images.box(row))
+        image = open_image(images.paths[row], box=images.box(row), upright=images.upright)
         return color_histogram(np.asarray(image))
 
     embs = np.empty((len(images), STRIPES * BINS**3), np.float32)

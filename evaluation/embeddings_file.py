@@ -8,6 +8,7 @@
     attributes checkpoint, aggregator, image_root: the path of the weights that made them, how the
         views became one, and the directory of the images
     attributes network, data: fingerprints of the weights and of what was embedded
+    attribute orientation: exif where images were turned as EXIF says, else it is not there
     attribute weights: which of the checkpoint's weights, averaged or raw, where it has both
     attribute crc32: the CRC-32 of the numbers of `emb`
 
@@ -42,6 +43,7 @@ IMAGE_ROOT = "image_root"
 WEIGHTS = "weights"
 NETWORK = "network"
 DATA = "data"
+ORIENTATION = "orientation"
 CRC = "crc32"
 
 
@@ -56,6 +58,7 @@ class Origin(NamedTuple):
         weights: "averaged" or "raw", where the checkpoint has both.
         network: a fingerprint of the checkpoint, equal for its copies.
         data: fingerprints of the CSV and the images, JSON of experiment/provenance.py.
+        orientation: "exif" where images were turned as EXIF says.
     """
 
     checkpoint: str | None = None
@@ -65,6 +68,7 @@ class Origin(NamedTuple):
     weights: str | None = None
     network: str | None = None
     data: str | None = None
+    orientation: str | None = None
 
 
 def default_name(dataset: str | os.PathLike, split: str | None = None) -> str:
@@ -179,7 +183,7 @@ def _lay_out(
     at_once.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # complete_file has a lock already, which the one of HDF5 would meet.
     with h5py.File(path, "w", locking=False) as file:
-        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS, NETWORK, DATA):
+        for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS, NETWORK, DATA, ORIENTATION):
             value = getattr(origin, name)
             if value is not None:
                 is_path = name in (CHECKPOINT, IMAGE_ROOT)
@@ -321,6 +325,7 @@ def origin(path: str | os.PathLike) -> Origin:
             weights=_text_of(file, WEIGHTS),
             network=_text_of(file, NETWORK),
             data=_text_of(file, DATA),
+            orientation=_text_of(file, ORIENTATION),
         )
 
 

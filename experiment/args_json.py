@@ -102,7 +102,7 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
 
     Returns:
         the flags, and the names of those that args.json lacks (one of the original's, or of an
-        older version, say): these have their defaults, which are the original's behavior.
+        older version, say): these are as in the original, which may not be their default.
     Raises:
         UserError as `read` does, and for a value that its flag does not allow.
     """
@@ -114,6 +114,7 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
             continue
         if field.name not in stored:
             lacking.append(field.name)
+            values[field.name] = field.metadata["before"]
             continue
         try:
             values[field.name] = _value(field, stored[field.name])
@@ -233,7 +234,7 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
     for name in sorted(read(root).keys() - vars(stored).keys() - _NO_FLAGS):
         hint = suggestion(name, vars(stored))
         log.warning(f"args.json has {name}, which is no flag and does nothing.{hint}")
-    changes = {name: getattr(settings, name) for name in lacking}
+    changes = {name: given.get(name, getattr(stored, name)) for name in lacking}
     for name, value in changes.items():
         log.warning(f"args.json lacks {name}: it is {value} from now on.")
     for name in flags.CHANGED_BY_RESUMING:

@@ -76,11 +76,14 @@ def _flag(group: str, help: str, only_with: OnlyWith | None = None, **options) -
     Args:
         group: one of GROUPS.
         only_with: the flag has no effect otherwise, and it is an error to give it.
-        options: those of argparse.add_argument. Without a `default` it is None.
+        options: those of argparse.add_argument. Without a `default` it is None. `before` is the
+            value for an args.json that lacks the flag, the original's behavior, where that is not
+            the default of a new experiment.
     """
     options |= {"help": help}
     options.setdefault("default", False if options.get("action") == "store_true" else None)
-    metadata = {"group": group, "only_with": only_with, "options": options}
+    before = options.pop("before", options["default"])
+    metadata = {"group": group, "only_with": only_with, "options": options, "before": before}
     default = dataclasses.MISSING if options.get("required") else options["default"]
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -90,9 +93,9 @@ def _switch(group: str, help: str, only_with: OnlyWith | None = None) -> Any:
     return _flag(group, help, only_with, action="store_true")
 
 
-def _shared(group: str, name: str) -> Any:
-    """A flag that other commands have, too; common.py declares it."""
-    return _flag(group, **common.shared_flag(name))
+def _shared(group: str, name: str, **changes) -> Any:
+    """A flag that other commands have, too; common.py declares it. changes: as of _flag."""
+    return _flag(group, **common.shared_flag(name), **changes)
 
 
 def _pixels(help: str, default: int) -> Any:
@@ -187,6 +190,11 @@ class Architecture:
     net_input_width: int = _pixels("Width of the network's input.", 128)
     pre_crop_height: int = _pixels("Height that --crop_augment takes its crops from.", 288)
     pre_crop_width: int = _pixels("Width that --crop_augment takes its crops from.", 144)
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as EXIF says; not for a checkpoint without args.json."""
+        return False
 
     @property
     def net_size(self) -> tuple[int, int]:
@@ -334,6 +342,7 @@ class Settings(Architecture):
         "harder. Groups with fewer than P pids are left out.",
     )
     no_file_check: bool = _shared("data", "no_file_check")
+    orientation: str = _shared("data", "orientation", before="stored")
     batch_p: int = _flag(
         "data",
         "Number of pids in a batch, at least 2.",
@@ -648,6 +657,11 @@ class Settings(Architecture):
         metavar="N",
         default=0,
     )
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as EXIF says."""
+        return self.orientation == "exif"
 
     @property
     def validates(self) -> bool:

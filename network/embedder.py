@@ -1,5 +1,6 @@
 """From images to embeddings, by a network or by that of an experiment."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ class NetworkEmbedder:
         images_a_replica = max(1, batch_size // (len(self.view_names) * self._turns.replicas))
         self._images_at_a_time = images_a_replica * len(self._turns.own)
         self._loading_threads = loading_threads
-        self._load_file = image_data.make_loader(self._resized)
+        self._load_file = image_data.make_loader(self._resized, flags.upright)
         self._embed = self._make_embed()
 
     def __call__(self, images: Sequence | ImageFiles) -> np.ndarray:
@@ -177,6 +178,8 @@ class NetworkEmbedder:
         return self._resize_arrays(images)
 
     def _load_files(self, files: ImageFiles) -> Iterator[tf.Tensor]:
+        """Resize files, turned or not as in the training, whatever they are said to be."""
+        files = dataclasses.replace(files, upright=self.flags.upright)
         if len(files) > _FEW:
             return image_data.test_batches(
                 files, self._images_at_a_time, self._loading_threads, self._resized

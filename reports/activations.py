@@ -8,6 +8,7 @@ gives, before it becomes features. torchreid draws it like that, after Zagoruyko
 Paying More Attention to Attention, arXiv:1612.03928, section 3.1.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -36,6 +37,7 @@ class Activations:
         flags = args_json.architecture(experiment_root, given={})
         # Of the whole image, resized to the size of the training, so that a map fits onto it.
         self._size = flags.net_size
+        self._upright = flags.upright
         _, network = embedder.load(experiment_root, flags)
         maps = last_maps(model.net_of(network))
         if maps is None:
@@ -59,6 +61,7 @@ class Activations:
         """
         if not isinstance(images, ImageFiles):
             images = ImageFiles([os.fspath(path) for path in images])
+        images = dataclasses.replace(images, upright=self._upright)
         strengths = []
         for pixels in image_data.test_batches(
             images, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size

@@ -272,7 +272,7 @@ def _pictures(
     if not shown:
         return {}
     files, places = distinct_files([image.files(image_root) for image in shown.values()])
-    small = [page.thumbnail(path, files.box(row)) for row, path in enumerate(files.paths)]
+    small = [page.thumbnail(files, row) for row in range(len(files))]
     overlaid: list[Image.Image | None] = [None] * len(small)
     if activations is not None:
         maps = activations(files)

@@ -9,6 +9,7 @@ images, index.html, and the distances as a PNG.
 """
 
 import argparse
+import dataclasses
 import html
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,6 +122,7 @@ def main(args: argparse.Namespace) -> None:
     _print(findings, settings.metric)
     if args.directory:
         fid_of = {pid: fid for fid, pid in reversed(pid_of.items())}  # the first of each pid
+        images = dataclasses.replace(images, upright=settings.upright)
         files = images.files(image_root if len(image_root) > 1 else image_root[0])
         rows = {name: row for row, name in enumerate(images.names())}
         _Report(root, files, rows, fid_of).write(Path(args.directory), findings)
@@ -353,7 +355,7 @@ closest to one of the pair was one of the other; of how many times that both wer
     def _picture(self, pid: str, fid: str) -> str:
         title = f"{pid}, {fid}"
         row = self._rows[fid]
-        thumbnail = page.thumbnail(self._files.paths[row], self._files.box(row))
+        thumbnail = page.thumbnail(self._files, row)
         image = page.picture(thumbnail, title)
         return f'<span class="picture" title="{html.escape(title)}">{image}</span>'
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import common
 from common import UserError
-from data.dataset import Box
+from data.dataset import ImageFiles
 from data.pictures import open_image
 from runtime import files
 
@@ -81,16 +81,13 @@ def _template(name: str) -> str:
     return (common.HERE / "reports" / name).read_text(encoding="utf-8")
 
 
-def thumbnail(path: str | os.PathLike, box: Box | None = None) -> Image.Image:
-    """The image in RGB, its longer side THUMBNAIL pixels or less.
-
-    Args:
-        box: the part that is meant; None for the whole image.
+def thumbnail(images: ImageFiles, row: int) -> Image.Image:
+    """One of the images in RGB, its longer side THUMBNAIL pixels or less.
 
     Raises:
         UserError: the file is not an image.
     """
-    small = open_image(path, box=box)
+    small = open_image(images.paths[row], box=images.box(row), upright=images.upright)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return small
 

@@ -86,7 +86,7 @@ def sprite(images: ImageFiles) -> Image.Image:
     side = math.isqrt(len(images) - 1) + 1
     picture = Image.new("RGBA", (side * THUMBNAIL, side * THUMBNAIL))
     for number, path in enumerate(images.paths):
-        image = open_image(path, (THUMBNAIL, THUMBNAIL), images.box(number))
+        image = open_image(path, THUMBNAIL, images.box(number), images.upright)
         thumbnail = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL))
         row, column = divmod(number, side)
         left = column * THUMBNAIL + (THUMBNAIL - thumbnail.width) // 2

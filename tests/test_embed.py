@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import small_network
+from image_kinds import oriented
+from PIL import Image, ImageOps
 from small_network import close
 
 import common
@@ -76,6 +78,27 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(
 def test_the_default_name_is_that_of_the_dataset(trained, expected, dataset):
     run(trained, dataset, "--crop_augment=center")
     close(read(trained / "all_embeddings.h5")["emb"], expected(False, "center")[0])
+
+
+def test_images_are_turned_as_in_the_training(trained, tmp_path):
+    root = tmp_path / "exp"
+    shutil.copytree(trained, root)
+    args = json.loads((root / "args.json").read_text())
+    (root / "args.json").write_text(json.dumps(args | {"orientation": "exif"}))
+    paths = [tmp_path / f"{orientation}.png" for orientation in range(1, 9)]
+    for orientation, path in enumerate(paths, 1):
+        path.write_bytes(oriented(orientation, format="PNG"))
+    (tmp_path / "turned.csv").write_text("".join(f"1,{path.name}\n" for path in paths))
+    argv = [f"--dataset={tmp_path}/turned.csv", f"--image_root={tmp_path}", "--crop_augment=center"]
+    turned = [np.asarray(ImageOps.exif_transpose(Image.open(path))) for path in paths]
+    stored = [np.asarray(Image.open(path)) for path in paths]
+    embedder = embed.Embedder(root, crop_augment="center")
+    for folder, images, orientation in ((root, turned, "exif"), (trained, stored, None)):
+        filename = tmp_path / f"{orientation}.h5"
+        flags = [f"--experiment_root={folder}", f"--filename={filename}"]
+        embed.main(embed.parse_args([*argv, *flags]))
+        close(read(filename)["emb"], embedder(images))
+        assert embeddings_file.origin(filename).orientation == orientation
 
 
 def test_several_data_sets_are_embedded_in_one_start(trained, expected, dataset, tmp_path):

@@ -33,7 +33,9 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("network", "n
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     root = tmp_path_factory.mktemp("experiments") / "exp"
-    small_network.write_experiment(root, head_name="fc1024_normalize", crop_augment=False)
+    small_network.write_experiment(
+        root, head_name="fc1024_normalize", crop_augment=False, orientation="exif"
+    )
     return root
 
 

@@ -1,5 +1,6 @@
 """The batches of a training: rows of the data set -> images on the devices."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ class Batches:
 
     def __init__(self, dataset: Dataset, settings: Settings, strategy, cluster: Cluster):
         """Raises: UserError for too few pids, a batch that devices cannot share, a bad image."""
+        dataset = dataclasses.replace(dataset, upright=settings.upright)
         if settings.on_bad_image == "skip":
             root = known(settings.image_root)
             dataset = without_bad_images(dataset, root, settings.loading_threads)

@@ -106,7 +106,7 @@ def _card(image: ImageFiles, lines: list[str], color: str) -> np.ndarray:
     draw = ImageDraw.Draw(card)
     frame = 0, 0, width - 1, height - 1
     try:
-        whole = open_image(image.paths[0], box=image.box(0))
+        whole = open_image(image.paths[0], box=image.box(0), upright=image.upright)
         shown = ImageOps.contain(whole, (_WIDTH, _HEIGHT))
     except (UserError, MemoryError):  # a picture less is no reason to end a training
         draw.rectangle(frame, _GRAY, color, _EDGE)

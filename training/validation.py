@@ -1,5 +1,6 @@
 """Evaluates the network while it trains: as embed.py and evaluate.py would, on a checkpoint of now."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,7 @@ class Validator:
             return
         if settings.on_bad_image == "skip":
             found = self._found = _without_bad_images(found, settings)
-        self._images = _images(found)
+        self._images = _images(found, settings.upright)
         self._to_compare = found.to_compare()
         pictures.check_sample(self._images.files)
         if cluster.is_chief:
@@ -215,11 +216,11 @@ def _without_bad_images(found: ValidationSet, settings: Settings) -> ValidationS
     return rest
 
 
-def _images(found: ValidationSet) -> _Images:
+def _images(found: ValidationSet, upright: bool) -> _Images:
     parts = [images.files(found.image_root) for images in (found.query, found.gallery)]
     files, places = distinct_files(parts)
     query, gallery = np.split(places, [len(found.query)])
-    return _Images(files, query, gallery)
+    return _Images(dataclasses.replace(files, upright=upright), query, gallery)
 
 
 def _repair_pointer(root: Path, history: list[Validation]) -> None:

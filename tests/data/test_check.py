@@ -216,6 +216,9 @@ def test_turned_images_are_named(images, capsys):
         (images / f"{orientation}.jpg").write_bytes(oriented(orientation))
     rows = [f"3,{orientation}.jpg" for orientation in range(1, 9)]
     code, out = run(images, GOOD[:4] + rows, capsys)
+    assert code == 0 and "No problems.\n" in out
+    assert "images that are turned or mirrored with --orientation exif: 7\n" in out
+    code, out = run(images, GOOD[:4] + rows, capsys, "--orientation", "stored")
     assert code == 20
     assert "viewers turn or mirror, as EXIF says, and a network does not: 7\n" in out
     assert "1.jpg (orientation" not in out

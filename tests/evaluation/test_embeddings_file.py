@@ -48,7 +48,7 @@ def test_views_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["original_resize", "original_flip_resize"]
     views = np.stack([EMBS, EMBS + 2])
-    origin = Origin("exp/checkpoint-5", names, "mean", "images")
+    origin = Origin("exp/checkpoint-5", names, "mean", "images", orientation="exif")
     with embeddings_file.create("emb.h5", 50, 7, origin, images(50).fids) as file:
         file.add(views[:, :30].mean(axis=0), views[:, :30])
         file.add(views[:, 30:].mean(axis=0), views[:, 30:])
@@ -64,6 +64,7 @@ def test_views_and_how_they_were_made_are_in_the_file(tmp_path, monkeypatch):
         augmentation_types=tuple(names),
         aggregator="mean",
         image_root=str(tmp_path / "images"),
+        orientation="exif",
     )
 
 

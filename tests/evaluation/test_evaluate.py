@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from image_kinds import oriented
 from paths import PROJECT
 from PIL import Image
 
@@ -601,6 +602,28 @@ def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
     # Constants of what was not done are not shown.
     for constants, flag in (("rerank_", "rerank"), ("query_expansion_alpha", "query_expansion")):
         assert (f"<th>{constants}" in page) == (flag in more)
+
+
+@pytest.mark.parametrize("orientation", ["exif", None])
+def test_the_report_shows_images_as_the_network_saw_them(orientation, tmp_path):
+    flags = {"excluder": "market1501", "metric": "euclidean"}
+    (tmp_path / "images").mkdir()
+    for part, camera in (("query", 1), ("gallery", 2)):
+        rows = [(pid, f"{pid}_c{camera}s1_0_0.jpg") for pid in ("0001", "0002")]
+        write_set(tmp_path, part, rows, np.eye(2, dtype=np.float32))
+        if orientation:
+            with h5py.File(tmp_path / f"{part}.h5", "a") as file:
+                file.attrs["orientation"] = orientation
+        for _, fid in rows:
+            (tmp_path / "images" / fid).write_bytes(oriented(6))
+        flags[f"{part}_dataset"] = tmp_path / f"{part}.csv"
+        flags[f"{part}_embeddings"] = tmp_path / f"{part}.h5"
+    run(flags | {"report": tmp_path / "report", "image_root": tmp_path / "images"})
+    page = (tmp_path / "report" / "report.html").read_text()
+    sizes = re.findall(r'<img src="data[^>]* width="(\d+)" height="(\d+)"', page)
+    assert sizes
+    for width, height in sizes:
+        assert (int(width) > int(height)) == (orientation == "exif")
 
 
 @pytest.mark.parametrize("report", ["report", None])

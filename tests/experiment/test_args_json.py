@@ -34,11 +34,24 @@ def test_args_json_of_the_original_is_read(tmp_path):
     assert set(lacking) == vars(settings).keys() - ORIGINALS_ARGS.keys() and "seed" in lacking
 
 
-def test_what_args_json_lacks_has_its_default(tmp_path):
+def test_what_args_json_lacks_is_as_in_the_original(tmp_path):
     (tmp_path / "args.json").write_text('{"embedding_dim": 7, "a_flag_of_tomorrow": 3}')
     settings, lacking = args_json.load(tmp_path)
-    assert settings == Settings(experiment_root=str(tmp_path), embedding_dim=7)
+    assert settings == Settings(
+        experiment_root=str(tmp_path), embedding_dim=7, orientation="stored"
+    )
+    assert not settings.upright and Settings(experiment_root="new").upright
     assert "batch_p" in lacking and "embedding_dim" not in lacking
+
+
+def test_resuming_keeps_what_args_json_lacks_as_in_the_original(tmp_path, capfd):
+    write_args(tmp_path)
+    settings, warnings = resumed(tmp_path, capfd)
+    assert settings.orientation == "stored"
+    assert any("args.json lacks orientation: it is stored" in warning for warning in warnings)
+    args_json.write(settings)
+    settings, _ = resumed(tmp_path, capfd, "--orientation=exif")
+    assert settings.orientation == "stored"
 
 
 @pytest.mark.parametrize(

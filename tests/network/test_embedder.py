@@ -1,8 +1,13 @@
+import dataclasses
+import json
+import shutil
+
 import numpy as np
 import pytest
 import small_network
 import tensorflow as tf
-from image_kinds import KINDS, REFUSED
+from image_kinds import GRADIENT, KINDS, REFUSED, oriented
+from PIL import Image, ImageOps
 from small_network import DIM, SIZE, close
 
 from common import UserError
@@ -10,9 +15,12 @@ from data import decoding, images
 from data.augment import Views
 from data.dataset import WHOLE, ImageFiles
 from experiment import args_json
+from experiment.flags import Architecture
 from network import embedder as module
 from network.embedder import Embedder, load
 from runtime import terminal
+
+ARCHITECTURE = {field.name for field in dataclasses.fields(Architecture)}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,30 @@ def test_boxes_are_embedded(embedder, dataset):
     cut = [array[2:20, 1:15] if row % 3 else array for row, array in enumerate(arrays)]
     close(embedder(ImageFiles(paths, boxes)), embedder(cut))
     close(embedder(ImageFiles(paths[:3], boxes[:3])), embedder(cut[:3]))
+
+
+def test_images_are_turned_as_in_the_training(trained, embedder, tmp_path):
+    root = tmp_path / "exp"
+    shutil.copytree(trained, root)
+    args = json.loads((root / "args.json").read_text())
+    (root / "args.json").write_text(json.dumps(args | {"orientation": "exif"}))
+    upright = Embedder(root)
+    paths = [tmp_path / f"{orientation}.png" for orientation in range(1, 9)]
+    turned = []
+    for orientation, path in enumerate(paths, 1):
+        path.write_bytes(oriented(orientation, format="PNG"))
+        turned.append(np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    stored = [np.asarray(GRADIENT)] * 8
+    files = ImageFiles(list(map(str, paths)))
+    close(embedder(paths), embedder(stored))
+    close(embedder(dataclasses.replace(files, upright=True)), embedder(stored))
+    close(upright(paths), embedder(turned))
+    close(upright(ImageFiles([*map(str, paths), str(paths[5])])), embedder([*turned, turned[5]]))
+    close(upright(stored), embedder(stored))
+    # Without args.json, as of the original.
+    architecture = {name: value for name, value in args.items() if name in ARCHITECTURE}
+    (root / "args.json").unlink()
+    close(Embedder(root, **architecture)(paths), embedder(stored))
 
 
 def test_a_batch_size_beyond_sense_is_all_images_at_once(trained, expected, dataset):

@@ -8,6 +8,7 @@ from PIL import Image
 
 import common
 from common import UserError
+from data.dataset import ImageFiles
 from reports import page
 
 
@@ -22,7 +23,9 @@ def test_a_page_holds_the_title_escaped_and_the_body_as_it_is(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_pictures_are_small_jpegs_with_their_words(tmp_path, mode):
     Image.fromarray(np.full((300, 100, 3), 204, np.uint8)).convert(mode).save(tmp_path / "a.png")
-    tag = page.picture(page.thumbnail(tmp_path / "a.png"), 'a "quoted" <name>', 'class="x"')
+    tag = page.picture(
+        page.thumbnail(ImageFiles([str(tmp_path / "a.png")]), 0), 'a "quoted" <name>', 'class="x"'
+    )
     assert 'alt="a &quot;quoted&quot; &lt;name&gt;"' in tag
     encoded = re.search(r'src="data:image/jpeg;base64,([^"]+)"', tag)[1]
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
@@ -44,7 +47,7 @@ def test_pictures_are_small_jpegs_with_their_words(tmp_path, mode):
 )
 def test_pictures_have_the_images_shape_and_about_one_area(tmp_path, size, shown):
     Image.new("RGB", size).save(tmp_path / "a.png")
-    tag = page.picture(page.thumbnail(tmp_path / "a.png"), "")
+    tag = page.picture(page.thumbnail(ImageFiles([str(tmp_path / "a.png")]), 0), "")
     width, height = map(int, re.search(r'width="(\d+)" height="(\d+)"', tag).groups())
     assert (width, height) == shown
     style = (common.HERE / "reports" / "page.html").read_text()
@@ -54,7 +57,7 @@ def test_pictures_have_the_images_shape_and_about_one_area(tmp_path, size, shown
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     with pytest.raises(common.UserError, match="a.png cannot be read as an image"):
-        page.thumbnail(tmp_path / "a.png")
+        page.thumbnail(ImageFiles([str(tmp_path / "a.png")]), 0)
 
 
 def test_percents_of_an_axis_are_exact():

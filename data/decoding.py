@@ -29,7 +29,7 @@ _MARKS = "|".join(
     ]
 )
 # It stands before the pixels or behind them, in so many bytes.
-_MARKS_WITHIN = 2**16
+_MARKS_WITHIN = 2**15
 # The orientation among the first entries of EXIF, of 12 bytes each, in both orders of bytes.
 _EXIF_ORIENTATION = (
     r"\C*?(?:Exif\x00\x00|eXIf|EXIF\C{4})(?:"

@@ -610,7 +610,7 @@ def test_the_report_shows_images_as_the_network_saw_them(orientation, tmp_path):
     (tmp_path / "images").mkdir()
     for part, camera in (("query", 1), ("gallery", 2)):
         rows = [(pid, f"{pid}_c{camera}s1_0_0.jpg") for pid in ("0001", "0002")]
-        write_set(tmp_path, part, rows, np.eye(2, dtype=np.float32))
+        write_set(tmp_path, part, rows, camera * np.eye(2, dtype=np.float32))
         if orientation:
             with h5py.File(tmp_path / f"{part}.h5", "a") as file:
                 file.attrs["orientation"] = orientation

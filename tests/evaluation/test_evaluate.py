@@ -606,11 +606,13 @@ def test_the_report_lists_images_as_they_were_ranked(more, tmp_path):
 
 @pytest.mark.parametrize("orientation", ["exif", None])
 def test_the_report_shows_images_as_the_network_saw_them(orientation, tmp_path):
+    rng = np.random.default_rng(3)
     flags = {"excluder": "market1501", "metric": "euclidean"}
     (tmp_path / "images").mkdir()
     for part, camera in (("query", 1), ("gallery", 2)):
-        rows = [(pid, f"{pid}_c{camera}s1_0_0.jpg") for pid in ("0001", "0002")]
-        write_set(tmp_path, part, rows, camera * np.eye(2, dtype=np.float32))
+        pids = [f"000{i % 2 + 1}" for i in range(6)]
+        rows = [(pid, f"{pid}_c{camera}s1_{i}_0.jpg") for i, pid in enumerate(pids)]
+        write_set(tmp_path, part, rows, rng.normal(size=(6, 3)).astype(np.float32))
         if orientation:
             with h5py.File(tmp_path / f"{part}.h5", "a") as file:
                 file.attrs["orientation"] = orientation

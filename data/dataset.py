@@ -214,7 +214,8 @@ def load(path: str | os.PathLike, split: str | None = None) -> Dataset:
         a data set of at least one image.
     Raises:
         UserError for a missing, unreadable or empty file, and for the first row with a wrong number
-        of columns, a box that is none, an unknown split, or an empty camera or group.
+        of columns, a NUL in its fid, a box that is none, an unknown split, or an empty camera or
+        group.
     """
     path = os.fspath(path)
     try:
@@ -230,6 +231,7 @@ def load(path: str | os.PathLike, split: str | None = None) -> Dataset:
         raise UserError(
             f"the data set {path} is empty. It should have one line pid,fid for every image."
         )
+    _check_names(path, rows)
     _check_filled(path, rows, "camera")
     _check_filled(path, rows, "group")
     images = Dataset(
@@ -338,6 +340,16 @@ def _first_rows(pids: np.ndarray) -> dict[int, str]:
 
     rows = np.flatnonzero(~pandas.Series(pids, dtype=object).duplicated().to_numpy())
     return dict(zip(rows.tolist(), pids[rows], strict=True))
+
+
+def _check_names(path: str, rows: table.Table) -> None:
+    """Raises: UserError for the first fid with a NUL, which no file has in its name."""
+    for row, fid in enumerate(rows.columns["fid"]):
+        if "\0" in fid:
+            raise UserError(
+                f"{path}, {rows.place(row)}: the fid holds a NUL, which no name of a file does. Received: {fid!r}. Save "
+                "the file as text in UTF-8."
+            )
 
 
 def _check_filled(path: str, rows: table.Table, name: str) -> None:

@@ -61,6 +61,8 @@ def test_a_comma_in_a_quoted_field(tmp_path):
         ("1,a.jpg,\n2,b.jpg,\n", r"line 1: should be two columns.*'1,a.jpg,'"),
         ("1,a.jpg\n2,\n", "line 2"),
         (",a.jpg\n", "line 1"),
+        ("1,a.jpg\n2,\0;/b.jpg\n", r"line 2: the fid holds a NUL.*'\\x00;/b.jpg'"),
+        ("pid,fid\n2,b\0.jpg\n", "line 2: the fid holds a NUL"),
         ('1,"a.jpg\n', "no CSV"),
         ('1,"a"b.jpg\n', "no CSV"),
     ],
@@ -91,7 +93,8 @@ def strict_rows(path):
                     return None
     except (csv.Error, UnicodeDecodeError):
         return None
-    return rows or None
+    no_file = any("\0" in fid for _, fid in rows)
+    return None if no_file else rows or None
 
 
 WORDS = ["1", "01", "a b", "é", "日本", "NA", "#", "1e5", "-", "True", "\ufeff", "\u2028", "\x85"]

@@ -347,8 +347,8 @@ def _check_names(path: str, rows: table.Table) -> None:
     for row, fid in enumerate(rows.columns["fid"]):
         if "\0" in fid:
             raise UserError(
-                f"{path}, {rows.place(row)}: the fid holds a NUL, which no name of a file does. Received: {fid!r}. Save "
-                "the file as text in UTF-8."
+                f"{path}, {rows.place(row)}: the fid holds a NUL, which no name of a file does. Received: {fid!r}. "
+                "Save the file as text in UTF-8."
             )
 
 

@@ -178,7 +178,7 @@ CASES = {
     "a last stride that the net has not": (
         [*TRAIN, "--last_stride=1", "--model_name=convnext_tiny"],
         2,
-        "--last_stride 1 is not for --model_name convnext_tiny. Nets that have it: .*resnet50, resnet_v1_101",
+        "--last_stride 1 is not for --model_name convnext_tiny. Nets that have it: .*resnet50_torch, resnet_v1_101",
     ),
     "embedding with a pooling that the net has not": (
         [*EMBED, "--experiment_root=bad_pooling"],

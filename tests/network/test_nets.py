@@ -107,9 +107,15 @@ POOLING = [
     "efficientnet_v2_b0",
     "efficientnet_v2_s",
     "mobilenet_v1_1_224",
+    "mobilenet_v2_torch",
     "mobilenet_v3_large",
+    "resnet101_torch",
+    "resnet50",
+    "resnet50_ibn_a",
+    "resnet50_torch",
+    "resnet_v1_101",
+    "resnet_v1_50",
 ]
-POOLING += ["resnet50", "resnet_v1_101", "resnet_v1_50"]
 
 
 def test_which_nets_have_which_options():

@@ -1,7 +1,7 @@
 """Feed hostile input to what is parsed from outside, until something breaks.
 
     python -m benchmarks.fuzzing --minutes 10
-    python -m benchmarks.fuzzing --minutes 10 --kinds hdf5 --folder /tmp/fuzz
+    python -m benchmarks.fuzzing --minutes 10 --kinds hdf5 --folder fuzz
 
 CSVs, args.json, regular expressions for cameras, HDF5 files. All of it must be used or be refused
 with a UserError in one line. Hypothesis makes the input, and shrinks what breaks something. The last

@@ -1,4 +1,4 @@
-"""Embed a data set with a trained experiment and write the embeddings to an HDF5 file.
+"""Embed a data set with a trained experiment and write the embeddings to a file.
 
     python embed.py --experiment_root exp --dataset query.csv gallery.csv
     python embed.py --experiment_root exp --dataset query.csv --flip_augment --crop_augment five \
@@ -6,10 +6,11 @@
     python embed.py --experiment_root exp --dataset query.csv --projector  # then: tensorboard
     --logdir exp
 
-A file holds `emb` float32 [N, D] in the order of the CSV, the `fids` of its rows, and
+An HDF5 file holds `emb` float32 [N, D] in the order of the CSV, the `fids` of its rows, and
 `augmentation_types`, byte strings [A]; with several views of each image also `emb_aug` float32
-[A, N, D]. A file that has other embeddings is only replaced with --overwrite. Several devices or
-workers share the images (--strategy); the chief writes the files.
+[A, N, D]. With `--filename query.parquet` or `query.npy` it is a file of that kind. A file that has
+other embeddings is only replaced with --overwrite. Several devices or workers share the images
+(--strategy); the chief writes the files.
 
 From Python, for files or arrays (network/embedder.py tells the rest):
 
@@ -82,8 +83,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     common.add_flag(group, "no_file_check")
     group.add_argument(
         "--filename",
-        metavar="HDF5",
-        help="File to write, relative to the experiment_root, for one dataset. Without this flag, "
+        metavar="FILE",
+        help="File to write, relative to the experiment_root, for one dataset: HDF5, or Parquet or NumPy's array if it "
+        "ends in .parquet or .npy, which hold no single views. Without this flag, "
         "<name of the dataset>_embeddings.h5, or with --split <name of the dataset>_<split>_embeddings.h5.",
     )
     group.add_argument(
@@ -169,7 +171,7 @@ def write(
     fids: Sequence[str] | None = None,
     quiet: bool = True,
 ) -> None:
-    """Embed image files into an HDF5 file; evaluation/embeddings_file.py tells what it holds.
+    """Embed image files into a file; evaluation/embeddings_file.py tells what it holds.
 
     Rows are written as they come, so memory does not grow with their number.
 
@@ -355,6 +357,7 @@ def _check_filename(args: argparse.Namespace, default_name: str) -> str:
         common.writeable_file(filename)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--filename: {error}.") from None
+    embeddings_file.check_format(filename)
     holds_something = os.path.exists(filename) and os.path.getsize(filename) > 0
     if holds_something and not embeddings_file.may_be_replaced(filename):
         raise UserError(

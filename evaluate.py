@@ -104,8 +104,8 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{part}_embeddings",
             type=common.readable_file,
-            metavar="HDF5",
-            help=f"Embeddings of the {part} set, as embed.py writes them. Without this flag, "
+            metavar="FILE",
+            help=f"Embeddings of the {part} set, as embed.py writes them: HDF5, Parquet or .npy. Without this flag, "
             f"<name of the {part}_dataset>_embeddings.h5 in the experiment_root.",
         )
     common.add_flag(

@@ -1,4 +1,6 @@
-"""The HDF5 file of embeddings: written, checked and read here alone.
+"""The file of embeddings, HDF5, Parquet or NumPy's: written, checked and read here alone.
+
+An HDF5 file has
 
     emb                 float32 [N, D], a row for each image of the CSV, in its order
     emb_aug             float32 [A, N, D], of every view, where there are several
@@ -12,15 +14,17 @@
     attribute weights: which of the checkpoint's weights, averaged or raw, where it has both
     attribute crc32: the CRC-32 of the numbers of `emb`
 
-Only `emb` is needed to evaluate, as floats of any precision.
+Only `emb` is needed to evaluate, as floats of any precision. A Parquet file (parquet_file.py) has
+`emb`, `fids` and how they were made; a `.npy` file `emb` alone. Which of the three is written, the
+suffix of its name tells; which is read, its first bytes.
 """
 
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
@@ -29,7 +33,7 @@ from common import UserError, reason
 from data import dataset
 from data import fids as file_names
 from data.dataset import Dataset
-from evaluation import distances
+from evaluation import distances, parquet_file
 from runtime import files, hdf5
 from runtime.terminal import log
 
@@ -45,6 +49,8 @@ NETWORK = "network"
 DATA = "data"
 ORIENTATION = "orientation"
 CRC = "crc32"
+
+_NPY = b"\x93NUMPY"
 
 
 class Origin(NamedTuple):
@@ -69,6 +75,15 @@ class Origin(NamedTuple):
     network: str | None = None
     data: str | None = None
     orientation: str | None = None
+
+    def with_absolute_paths(self) -> "Origin":
+        """The same, as it holds in every working directory."""
+        made = self
+        for name in (CHECKPOINT, IMAGE_ROOT):
+            value = getattr(self, name)
+            if value is not None:
+                made = made._replace(**{name: os.path.abspath(value)})
+        return made
 
 
 def default_name(dataset: str | os.PathLike, split: str | None = None) -> str:
@@ -131,8 +146,10 @@ def create(
     dim: int,
     origin: Origin | None = None,
     fids: Sequence[str] | None = None,
-) -> Iterator[Writer]:
+) -> Iterator[Writer | parquet_file.Writer]:
     """Write a file of embeddings; it appears under its name only when it is complete.
+
+    A name that ends in .npy or .parquet gets a file of that kind, every other HDF5.
 
         with embeddings_file.create("query.h5", count=1000, dim=128) as file:
             for embs in batches:
@@ -151,16 +168,50 @@ def create(
         OSError: the disk is full.
         ValueError: there were not `count` rows.
     """
-    origin = origin or Origin()
+    origin = (origin or Origin()).with_absolute_paths()
+    suffix = _suffix(path)
     with files.complete_file(path) as partial:
-        offsets = _lay_out(partial, (count, dim), origin, fids)
+        if suffix == ".parquet":
+            with parquet_file.create(partial, (count, dim), origin._asdict(), fids) as writer:
+                yield writer
+                _check_count(path, writer.count, count)
+            return
+        if suffix == ".npy":
+            offsets = _lay_out_npy(partial, (count, dim))
+        else:
+            offsets = _lay_out(partial, (count, dim), origin, fids)
         with open(partial, "r+b") as file:
-            writer = Writer(file, (count, dim), offsets)
-            yield writer
-        if writer.count != count:
-            raise ValueError(f"{path} should get {count} embeddings. Received: {writer.count}")
-        with h5py.File(partial, "r+", locking=False) as h5:
-            h5.attrs.modify(CRC, np.uint32(writer.crc))
+            rows = Writer(file, (count, dim), offsets)
+            yield rows
+        _check_count(path, rows.count, count)
+        if suffix != ".npy":
+            with h5py.File(partial, "r+", locking=False) as h5:
+                h5.attrs.modify(CRC, np.uint32(rows.crc))
+
+
+def check_format(path: str | os.PathLike) -> None:
+    """Raises: UserError where the package is missing that a file of this name is written with."""
+    if _suffix(path) == ".parquet":
+        parquet_file.check_installed(path)
+
+
+def _suffix(path: str | os.PathLike) -> str:
+    return Path(path).suffix.lower()
+
+
+def _check_count(path: str | os.PathLike, count: int, wanted: int) -> None:
+    if count != wanted:
+        raise ValueError(f"{path} should get {wanted} embeddings. Received: {count}")
+
+
+def _lay_out_npy(path: Path, shape: tuple[int, int]) -> list[int]:
+    """As _lay_out, for a .npy file."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+    files.allocate(path, offset + 4 * shape[0] * shape[1])
+    return [offset]
 
 
 def _lay_out(
@@ -186,8 +237,7 @@ def _lay_out(
         for name in (CHECKPOINT, AGGREGATOR, IMAGE_ROOT, WEIGHTS, NETWORK, DATA, ORIENTATION):
             value = getattr(origin, name)
             if value is not None:
-                is_path = name in (CHECKPOINT, IMAGE_ROOT)
-                file.attrs[name] = os.path.abspath(value) if is_path else value
+                file.attrs[name] = value
         file.attrs[CRC] = np.uint32(0)
         if origin.augmentation_types:
             file[AUGMENTATION_TYPES] = np.array(origin.augmentation_types, dtype="S")
@@ -206,15 +256,106 @@ def _lay_out(
 # ------------------------------------------------------------------------- reading
 
 
+class _Stored(NamedTuple):
+    """A file of embeddings, open to be read.
+
+    Attributes:
+        emb: [N, D] where it is as it should be; HDF5's data set, a memory map, or
+            parquet_file.Column; None where there is none.
+        fids: returns the N fids; None where the file does not say them.
+        origin: returns how the embeddings were made.
+        crc: the CRC-32 of the numbers, where the file has it.
+        names: what the file holds, for a message.
+    """
+
+    emb: Any
+    fids: Callable[[], list[str] | None]
+    origin: Callable[[], Origin]
+    crc: str | int | None
+    names: list[str]
+
+
+def is_embeddings(path: str | os.PathLike) -> bool:
+    """Whether a file is one of embeddings, by its first bytes, and no data set or image."""
+    kind = _kind(path)
+    if kind != "parquet":
+        return kind is not None
+    with parquet_file.reading(path) as file:
+        return parquet_file.has_embeddings(file)
+
+
 def may_be_replaced(path: str | os.PathLike) -> bool:
     """Whether a file is one of embeddings, or a damaged one, and not a net's weights, say."""
-    if not h5py.is_hdf5(path):
+    kind = _kind(path)
+    if kind is None:
         return False
     try:
-        with hdf5.reading(path) as file:
-            return hdf5.find(file, EMB) is not None or not len(file)
+        with _reading(path) as file:
+            if kind == "npy":
+                return file.emb.ndim == 2 and file.emb.dtype.kind == "f"
+            return file.emb is not None or not file.names
     except (UserError, *hdf5.ERRORS):
-        return True
+        return kind == "hdf5"  # of Parquet it may be a data set
+
+
+def _kind(path: str | os.PathLike) -> str | None:
+    """ "npy", "parquet" or "hdf5", by the file's first bytes; None for any other."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start.startswith(_NPY):
+        return "npy"
+    if start.startswith(parquet_file.MAGIC):
+        return "parquet"
+    return "hdf5" if h5py.is_hdf5(path) else None
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[_Stored]:
+    """A file of embeddings, open to be read. Raises: UserError where it cannot be."""
+    kind = _kind(path)
+    if kind == "npy":
+        yield _Stored(_map_npy(path), lambda: None, Origin, None, ["emb"])
+    elif kind == "parquet":
+        with parquet_file.reading(path) as file:
+            found = parquet_file.has_embeddings(file)
+            emb = parquet_file.Column(path, file) if found else None
+            names = file.schema_arrow.names
+            yield _Stored(
+                emb, lambda: parquet_file.fids(file), lambda: _parquet_origin(file), None, names
+            )
+    else:
+        try:
+            with hdf5.reading(path) as h5:
+                yield _Stored(
+                    hdf5.dataset(h5, EMB),
+                    lambda: _fids_of(h5),
+                    lambda: _hdf5_origin(h5),
+                    hdf5.attribute(h5, CRC),
+                    list(h5),
+                )
+        except hdf5.ERRORS as error:
+            raise UserError(
+                f"{path} cannot be read as HDF5 ({reason(error)}). Make it anew with embed.py."
+            ) from None
+
+
+def _map_npy(path: str | os.PathLike) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as .npy ({reason(error)}). Make it anew with embed.py."
+        ) from None
+
+
+def _parquet_origin(file) -> Origin:
+    texts: dict[str, Any] = {}
+    for name, value in parquet_file.origin(file).items():
+        if name == AUGMENTATION_TYPES and isinstance(value, list):
+            texts[name] = tuple(str(each) for each in value)
+        elif name in Origin._fields and isinstance(value, str):
+            texts[name] = value
+    return Origin(**texts)
 
 
 def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
@@ -238,15 +379,48 @@ def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
         emb = _find_emb(path, file, images)
         fids = _read_fids(path, file, images)
         embs = _read(path, emb)
-        crc_of_file = hdf5.attribute(file, CRC)
+        crc_of_file = file.crc
     if fids is None:
+        like = ".npy files" if _kind(path) == "npy" else "files of older versions"
         log.warning(
-            f"{path} does not say which images it has embeddings of, as files of older versions: only their number "
+            f"{path} does not say which images it has embeddings of, as {like}: only their number "
             f"was compared with {images.path}. Mind that the CSV has the order of before, or embed again."
         )
     else:
         _check_rows(path, fids, images)
-    finite = []
+    _check_numbers(path, embs, crc_of_file)
+    return embs
+
+
+def load_alone(path: str | os.PathLike) -> tuple[np.ndarray, list[str] | None]:
+    """The embeddings of a file, checked as far as they can be without the data set.
+
+    Returns:
+        float32 [N, D] as load does; and its N fids, as Dataset.names, None where it has none.
+
+    Raises:
+        UserError: the file is anything else.
+    """
+    with _reading(path) as file:
+        emb = _check_emb(path, file)
+        fids = file.fids()
+        if fids is not None and len(fids) != len(emb):
+            raise UserError(_damaged(path, len(emb), len(fids)))
+        embs = _read(path, emb)
+        crc_of_file = file.crc
+    _check_numbers(path, embs, crc_of_file)
+    return embs, fids
+
+
+def _damaged(path: str | os.PathLike, embs: int, fids: int) -> str:
+    return (
+        f"{path} is damaged: it has {embs} embeddings and {fids} fids. Make it anew with embed.py."
+    )
+
+
+def _check_numbers(path: str | os.PathLike, embs: np.ndarray, crc_of_file: object) -> None:
+    """Warn of a change. Raises: UserError for what is not finite."""
+    finite = [np.zeros(0, bool)]
     crc = 0
     for rows in distances.row_slices(embs, 2**20):
         finite.append(np.isfinite(embs[rows]).all(axis=1))
@@ -261,7 +435,6 @@ def load(path: str | os.PathLike, images: Dataset) -> np.ndarray:
         log.warning(
             f"{path} was changed after embed.py wrote it. If nobody changed its embeddings, it is damaged: embed again."
         )
-    return embs
 
 
 def load_part(path: str | os.PathLike, images: Dataset, split: str) -> np.ndarray:
@@ -279,20 +452,7 @@ def load_part(path: str | os.PathLike, images: Dataset, split: str) -> np.ndarra
 def _count(path: str | os.PathLike) -> int | None:
     """How many embeddings a file has, as far as it says so."""
     with _reading(path) as file:
-        emb = hdf5.dataset(file, EMB)
-        return None if emb is None or not emb.ndim else len(emb)
-
-
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """A file of embeddings, open to be read. Raises: UserError where it cannot be."""
-    try:
-        with hdf5.reading(path) as file:
-            yield file
-    except hdf5.ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read as HDF5 ({reason(error)}). Make it anew with embed.py."
-        ) from None
+        return None if file.emb is None or not file.emb.ndim else len(file.emb)
 
 
 def head(path: str | os.PathLike, images: Dataset, count: int) -> np.ndarray:
@@ -313,20 +473,24 @@ def head(path: str | os.PathLike, images: Dataset, count: int) -> np.ndarray:
 def origin(path: str | os.PathLike) -> Origin:
     """How the embeddings of a file were made. Raises: UserError where it cannot be read."""
     with _reading(path) as file:
-        types = hdf5.dataset(file, AUGMENTATION_TYPES)
-        names = None
-        if types is not None and types.ndim == 1:
-            names = tuple(hdf5.text(name) for name in types[()])
-        return Origin(
-            checkpoint=_text_of(file, CHECKPOINT),
-            augmentation_types=names,
-            aggregator=_text_of(file, AGGREGATOR),
-            image_root=_text_of(file, IMAGE_ROOT),
-            weights=_text_of(file, WEIGHTS),
-            network=_text_of(file, NETWORK),
-            data=_text_of(file, DATA),
-            orientation=_text_of(file, ORIENTATION),
-        )
+        return file.origin()
+
+
+def _hdf5_origin(file: h5py.File) -> Origin:
+    types = hdf5.dataset(file, AUGMENTATION_TYPES)
+    names = None
+    if types is not None and types.ndim == 1:
+        names = tuple(hdf5.text(name) for name in types[()])
+    return Origin(
+        checkpoint=_text_of(file, CHECKPOINT),
+        augmentation_types=names,
+        aggregator=_text_of(file, AGGREGATOR),
+        image_root=_text_of(file, IMAGE_ROOT),
+        weights=_text_of(file, WEIGHTS),
+        network=_text_of(file, NETWORK),
+        data=_text_of(file, DATA),
+        orientation=_text_of(file, ORIENTATION),
+    )
 
 
 def _text_of(file: h5py.File, name: str) -> str | None:
@@ -364,20 +528,18 @@ def what_would_be_lost(path: str | os.PathLike, images: Dataset, made: Origin) -
         has embeddings of the same images, made alike.
     """
     try:
-        with hdf5.reading(path) as file:
-            emb = hdf5.dataset(file, EMB)
-            if emb is None or emb.ndim != 2:
-                return [f"no embeddings but {', '.join(file) or 'nothing'}"]
-            count = len(emb)
-            fids = _fids_of(file)
-            names = None if fids is None or len(fids) != len(images) else _texts(fids)
-        before = _beside(path, origin(path), made)
+        with _reading(path) as file:
+            if file.emb is None or file.emb.ndim != 2:
+                return [f"no embeddings but {', '.join(file.names) or 'nothing'}"]
+            count = len(file.emb)
+            names = file.fids()
+            before = _beside(path, file.origin(), made)
     except (UserError, *hdf5.ERRORS):
         return []  # damaged: there is nothing to lose
     lost = []
     if count != len(images):
         lost.append(f"{count} images, not {len(images)}")
-    elif names is not None:
+    elif names is not None and len(names) == count:
         row = _first_difference(names, images.names())
         if row is not None:
             lost.append(f"other images (in row {row + 1} {names[row]}, not {images.name(row)})")
@@ -405,25 +567,19 @@ def _words(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else ", ".join(value)
 
 
-def _fids_of(file: h5py.File) -> h5py.Dataset | None:
+def _fids_of(file: h5py.File) -> list[str] | None:
     fids = hdf5.dataset(file, FIDS)
-    return fids if fids is not None and fids.ndim == 1 and fids.dtype.kind in "OS" else None
-
-
-def _texts(fids: h5py.Dataset) -> list[str]:
+    if fids is None or fids.ndim != 1 or fids.dtype.kind not in "OS":
+        return None
     return [hdf5.text(fid) for fid in fids[()]]
 
 
-def _read_fids(path: str | os.PathLike, file: h5py.File, images: Dataset) -> list[str] | None:
+def _read_fids(path: str | os.PathLike, file: _Stored, images: Dataset) -> list[str] | None:
     """The fids of the file; None where it has none. Raises: UserError for another number of them."""
-    fids = _fids_of(file)
-    if fids is None:
-        return None
-    if len(fids) != len(images):
-        raise UserError(
-            f"{path} is damaged: it has {len(images)} embeddings and {len(fids)} fids. Make it anew with embed.py."
-        )
-    return _texts(fids)
+    fids = file.fids()
+    if fids is not None and len(fids) != len(images):
+        raise UserError(_damaged(path, len(images), len(fids)))
+    return fids
 
 
 def _first_difference(fids: Sequence[str], others: Sequence[str]) -> int | None:
@@ -452,18 +608,9 @@ def _check_rows(path: str | os.PathLike, fids: Sequence[str], images: Dataset) -
     )
 
 
-def _find_emb(path: str | os.PathLike, file: h5py.File, images: Dataset) -> h5py.Dataset:
-    """The data set `emb` of the file. Raises: UserError unless it has a row for each image."""
-    emb = hdf5.dataset(file, EMB)
-    if emb is None:
-        raise UserError(
-            f"{path} should hold a data set `{EMB}`. Received: {list(file)}. Make it with embed.py."
-        )
-    if emb.ndim != 2 or emb.dtype.kind != "f" or emb.shape[1] == 0:
-        raise UserError(
-            f"`{EMB}` in {path} should be floats [images, dimension]. Received: {emb.dtype} "
-            f"{list(emb.shape or ())}. Make it with embed.py."
-        )
+def _find_emb(path: str | os.PathLike, file: _Stored, images: Dataset) -> Any:
+    """Its embeddings [N, D]. Raises: UserError unless there is a row for each image."""
+    emb = _check_emb(path, file)
     if len(emb) != len(images):
         raise UserError(
             f"{path} should have one embedding for every image of {images.path}. Received: {len(emb)} embeddings, "
@@ -472,11 +619,29 @@ def _find_emb(path: str | os.PathLike, file: h5py.File, images: Dataset) -> h5py
     return emb
 
 
-def _read(path: str | os.PathLike, emb: h5py.Dataset) -> np.ndarray:
+def _check_emb(path: str | os.PathLike, file: _Stored) -> Any:
+    """Its embeddings. Raises: UserError unless they are floats [N, D]."""
+    emb = file.emb
+    if emb is None:
+        raise UserError(
+            f"{path} should hold a data set `{EMB}`. Received: {file.names}. Make it with embed.py."
+        )
+    if emb.ndim != 2 or emb.dtype.kind != "f" or emb.shape[1] == 0:
+        raise UserError(
+            f"`{EMB}` in {path} should be floats [images, dimension]. Received: {emb.dtype} "
+            f"{list(emb.shape or ())}. Make it with embed.py."
+        )
+    return emb
+
+
+def _read(path: str | os.PathLike, emb: Any) -> np.ndarray:
     """The embeddings in float32, mapped into memory where the file allows it."""
-    offset = emb.id.get_offset()  # None unless it lies in one piece
-    if emb.dtype == np.float32 and emb.dtype.isnative and offset is not None:
-        return np.asarray(np.memmap(path, np.float32, "r", offset, emb.shape))
+    if emb.dtype == np.float32 and emb.dtype.isnative:
+        if isinstance(emb, np.ndarray):
+            return np.asarray(emb)
+        offset = emb.id.get_offset() if isinstance(emb, h5py.Dataset) else None
+        if offset is not None:  # it lies in one piece
+            return np.asarray(np.memmap(path, np.float32, "r", offset, emb.shape))
     embs = np.empty(emb.shape, np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         for rows in distances.row_slices(embs, 2**20):

@@ -75,6 +75,15 @@ def test_plain_embeddings_are_in_the_order_of_the_csv(
     close(file["emb"], expected(False, None)[0])
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_the_suffix_of_the_file_tells_its_kind(name, trained, expected, dataset, tmp_path):
+    views = ["--flip_augment", "--aggregator=mean"]
+    run(trained, dataset, f"--filename={tmp_path / name}", *views)
+    embs, fids = embeddings_file.load_alone(tmp_path / name)
+    close(embs, expected(True, None).mean(axis=0))
+    assert fids == (None if name == "out.npy" else list(dataset.fids))
+
+
 def test_the_default_name_is_that_of_the_dataset(trained, expected, dataset):
     run(trained, dataset, "--crop_augment=center")
     close(read(trained / "all_embeddings.h5")["emb"], expected(False, "center")[0])

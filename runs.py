@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from experiment import args_json, metrics_log, train_log, validations
+from experiment import args_json, metrics_log, provenance, train_log, validations
 from runtime import json_files, terminal
 from runtime.terminal import log
 
@@ -251,7 +251,7 @@ def _progress(root: Path, args: dict) -> dict[str, str]:
     last = None
     try:
         last = _last(root)
-        state = train_log.state(root, planned if isinstance(planned, int) else None)
+        state = provenance.state(root, planned if isinstance(planned, int) else None)
     except OSError as error:
         log.warning(f"{root / 'train.log'} cannot be read: {common.reason(error)}.")
         state = _NONE

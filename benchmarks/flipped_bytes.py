@@ -4,8 +4,8 @@
 
 Each flip is of a fresh copy, and all that commands do with the file is done. It may make no
 difference, be told in a warning, or be refused in one line. A number that is another one without a
-word, a traceback, or a signal is a fault. (The lines of train.log have no checksums: a digit of
-them may be another one. Commands take numbers from metrics.jsonl.) Takes some minutes on two CPU cores.
+word, a traceback, or a signal is a fault. (The lines of train.log have no checksums, and no command
+takes a number from them: metrics.jsonl and provenance.json have those.) Takes some minutes on two CPU cores.
 """
 
 import argparse
@@ -31,7 +31,15 @@ import train
 from common import UserError
 from data.dataset import Dataset
 from evaluation import embeddings_file
-from experiment import args_json, detailed_logs, metrics_log, rules, train_log
+from experiment import (
+    args_json,
+    curves,
+    detailed_logs,
+    metrics_log,
+    provenance,
+    rules,
+    train_log,
+)
 from experiment.flags import Settings
 from reports import hard_images
 from runtime import terminal
@@ -48,7 +56,6 @@ class Kind(NamedTuple):
     make: Callable[[Path], None]  # write an experiment into a folder
     files: tuple[str, ...]  # patterns of those to flip bits in
     use: Callable[[Path], object]  # do what commands do; returns what they show, or go on with
-    has_checksums: bool = True
 
 
 # ------------------------------------------------------------------------- the kinds
@@ -93,6 +100,10 @@ def _make_experiment(root: Path) -> None:
                 )
             )
     lines.append(train_log.finished_line(6))
+    data = provenance.fingerprint([root / "set.csv"], Dataset(PIDS, FIDS, "set.csv"), root)
+    run = provenance.begin(resuming=False)._replace(data={"train_set": data})
+    provenance.write(root, run, 0, devices="1 CPU", flags=args_json.content(settings))
+    provenance.end(root, run, "finished", 6)
     start = "2026-01-02 03:04:05,678 [INFO] train: "
     (root / "train.log").write_text("".join(f"{start}{line}\n" for line in lines))
     origin = embeddings_file.Origin("/exp/checkpoint-6", ("original_resize",), None, str(root))
@@ -125,9 +136,13 @@ def _use_table(root: Path) -> list:
 def _use_log(root: Path) -> object:
     from experiment import rewind
 
-    before = _use_table(root), train_log.parameters(root, 3)
+    before = _use_table(root), provenance.flags_at(root, 3), _use_curves(root)
     rewind.rewind(root, 3)
-    return before, train_log.last(root)
+    return before, _use_table(root), _use_curves(root)
+
+
+def _use_curves(root: Path) -> dict:
+    return {name: curve.values.tolist() for name, curve in curves.read(root).items()}
 
 
 def _use_metrics(root: Path) -> object:
@@ -201,7 +216,8 @@ _DETAILS = ("embeddings", "losses", "fids", "checksums")
 
 KINDS = {
     "args.json": Kind(_make_experiment, ("args.json",), _use_args),
-    "train.log": Kind(_make_experiment, ("train.log",), _use_log, False),
+    "train.log": Kind(_make_experiment, ("train.log",), _use_log),
+    "provenance.json": Kind(_make_experiment, ("provenance.json",), _use_log),
     "metrics.jsonl": Kind(_make_experiment, ("metrics.jsonl",), _use_metrics),
     "detailed logs": Kind(_make_experiment, _DETAILS, _use_details),
     "their descriptions": Kind(
@@ -261,8 +277,6 @@ def _outcome(kind: Kind, folder: Path, expected: object) -> tuple[str, str]:
         return "told", said
     if said:
         return "traceback", said  # a warning of Python or of a library
-    if not kind.has_checksums and got != expected:
-        return "other, without checksums", ""
     return ("no difference" if got == expected else "other without a word"), str(got)[:300]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import UserError, suggestion
-from experiment import flags, folder, rules, train_log
+from experiment import flags, folder, provenance, rules
 from experiment.flags import Architecture, Settings
 from runtime import files, json_files
 from runtime.terminal import log
@@ -76,7 +76,7 @@ def write(settings: Settings) -> None:
 def warn_if_changed(experiment_root: str | os.PathLike) -> None:
     """Log a warning where args.json is not what train.py wrote: it was edited, or is damaged.
 
-    What has changed is told as far as train.log has the flags of the last run.
+    What has changed is told as far as the flags of the last run are recorded.
 
     Raises:
         UserError: as `read` does.
@@ -84,7 +84,7 @@ def warn_if_changed(experiment_root: str | os.PathLike) -> None:
     stored = read(experiment_root)
     if not json_files.is_changed(stored):
         return
-    logged = train_log.parameters(experiment_root, folder.newest_iteration(experiment_root))
+    logged = provenance.flags_at(experiment_root, folder.newest_iteration(experiment_root))
     changes = [
         f"{name} is {stored.get(name, 'not there')} and was {value}"
         for name, value in logged.items()

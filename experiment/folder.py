@@ -6,6 +6,7 @@ A kill, at any moment, can leave there
     what runtime/files.py tells: temporary files of what was being written
     checkpoint-N.data-* without its index, which is written last and deleted first: it is nothing
     a provenance.json without the run, or none: it is not recorded
+    a provenance.json without the end of the run: the next one records that nothing was left to do
     no checkpoint and no logged iteration: the training starts over
     a file `checkpoint` that does not name the newest one yet: it is written again
     log and events of iterations after the newest checkpoint: rewind.py takes them back

@@ -1,12 +1,16 @@
 """provenance.json: how an experiment was made: an entry for each run of train.py.
 
     {"runs": [{"started": "2026-11-26T12:38:50+00:00", "iteration": 0, "command": "train.py ...",
-               "host": ..., "devices": ..., "versions": {...}, "project": {...}, "data": {...}}]}
+               "host": ..., "devices": ..., "versions": {...}, "project": {...}, "data": {...},
+               "flags": {...}, "end": {"state": "finished", "iteration": 800}}],
+     "digest": "crc32 8f3a09c1"}
 
 `data` are fingerprints of what was trained and validated on, by the flags that name the CSVs; the
-next run is compared with them. Nothing else is read from the file, and an experiment that has none,
-as of an earlier version, goes on without. It is written after args.json, when a training begins: a
-run that is killed before leaves no entry.
+next run is compared with them. `flags` are those of args.json. `end` is not there while a run trains,
+nor after a kill or an error. `digest` tells a damaged file. Earlier versions wrote no flags, end and
+digest, or no file: such an experiment goes on, and train.log tells what is not here.
+
+An entry is written after args.json, when a training begins: a run that is killed before leaves none.
 """
 
 import datetime
@@ -17,7 +21,7 @@ import shlex
 import socket
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +30,7 @@ import numpy as np
 
 from common import UserError
 from data.dataset import Dataset
-from experiment import folder
+from experiment import folder, train_log
 from runtime import files, json_files, version
 from runtime.terminal import log
 
@@ -181,8 +185,13 @@ def read(experiment_root: str | os.PathLike) -> list[dict[str, Any]]:
             for data in run["data"].values():
                 differences(data, data)
             _versions_of(run)
+            _ = run.get("flags", {}).items(), int(run["iteration"])
+            if "end" in run:
+                _ = str(run["end"]["state"]), int(run["end"]["iteration"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+    if json_files.is_changed(content):
+        raise ValueError("its digest is of another content")
     return content["runs"]
 
 
@@ -225,7 +234,13 @@ def check(experiment_root: str | os.PathLike, run: Run, accept: bool) -> Run:
     return run._replace(accepted=found)
 
 
-def write(experiment_root: str | os.PathLike, run: Run, iteration: int, devices: str) -> None:
+def write(
+    experiment_root: str | os.PathLike,
+    run: Run,
+    iteration: int,
+    devices: str,
+    flags: Mapping[str, Any],
+) -> None:
     """Add a run to provenance.json. Versions that differ from those of the run before are logged.
 
     A damaged file is kept as broken-provenance.json. A worker that is not the chief writes nothing.
@@ -233,6 +248,7 @@ def write(experiment_root: str | os.PathLike, run: Run, iteration: int, devices:
     Args:
         iteration: that it goes on from.
         devices: what it runs on, for people.
+        flags: those of args.json.
     """
     if not run.data:
         return
@@ -256,6 +272,7 @@ def write(experiment_root: str | os.PathLike, run: Run, iteration: int, devices:
         "versions": _versions(),
         "project": {"version": version.version()} | version.commit(),
         "data": run.data,
+        "flags": dict(flags),
     }
     if run.accepted:
         entry["accepted_changes_of_data"] = list(run.accepted)
@@ -268,7 +285,80 @@ def write(experiment_root: str | os.PathLike, run: Run, iteration: int, devices:
         ]
         if changed:
             log.warning(f"Versions are not those of the run before: {'; '.join(changed)}.")
-    files.write_json(path, {"runs": [*runs, entry]})
+    _write(path, [*runs, entry])
+
+
+def _write(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    files.write_json(path, json_files.with_digest({"runs": runs}))
+
+
+def end(experiment_root: str | os.PathLike, run: Run, state: str, iteration: int) -> None:
+    """Record how the last run has ended. A worker that is not the chief writes nothing.
+
+    Args:
+        state: "finished", "finished early" or "interrupted".
+        iteration: after which it ended.
+    """
+    if not run.data:
+        return
+    path = Path(experiment_root, NAME)
+    try:
+        runs = read(experiment_root)
+    except ValueError:  # damaged while the training ran; the next run tells of it
+        return
+    if runs:
+        runs[-1]["end"] = {"state": state, "iteration": iteration}
+        _write(path, runs)
+
+
+def flags_at(experiment_root: str | os.PathLike, iteration: int) -> dict[str, str]:
+    """The flags of the run that came to an iteration, as text.
+
+    A later run that was killed before it came further than where it had begun does not count.
+
+    Returns:
+        flags by name; {} where nothing tells.
+    """
+    try:
+        runs = read(experiment_root)
+    except ValueError:  # `write` tells of it
+        runs = []
+    came_to = [run for run in runs if run["iteration"] < max(iteration, 1)]
+    if not came_to or "flags" not in came_to[-1]:
+        return train_log.parameters(experiment_root, iteration)
+    return {name: str(value) for name, value in came_to[-1]["flags"].items()}
+
+
+def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> str:
+    """How far the training of an experiment is.
+
+    Args:
+        iterations: those that are planned now. A run that finished fewer is not finished. None: it
+            is finished if it ended so.
+
+    Returns:
+        "finished"; "finished early", by --early_stop; "interrupted" by a signal; "running", where a
+        training has the directory; or "stopped": it was killed, ended with an error, or has more
+        iterations to go.
+    """
+    if files.is_locked(experiment_root):
+        return "running"
+    try:
+        runs = read(experiment_root)
+    except ValueError as error:
+        path = Path(experiment_root, NAME)
+        log.warning(
+            f"{path} is damaged ({error}). How far the training is, is taken from train.log."
+        )
+        runs = []
+    if not runs or not runs[-1].keys() & {"flags", "end"}:
+        return train_log.state(experiment_root, iterations)
+    end = runs[-1].get("end")
+    if end is None:
+        return "stopped"
+    if end["state"] == "finished" and iterations is not None and end["iteration"] < iterations:
+        return "stopped"
+    return end["state"]
 
 
 def _versions() -> dict[str, str]:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment.validations import Validation
-from runtime import files
 
 _START = r"\S+ \S+ \[INFO\] train: "
 _NUMBER = r" *(\d{1,18})"  # a number of 5,000 digits is none, and no int
@@ -191,19 +190,7 @@ def warnings(experiment_root: str | os.PathLike) -> list[str]:
 
 
 def state(experiment_root: str | os.PathLike, iterations: int | None = None) -> str:
-    """How far the training of an experiment is.
-
-    Args:
-        iterations: those that are planned now. A run that finished fewer is not finished. None: it
-            is finished if its log says so.
-
-    Returns:
-        "finished"; "finished early", by --early_stop; "interrupted" by a signal; "running", where a
-        training has the directory; or "stopped": it was killed, ended with an error, or has more
-        iterations to go.
-    """
-    if files.is_locked(experiment_root):
-        return "running"
+    """How far the training of an experiment without records is, as `provenance.state` tells it."""
     found = "stopped"
     for line in _lines(experiment_root):
         if match := _FINISHED.match(line):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiment import curves, flags, train_log
+from experiment import curves, flags, provenance, train_log
 from experiment.curves import Curve
 from reports import page
 from reports.health import at_end, findings
@@ -30,7 +30,7 @@ class Training(NamedTuple):
 
     name: str
     args: Mapping[str, Any]  # what args.json holds
-    state: str  # as train_log.state gives it
+    state: str  # as provenance.state gives it
     curves: Mapping[str, Curve]
     warnings: Sequence[str]
 
@@ -66,7 +66,7 @@ def _read(root: str | os.PathLike, name: str, args: Mapping[str, Any]) -> Traini
     return Training(
         name=name,
         args=args,
-        state=train_log.state(root, planned if isinstance(planned, int) else None),
+        state=provenance.state(root, planned if isinstance(planned, int) else None),
         curves=curves.read(root),
         warnings=train_log.warnings(root),
     )

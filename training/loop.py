@@ -58,14 +58,14 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
     state = State(settings, batches.pid_count, strategy)
     source = state.initialize(settings, cluster, run.resuming, strategy)
     iteration = state.iteration
-    ran_with = train_log.parameters(settings.experiment_root, iteration) if run.resuming else {}
+    ran_with = provenance.flags_at(settings.experiment_root, iteration) if run.resuming else {}
     validator = Validator(settings, data.validation, state, strategy, cluster)
     over = validator.is_over(iteration)
     _open_log(settings, cluster, iteration, over)
     if over:
-        log.info(_last_line(settings, validator, iteration, nothing_to_do=True))
+        _conclude(settings, run, validator, iteration, nothing_to_do=True)
         return 0
-    provenance.write(settings.experiment_root, run, iteration, devices.describe(strategy, cluster))
+    _record(settings, run, iteration, devices.describe(strategy, cluster))
     _log_data_and_devices(batches, strategy, cluster)
     validator.log_data()
     log.info(f"Starting training from iteration {iteration}, with {source}.")
@@ -108,10 +108,15 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         # No worker leaves before the chief has saved: the others would take it for dead.
         devices.barrier(strategy, cluster)
     if over:
-        log.info(_last_line(settings, validator, iteration))
+        _conclude(settings, run, validator, iteration)
         return 0
-    log.info(train_log.interrupted_line(iteration, _command_to_resume(settings)))
+    _conclude_interrupted(settings, run, iteration)
     return stop
+
+
+def _record(settings: Settings, run: Run, iteration: int, runs_on: str) -> None:
+    flags = args_json.content(settings)
+    provenance.write(settings.experiment_root, run, iteration, devices=runs_on, flags=flags)
 
 
 class _Milestones(NamedTuple):
@@ -159,22 +164,34 @@ class _Milestones(NamedTuple):
         return stop, over
 
 
-def _last_line(
-    settings: Settings, validator: Validator, iteration: int, nothing_to_do: bool = False
-) -> str:
-    """The last line of train.log for a training that is over."""
+def _conclude(
+    settings: Settings,
+    run: Run,
+    validator: Validator,
+    iteration: int,
+    nothing_to_do: bool = False,
+) -> None:
+    """Record that the training is over, and write the last line of train.log."""
+    state = "finished"
     if iteration < settings.train_iterations and validator.best:
-        return train_log.stopped_early_line(
+        state = "finished early"
+        line = train_log.stopped_early_line(
             iteration, settings.val_metric, settings.early_stop, validator.best, nothing_to_do
         )
-    if nothing_to_do:
-        return train_log.nothing_to_do_line(settings.train_iterations)
-    return train_log.finished_line(iteration)
+    elif nothing_to_do:
+        line = train_log.nothing_to_do_line(settings.train_iterations)
+    else:
+        line = train_log.finished_line(iteration)
+    provenance.end(settings.experiment_root, run, state, iteration)
+    log.info(line)
 
 
-def _command_to_resume(settings: Settings) -> str:
+def _conclude_interrupted(settings: Settings, run: Run, iteration: int) -> None:
+    """Record that a signal ended the run, and write the last line of train.log."""
+    provenance.end(settings.experiment_root, run, "interrupted", iteration)
     root = shlex.quote(str(Path(settings.experiment_root)))
-    return f"python train.py --experiment_root {root} --resume"
+    command = f"python train.py --experiment_root {root} --resume"
+    log.info(train_log.interrupted_line(iteration, command))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from PIL import Image
 
 import common
 from data import dataset
-from experiment import provenance
+from experiment import provenance, train_log
 from runtime import version
 
 ROWS = ["a,1.png", "a,2.png", "b,3.png", "b,4.png"]
@@ -40,10 +40,10 @@ def begin(root, name="mine.csv"):
     return provenance.begin(resuming=True)._replace(data={"train_set": data})
 
 
-def record(root, iteration=0, **changes):
+def record(root, iteration=0, flags=None, **changes):
     """Write a run."""
     run = begin(root)._replace(**changes)
-    provenance.write(root / "exp", run, iteration, "1 CPU")
+    provenance.write(root / "exp", run, iteration, "1 CPU", flags=flags or {})
     return json.loads((root / "exp" / "provenance.json").read_text())["runs"]
 
 
@@ -185,6 +185,71 @@ def test_nothing_is_compared_where_no_training_has_begun(root):
     assert not check(root)
 
 
+def test_the_end_of_a_run_tells_how_far_the_training_is(root):
+    exp = root / "exp"
+    record(root)
+    assert provenance.state(exp) == "stopped"
+    for state in ("interrupted", "finished early", "finished"):
+        provenance.end(exp, begin(root), state, 8)
+        assert provenance.state(exp, iterations=8) == provenance.state(exp) == state
+    assert provenance.state(exp, iterations=9) == "stopped"
+    # Text of a log tells nothing where there are records.
+    (exp / "train.log").write_text(
+        "2026-01-02 03:04:05,678 [INFO] train: Interrupted after iteration 3."
+    )
+    assert provenance.state(exp) == "finished"
+    record(root, iteration=8)
+    assert provenance.state(exp) == "stopped"
+
+
+def test_a_worker_that_is_not_the_chief_records_no_end(root):
+    record(root)
+    provenance.end(root / "exp", provenance.begin(resuming=True), "finished", 8)
+    assert provenance.state(root / "exp") == "stopped"
+
+
+def test_the_flags_of_the_run_that_came_to_an_iteration(root):
+    record(root, iteration=0, flags={"train_iterations": 5, "decay_to": None})
+    record(root, iteration=5, flags={"train_iterations": 9, "decay_to": None})
+    at = {iteration: provenance.flags_at(root / "exp", iteration) for iteration in (0, 5, 6)}
+    assert at[0] == at[5] == {"train_iterations": "5", "decay_to": "None"}
+    assert at[6] == {"train_iterations": "9", "decay_to": "None"}
+    assert provenance.flags_at(root / "none", 5) == {}
+
+
+def test_what_an_earlier_version_has_not_recorded_is_taken_from_the_log(root):
+    exp = root / "exp"
+    (run,) = record(root)
+    del run["flags"]
+    (exp / "provenance.json").write_text(json.dumps({"runs": [run]}))
+    lines = [
+        *train_log.parameter_lines({"seed": 7}),
+        "Saved x/checkpoint-3.",
+        train_log.finished_line(3),
+    ]
+    start = "2026-01-02 03:04:05,678 [INFO] train: "
+    (exp / "train.log").write_text("".join(f"{start}{line}\n" for line in lines))
+    assert provenance.flags_at(exp, 3) == {"seed": "7"}
+    assert provenance.state(exp) == "finished"
+    provenance.end(exp, begin(root), "interrupted", 3)
+    assert provenance.state(exp) == "interrupted"
+
+
+def test_a_digit_that_is_another_one_is_damage(root, monkeypatch):
+    exp = root / "exp"
+    told = []
+    monkeypatch.setattr(provenance.log, "warning", told.append)
+    record(root, flags={"seed": 7})
+    path = exp / "provenance.json"
+    path.write_text(path.read_text().replace('"seed": 7', '"seed": 5'))
+    with pytest.raises(ValueError, match="digest"):
+        provenance.read(exp)
+    assert provenance.state(exp) == "stopped" and provenance.flags_at(exp, 0) == {}
+    assert "is damaged (its digest is of another content)" in told[0]
+    provenance.end(exp, begin(root), "finished", 8)  # leaves it to the next run
+    assert '"seed": 5' in path.read_text()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -193,6 +258,8 @@ def test_nothing_is_compared_where_no_training_has_begun(root):
         '{"runs": 3}',
         '{"runs": [{}]}',
         '{"runs": [{"data": {"train_set": {"rows": []}}}]}',
+        '{"runs": [{"data": {}, "versions": {}, "project": {"version": 1}, "iteration": 0, "flags": 3}]}',
+        '{"runs": [{"data": {}, "versions": {}, "project": {"version": 1}, "iteration": 0, "end": {}}]}',
     ],
 )
 def test_a_damaged_file_is_kept_beside_a_new_one(content, root, capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from paths import GOLDEN
 
-from experiment import folder, train_log
+from experiment import folder, provenance, train_log
 from experiment.validations import Validation
 
 START = "2026-01-02 03:04:05,678 [INFO] train: "
@@ -106,8 +106,9 @@ def test_a_training_that_was_prolonged_is_not_finished(tmp_path):
 def test_the_state_of_a_training(tmp_path, lines, state):
     write(tmp_path, *lines)
     assert train_log.state(tmp_path) == state
+    assert provenance.state(tmp_path) == state  # where nothing else is recorded
     with folder.lock(tmp_path):
-        assert train_log.state(tmp_path) == "running"
+        assert provenance.state(tmp_path) == "running"
 
 
 def test_the_value_of_a_flag_is_not_read_as_a_line(tmp_path):

@@ -400,6 +400,9 @@ def test_resuming_a_finished_run_says_so_and_more_iterations_go_on(dataset, tmp_
     runs = provenance.read(moved)
     assert [recorded["iteration"] for recorded in runs] == [0, 2]
     assert runs[0]["data"] == runs[1]["data"]
+    assert [recorded["end"] for recorded in runs] == [
+        {"state": "finished", "iteration": iteration} for iteration in (2, 3)
+    ]
 
 
 def test_a_longer_training_with_its_old_decay_has_the_old_curve_and_without_is_warned_about(

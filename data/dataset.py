@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -34,6 +34,32 @@ WHOLE: Box = (0, 0, 0, 0)  # the box of an image of which all is meant
 _TEXT = ("pids", "fids", "cameras", "splits", "groups", "tracklets")
 
 
+class Joined(Sequence[str]):
+    """Names in a folder, as paths that are made when they are asked for: a million take memory.
+
+    Args:
+        folder: which they are relative to.
+        names: str [N], an object array.
+    """
+
+    def __init__(self, folder: str | os.PathLike, names: np.ndarray):
+        self._folder = folder
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, rows):
+        """One path for an int; an object array of them for int [n] or a slice."""
+        names = self._names[rows]
+        if isinstance(names, str):
+            return os.path.join(self._folder, names)
+        return _joined(self._folder, names)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:  # noqa: ARG002, NumPy's
+        return self[:]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles:
     """Where the pixels of N images are.
@@ -53,7 +79,8 @@ class ImageFiles:
 
     def select(self, rows: Sequence[int] | np.ndarray | slice) -> "ImageFiles":
         """Some of the images. rows: int [n] or a slice."""
-        paths = np.asarray(self.paths, dtype=object)[rows]
+        paths = self.paths if isinstance(self.paths, Joined) else np.asarray(self.paths, object)
+        paths = paths[rows]
         boxes = None if self.boxes is None else self.boxes[rows]
         return ImageFiles(paths, boxes, self.upright)
 
@@ -148,6 +175,8 @@ class Dataset:
 
     def files(self, image_root: str | os.PathLike | Sequence[str]) -> ImageFiles:
         """Where the pixels are. image_root: as for paths."""
+        if isinstance(image_root, str | os.PathLike):
+            return ImageFiles(Joined(image_root, self.fids), self.boxes, self.upright)
         return ImageFiles(self.paths(image_root), self.boxes, self.upright)
 
     def name(self, row: int) -> str:
@@ -531,22 +560,26 @@ def _not_listed(image_root: str, fids: Sequence[str]) -> list[str]:
 
     Only folders of which many files are wanted are listed.
     """
-    names = list(map(os.path.basename, fids))
-    folders = [fid[: len(fid) - len(name)] for fid, name in zip(fids, names, strict=True)]
-    counts = Counter(folders)
-    to_list = [folder for folder, count in counts.items() if count >= _MANY]
+    wanted = defaultdict(list)  # of each folder
+    for fid in fids:
+        wanted[fid[: len(fid) - len(os.path.basename(fid))]].append(fid)
+    to_list = [folder for folder, those in wanted.items() if len(those) >= _MANY]
 
-    def files_of(folder: str) -> set[str]:
-        most = _MANY * counts[folder]  # of a larger folder, all would take longer than asking
+    def not_listed_of(folder: str) -> list[str]:
+        most = _MANY * len(wanted[folder])  # of a larger folder, all would take longer than asking
         try:
             with os.scandir(os.path.dirname(os.path.join(image_root, folder))) as entries:
-                return {each.name for each in itertools.islice(entries, most) if each.is_file()}
+                some = itertools.islice(entries, most)
+                files = {each.name for each in some if each.is_file()}
         except OSError:
-            return set()
+            files = set()
+        return [fid for fid in wanted[folder] if fid[len(folder) :] not in files]
 
-    listed = dict(zip(to_list, _in_threads(files_of, to_list, "folders"), strict=True))
-    triples = zip(fids, folders, names, strict=True)
-    return [fid for fid, folder, name in triples if name not in listed.get(folder, ())]
+    not_listed = list(_in_threads(not_listed_of, to_list, "folders"))
+    for folder, those in zip(to_list, not_listed, strict=True):
+        wanted[folder] = those
+    asked = set(itertools.chain.from_iterable(wanted.values()))
+    return [fid for fid in fids if fid in asked] if asked else []
 
 
 def _in_threads(function: Callable[[T], U], items: Sequence[T], unit: str) -> Iterator[U]:

@@ -78,56 +78,89 @@ def on_accelerator() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def reader(
-    images: ImageFiles | Sequence[str], loading: Loading
-) -> Callable[[tf.Tensor], tf.Tensor]:
+class Reader(NamedTuple):
+    """How the images of a data set are read.
+
+    Attributes:
+        plan: from rows, int [n], to what `read` needs of them: arrays [n, ...] by their names.
+        read: from the same of one image, as tensors, to the image, uint8 [H, W, 3].
+    """
+
+    plan: Callable[[np.ndarray], dict[str, np.ndarray]]
+    read: Callable[[dict[str, tf.Tensor]], tf.Tensor]
+
+    def of(self, row: int) -> tf.Tensor:
+        """One image, as a training reads it."""
+        plan = self.plan(np.array([row]))
+        return self.read({name: tf.constant(values[0]) for name, values in plan.items()})
+
+
+def reader(images: ImageFiles | Sequence[str], loading: Loading) -> Reader:
     """Read the images that are to be cached, now.
+
+    Paths and boxes come with the plan of each batch: as tensors, those of a million images would
+    take a hundred megabytes more.
 
     Args:
         images: N of them, or the paths of N files.
 
-    Returns:
-        a function from a row, an int tensor, to the image, uint8 [H, W, 3].
     Raises:
         pictures.UnreadableError for an image that is to be cached and cannot be read.
     """
     images = _as_files(images)
     if loading.cache == "decoded":
-        return _pixel_reader(images, loading)
-    read = _file_reader(images, loading)
-    boxes = None if images.boxes is None else tf.constant(images.boxes, tf.int32)
-    return lambda row: _pixels(read(row), None if boxes is None else boxes[row], images.upright)
+        held_pixels = _hold(images, _serialized_pixels(images.upright), loading)
+        return Reader(
+            lambda rows: {"place": rows},
+            lambda file: _parsed_pixels(held_pixels[file["place"]]),
+        )
+    if loading.cache == "encoded":
+        # Several boxes of a file share its bytes.
+        paths, places = np.unique(np.asarray(images.paths, dtype=object), return_inverse=True)
+        held = _hold(ImageFiles(paths), tf.io.read_file, loading)
+
+        def plan_files(rows):
+            return {"place": places[rows]}
+
+        def read_file(file):
+            return held[file["place"]]
+    else:
+
+        def plan_files(rows):
+            return {"path": images.select(rows).paths}
+
+        def read_file(file):
+            return tf.io.read_file(file["path"])
+
+    def plan(rows):
+        boxes = {} if images.boxes is None else {"box": images.boxes[rows]}
+        return plan_files(rows) | boxes
+
+    return Reader(plan, lambda file: _pixels(read_file(file), file.get("box"), images.upright))
 
 
-def _file_reader(images: ImageFiles, loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The function from a row to the bytes of its file."""
-    if loading.cache == "none":
-        files = tf.constant(images.paths)
-        return lambda row: tf.io.read_file(files[row])
-    # Several boxes of a file share its bytes.
-    paths, place = np.unique(np.asarray(images.paths, dtype=object), return_inverse=True)
-    held = _hold(ImageFiles(paths), tf.io.read_file, loading)
-    places = tf.constant(place)
-    return lambda row: held[places[row]]
-
-
-def _pixel_reader(images: ImageFiles, loading: Loading) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The function from a row to its pixels, which are held in memory."""
-
+def _serialized_pixels(upright: bool) -> Callable[..., tf.Tensor]:
     def load(path, box=None):
-        return tf.io.serialize_tensor(_pixels(tf.io.read_file(path), box, images.upright))
+        return tf.io.serialize_tensor(_pixels(tf.io.read_file(path), box, upright))
 
-    held = _hold(images, load, loading)
-    return lambda row: tf.ensure_shape(tf.io.parse_tensor(held[row], tf.uint8), [None, None, 3])
+    return load
+
+
+def _parsed_pixels(serialized: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.io.parse_tensor(serialized, tf.uint8), [None, None, 3])
 
 
 def _hold(images: ImageFiles, load: Callable, loading: Loading) -> tf.Tensor:
     """What `load` makes of each image: strings [N]."""
     boxes = () if images.boxes is None else (tf.constant(images.boxes, tf.int32),)
-    loaded = tf.data.Dataset.from_tensor_slices((tf.constant(images.paths), *boxes))
+    loaded = tf.data.Dataset.from_tensor_slices((_paths(images), *boxes))
     loaded = loaded.map(load, num_parallel_calls=loading.threads).batch(len(images))
     loaded = loaded.with_options(_own_threads(loading.threads))
     return patience.patiently(loaded.get_single_element, lambda: images)
+
+
+def _paths(images: ImageFiles) -> tf.Tensor:
+    return tf.constant(np.asarray(images.paths, dtype=object))
 
 
 def training_batches(
@@ -155,34 +188,40 @@ def training_batches(
         pixels. Images that are larger than they are resized to are then made that size first,
         rounded to whole gray levels.
     """
-    read = reader(images, loading)
+    read_by = reader(images, loading)
     b = len(range(B)[shards[0]])
 
     def plan():
         for iteration, rows in batches:
-            drawn = augment.draws(seed, iteration, B, augmentation) | {"rows": rows}
+            drawn = augment.draws(seed, iteration, B, augmentation)
+            files = read_by.plan(rows)
             for shard in shards:
                 # Each image brings its part of the whole batch's rows along.
-                yield {name: values[shard] for name, values in drawn.items()}, rows.reshape(b, -1)
+                yield _part(files, shard), _part(drawn, shard), rows.reshape(b, -1)
 
-    def load_one(drawn, rows):
-        image = read(drawn.pop("rows"))
+    def load_one(file, drawn, rows):
+        image = read_by.read(file)
         image = _resize_small_as_float(image, augmentation.resized)
         drawn["images"] = augment.pad_and_crop(
             image, drawn["flips"], drawn["corners"], augmentation
         )
         return drawn, rows
 
-    def load_all(drawn, rows):
-        pixels, sizes = _read_pixels(read, drawn.pop("rows"), b, augmentation.resized)
+    def load_all(files, drawn, rows):
+        pixels, sizes = _read_pixels(read_by.read, files, b, augmentation.resized)
         return drawn | {"pixels": pixels, "sizes": sizes}, tf.reshape(rows, [B])
 
     def finish(drawn, rows):
         return augment.finish(drawn, augmentation), tf.reshape(rows, [B])
 
-    example = augment.draws(seed, 0, b, augmentation) | {"rows": np.zeros(b, np.int64)}
-    specs = {name: tf.TensorSpec(values.shape, values.dtype) for name, values in example.items()}
-    signature = specs, tf.TensorSpec([b, B // b], tf.int64)
+    specs = [
+        {name: tf.type_spec_from_value(tf.constant(values)) for name, values in example.items()}
+        for example in (
+            read_by.plan(np.zeros(b, np.int64)),
+            augment.draws(seed, 0, b, augmentation),
+        )
+    ]
+    signature = *specs, tf.TensorSpec([b, B // b], tf.int64)
     plans = tf.data.Dataset.from_generator(plan, output_signature=signature)
     if loading.finished:
         # Small pieces of memory are soon in use again: large float images are made one by one.
@@ -191,6 +230,10 @@ def training_batches(
     else:
         loaded = plans.map(load_all, num_parallel_calls=loading.threads)
     return loaded.with_options(_own_threads(loading.threads)).prefetch(2 * len(shards))
+
+
+def _part(arrays: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:
+    return {name: values[part] for name, values in arrays.items()}
 
 
 def _resize_small_as_float(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -205,9 +248,9 @@ def _resize_small_as_float(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor
 
 
 def _read_pixels(
-    read: Callable, rows: tf.Tensor, count: int, largest: tuple[int, int]
+    read: Callable, files: dict[str, tf.Tensor], count: int, largest: tuple[int, int]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Read `count` images; those of more pixels than `largest` become that size.
+    """Read `count` images, of which a Reader's plan is given; those of more pixels than `largest` become that size.
 
     Returns:
         pixels uint8 [n, 3], one image after the other, and sizes int32 [count, 2].
@@ -217,7 +260,7 @@ def _read_pixels(
     for i in tf.range(count):
         # Whole batches are loaded in parallel, and at less cost.
         tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-        image = read(rows[i])
+        image = read({name: values[i] for name, values in files.items()})
         if tf.size(image) > 3 * math.prod(largest):
             image = tf.cast(tf.round(resize(image, largest)), tf.uint8)
         pixels = pixels.write(i, tf.reshape(image, [-1, 3]))
@@ -288,7 +331,7 @@ def test_batches(
 
     def batches_from(start):
         rest = images.select(slice(start, None))
-        files = tf.data.Dataset.from_tensor_slices((tf.constant(rest.paths), _boxes(rest)))
+        files = tf.data.Dataset.from_tensor_slices((_paths(rest), _boxes(rest)))
         loaded = files.map(load, num_parallel_calls=threads).batch(batch_size)
         return iter(loaded.with_options(_own_threads(threads)).prefetch(1))
 
@@ -313,7 +356,7 @@ def decodable(images: ImageFiles | Sequence[str], threads: int) -> np.ndarray:
         # With a result that nobody asks for, decoding would be optimized away.
         return row, tf.shape(cut_out(decode(tf.io.read_file(path)), box))
 
-    columns = np.arange(len(images)), tf.constant(images.paths), _boxes(images)
+    columns = np.arange(len(images)), _paths(images), _boxes(images)
     files = tf.data.Dataset.from_tensor_slices(columns)
     files = files.map(decode_one, num_parallel_calls=threads).ignore_errors()
     good = np.zeros(len(images), bool)

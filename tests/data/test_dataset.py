@@ -1,4 +1,5 @@
 import csv
+import os
 import threading
 
 import numpy as np
@@ -404,3 +405,15 @@ def test_the_images_of_each_set_are_looked_for_below_its_root(two, tmp_path):
     dataset.check_sets(data, two, roots)
     with pytest.raises(UserError, match="1 of the 1 images of .*b.csv are not in"):
         dataset.check_sets(data, two, [roots[0], str(tmp_path)], only_first=True)
+
+
+def test_paths_are_made_when_they_are_asked_for(tmp_path):
+    fids = np.array(["a.jpg", "/b.jpg", "c/d.jpg", "./e.jpg"], dtype=object)
+    expected = [os.path.join(tmp_path, fid) for fid in fids]
+    files = dataset.Dataset(["0"] * 4, fids).files(tmp_path)
+    assert len(files) == 4
+    assert list(files.paths) == np.asarray(files.paths).tolist() == expected
+    assert files.paths[2] == expected[2]
+    for rows in (np.array([3, 0, 3]), slice(1, 3), slice(None), np.array([], int)):
+        some = files.select(rows)
+        assert some.paths.tolist() == np.array(expected, object)[rows].tolist()

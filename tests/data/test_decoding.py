@@ -46,8 +46,8 @@ def test_a_pipeline_shows_the_same(kind, tmp_path):
     (batch,) = images.test_batches([str(tmp_path / "image")] * 3, 4, 2, whole.shape[:2])
     np.testing.assert_array_equal(batch, [whole] * 3)
     for cache in ("none", "encoded", "decoded"):
-        read = images.reader([str(tmp_path / "image")], images.Loading(2, cache))
-        np.testing.assert_array_equal(read(tf.constant(0)), whole)
+        read = images.reader([str(tmp_path / "image")], images.Loading(2, cache)).of
+        np.testing.assert_array_equal(read(0), whole)
 
 
 @pytest.mark.parametrize("kind", BY_TENSORFLOW)

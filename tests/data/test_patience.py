@@ -167,6 +167,6 @@ def test_what_is_cached_is_waited_for(cache, links, pauses):
     paths, lead = links
     lead(2, paths[2])
     pauses.then = [lambda: lead(2)]
-    read = images.reader(paths, images.Loading(2, cache))
-    exact(images.resize(read(tf.constant(2)), NET), NUMBERS[f"{_names()[2]}/net"])
+    read = images.reader(paths, images.Loading(2, cache)).of
+    exact(images.resize(read(2), NET), NUMBERS[f"{_names()[2]}/net"])
     assert pauses == [1]

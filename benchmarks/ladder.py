@@ -4,12 +4,17 @@ r"""What each trick is worth: trainings on real images, with several seeds.
         --net_input_height 48 --net_input_width 48
     python -m benchmarks.ladder --data demo/data --excluder market1501 \
         --net_input_height 64 --net_input_width 32
+    python -m benchmarks.ladder --data FOLDER --image_root FOLDER/images --excluder diagonal \
+        --net_input_height 128 --net_input_width 128 --iterations 300 \
+        --initial_checkpoint mobilenet_v2.safetensors
 
-The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose.
+The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose. With
+--initial_checkpoint it is a MobileNetV2 with these weights, and the rungs are others.
 
-FOLDER holds train.csv, query.csv and gallery.csv. What is finished stands in --directory and is not
-done again, so the ladder can be interrupted. Prints mAP and top-1 in percent: the mean over the
-seeds (lowest-highest).
+FOLDER holds train.csv, query.csv and gallery.csv. --held_out does not read the last two: it trains on
+three quarters of the pids and tells what a validation finds on the others. What is chosen is chosen so.
+What is finished stands in --directory and is not done again, so the ladder can be interrupted. Prints
+mAP and top-1 in percent: the mean over the seeds (lowest-highest).
 """
 
 import argparse
@@ -17,19 +22,29 @@ import json
 import shutil
 import statistics
 from pathlib import Path
+from typing import NamedTuple
 
 import common
+from experiment import validations
 from runtime import files
 from runtime.tensorflow import import_tensorflow
 
-# name: flags of train.py, of embed.py, of evaluate.py
+
+class Rung(NamedTuple):
+    """Flags of the commands. {root} in those of embed.py is the experiment."""
+
+    train: str
+    embed: str
+    evaluate: str
+
+
 CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
 HELD_OUT = f"{CROPS} --val_pids 0.1 --val_frequency 50"
 NECK = "--head_name bnneck"
 TOGETHER = f"{CROPS} {NECK} --id_loss_weight 1 --loss lifted --lr_schedule cosine"
-RUNGS = {
+FROM_SCRATCH = {
     "the original's recipe": (CROPS, CENTER, EUCLIDEAN),
     "ten crops": (CROPS, TEN_CROPS, EUCLIDEAN),
     "re-ranking": (CROPS, CENTER, f"{EUCLIDEAN} --rerank"),
@@ -73,6 +88,40 @@ RUNGS = {
     "lifted, pad and crop": ("--flip_augment --loss lifted --pad_crop 4", "", EUCLIDEAN),
     "all that helped in training": (TOGETHER, CENTER, "--metric cosine"),
     "all that helped": (TOGETHER, TEN_CROPS, "--metric cosine --query_expansion --rerank"),
+}
+
+COSINE = "--metric cosine"
+FC1024 = f"{CROPS} --head_name fc1024 --embedding_dim 128"
+SCHEDULE = "--lr_schedule cosine --warmup_iterations 30"
+BNNECK = f"{CROPS} {SCHEDULE} --head_name bnneck --embedding_dim 1280"
+ID = f"{BNNECK} --id_loss_weight 1"
+BASE = f"{ID} --margin 0.3"
+NOT_TRAINED = f"{CROPS} --head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0"
+PRETRAINED = {
+    "no training: ImageNet's features": (
+        NOT_TRAINED,
+        f"{CENTER} --checkpoint checkpoint-0",
+        COSINE,
+    ),
+    "the original's recipe": (FC1024, CENTER, EUCLIDEAN),
+    "cosine schedule, warm-up": (f"{FC1024} {SCHEDULE}", CENTER, EUCLIDEAN),
+    "neck": (BNNECK, CENTER, COSINE),
+    "neck, ID loss: the base": (BASE, CENTER, COSINE),
+    # What follows changes the base in one way.
+    "base, lifted": (f"{ID} --loss lifted --margin 1", CENTER, COSINE),
+    "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
+    "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
+    "base, label smoothing": (f"{BASE} --label_smoothing 0.1", CENTER, COSINE),
+    "base, center loss": (f"{BASE} --center_loss_weight 5e-4", CENTER, COSINE),
+    "base, random erasing": (f"{BASE} --random_erasing 0.5", CENTER, COSINE),
+    "base, color jitter": (f"{BASE} --color_jitter 0.2", CENTER, COSINE),
+    "base, averaged weights": (f"{BASE} --ema 0.99", CENTER, COSINE),
+    "base, decoupled decay": (f"{BASE} --optimizer adamw --weight_decay 0.05", CENTER, COSINE),
+    "base, frozen body first": (f"{BASE} --freeze_body_iterations 50", CENTER, COSINE),
+    "base, frozen batch norm": (f"{BASE} --bn_frozen", CENTER, COSINE),
+    "base, a third of the rate": (f"{BASE} --learning_rate 1e-4", CENTER, COSINE),
+    "base, ten crops": (BASE, TEN_CROPS, COSINE),
+    "base, re-ranking": (BASE, CENTER, f"{COSINE} --rerank"),
 }
 
 
@@ -126,11 +175,17 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="Number of trainings of each rung, with different seeds.",
     )
     parser.add_argument(
-        "--rungs",
-        nargs="+",
-        choices=RUNGS,
-        metavar="NAME",
-        help=f"The rungs to climb. Without this flag, all: {', '.join(RUNGS)}.",
+        "--initial_checkpoint",
+        metavar="FILE",
+        help="ImageNet weights of mobilenet_v2_torch. Without this flag, trainings are from scratch.",
+    )
+    parser.add_argument(
+        "--held_out",
+        action="store_true",
+        help="Tell what a validation finds on a quarter of the pids of train.csv.",
+    )
+    parser.add_argument(
+        "--rungs", nargs="+", metavar="NAME", help="The rungs to climb. Without this flag, all."
     )
     parser.add_argument(
         "--with", dest="also", default="", metavar="FLAGS", help="Further flags for all trainings."
@@ -141,65 +196,98 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def climb(args: argparse.Namespace, rung: str, seed: int, root: Path) -> dict:
-    """Train, embed and evaluate. Returns: what evaluate.py wrote."""
-    import_tensorflow()
-    import keras
+def rungs_of(args: argparse.Namespace) -> dict[str, Rung]:
+    """The rungs to climb, by name."""
+    table = PRETRAINED if args.initial_checkpoint else FROM_SCRATCH
+    rungs = {name: Rung(*flags) for name, flags in table.items()}
+    if args.excluder == "diagonal":  # data that has no cameras cannot be drawn by them
+        rungs.pop("cameras", None)
+    if not args.rungs:
+        return rungs
+    unknown = [name for name in args.rungs if name not in rungs]
+    if unknown:
+        raise common.UserError(f"--rungs has {unknown[0]!r}. There are: {', '.join(rungs)}.")
+    return {name: rungs[name] for name in args.rungs}
 
-    import embed
-    import evaluate
-    import train
 
-    training, embedding, evaluation = RUNGS[rung]
+def training_flags(args: argparse.Namespace, rung: Rung, seed: int) -> str:
+    """The flags of train.py, but for the experiment's directory."""
     height, width = args.net_input_height, args.net_input_width
     flags = (
         f"--train_set {args.data}/train.csv --image_root {args.image_root or args.data} --seed {seed} "
-        "--model_name lunet_narrow --head_name direct --embedding_dim 128 --batch_p 16 --batch_k 4 "
-        f"--net_input_height {height} --net_input_width {width} --pre_crop_height {height * 9 // 8} "
-        f"--pre_crop_width {width * 9 // 8} --learning_rate 1e-3 --train_iterations {args.iterations} "
-        f"--decay_start_iteration {args.iterations // 2} --image_frequency 0 --histogram_frequency 0 "
-        f"--log_frequency 100 --checkpoint_frequency 0 {training} {args.also}"
+        f"--batch_p 16 --batch_k 4 --net_input_height {height} --net_input_width {width} "
+        f"--pre_crop_height {height * 9 // 8} --pre_crop_width {width * 9 // 8} "
+        f"--train_iterations {args.iterations} --decay_start_iteration {args.iterations // 2} "
+        "--image_frequency 0 --histogram_frequency 0 --log_frequency 100 --checkpoint_frequency 0 "
     )
+    if args.initial_checkpoint:
+        flags += f"--initial_checkpoint {args.initial_checkpoint} --learning_rate 3e-4 "
+        flags += f"--model_name mobilenet_v2_torch {rung.train} {args.also}"
+    else:
+        flags += "--learning_rate 1e-3 --model_name lunet_narrow --head_name direct "
+        flags += f"--embedding_dim 128 {rung.train} {args.also}"
+    if args.held_out:
+        flags += f" --val_pids 0.25 --val_frequency {args.iterations}"
+    return flags
+
+
+def climb(args: argparse.Namespace, rung: Rung, seed: int, root: Path) -> dict[str, float]:
+    """Train, and look for the images of pids that were not trained on. Returns: mAP and top-1."""
+    import_tensorflow()
+    import keras
+
+    import train
+
+    flags = training_flags(args, rung, seed)
     # Some rungs differ in what comes after the training only.
     if not (root / "flags").exists() or (root / "flags").read_text() != flags:
         shutil.rmtree(root, ignore_errors=True)
         train.main(train.parse_args(f"--experiment_root {root} {flags}".split()))
         (root / "flags").write_text(flags)
-    for part in ("query", "gallery"):
-        flags = f"--experiment_root {root} --dataset {args.data}/{part}.csv --quiet --overwrite {embedding}"
-        embed.main(embed.parse_args(flags.split()))
-    flags = [f"--{part}_dataset {args.data}/{part}.csv" for part in ("query", "gallery")]
-    flags += [f"--{part}_embeddings {root}/{part}_embeddings.h5" for part in ("query", "gallery")]
-    flags += [f"--excluder {args.excluder} --filename {root}/result.json {evaluation}"]
-    evaluate.main(evaluate.parse_args(" ".join(flags).split()))
+    found = _validated(root) if args.held_out else _evaluated(args, rung, root)
     keras.backend.clear_session()
-    return json.loads((root / "result.json").read_text())
+    return found
+
+
+def _validated(root: Path) -> dict[str, float]:
+    return {name: validations.read(root, name)[-1].value for name in ("mAP", "top-1")}
+
+
+def _evaluated(args: argparse.Namespace, rung: Rung, root: Path) -> dict[str, float]:
+    import embed
+    import evaluate
+
+    parts = ("query", "gallery")
+    csvs = " ".join(f"{args.data}/{part}.csv" for part in parts)
+    flags = f"--experiment_root {root} --dataset {csvs} --quiet --overwrite {rung.embed}"
+    embed.main(embed.parse_args(flags.split()))
+    flags = f"--excluder {args.excluder} --filename {root}/result.json {rung.evaluate}"
+    for part in parts:
+        flags += f" --{part}_dataset {args.data}/{part}.csv"
+        flags += f" --{part}_embeddings {root}/{part}_embeddings.h5"
+    evaluate.main(evaluate.parse_args(flags.split()))
+    result = json.loads((root / "result.json").read_text())
+    return {"mAP": result["mAP"], "top-1": result["CMC"][0]}
 
 
 def main(args: argparse.Namespace) -> None:
     directory = Path(args.directory)
     directory.mkdir(exist_ok=True)
-    # Data that has no cameras cannot be drawn by them.
-    rungs = args.rungs or [
-        rung for rung in RUNGS if rung != "cameras" or args.excluder != "diagonal"
-    ]
+    rungs = rungs_of(args)
+    done = {}
     for seed in range(1, args.seeds + 1):
-        for rung in rungs:
-            done = directory / f"{rung.replace(' ', '_')}-{seed}.json"
-            if not done.exists():
-                result = climb(args, rung, seed, directory / "experiment")
-                files.write_json(done, {"mAP": result["mAP"], "top-1": result["CMC"][0]})
+        for name, rung in rungs.items():
+            path = directory / f"{name.replace(' ', '_')}-{seed}.json"
+            if not path.exists():
+                files.write_json(path, climb(args, rung, seed, directory / "experiment"))
+            done[name, seed] = json.loads(path.read_text())
     print(f"{'':38}{'mAP':>20}{'top-1':>20}")
-    for rung in rungs:
-        results = [
-            json.loads((directory / f"{rung.replace(' ', '_')}-{seed}.json").read_text())
-            for seed in range(1, args.seeds + 1)
-        ]
+    for name in rungs:
         cells = ""
-        for name in ("mAP", "top-1"):
-            values = [100 * result[name] for result in results]
+        for figure in ("mAP", "top-1"):
+            values = [100 * done[name, seed][figure] for seed in range(1, args.seeds + 1)]
             cells += f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
-        print(f"{rung:38}{cells}")
+        print(f"{name:38}{cells}")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 python train.py --experiment_root exp --train_set train.csv --image_root images
 python train.py --experiment_root exp --resume
+python train.py --experiment_root exp2 --like exp --batch_p 16
 """
 
 import argparse
 import contextlib
 import dataclasses
+import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from common import UserError, first_few
 from data import cameras, dataset, pids, pk_sampler
 from data.dataset import Dataset
 from data.pk_sampler import Sampler
-from experiment import args_json, flags, folder, provenance, rules
+from experiment import args_json, flags, folder, like, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
 from runtime import terminal
@@ -32,9 +34,11 @@ class Call(NamedTuple):
     """What the command line says."""
 
     settings: Settings  # for a new experiment they are checked; when resuming, args.json counts
-    given: dict[str, Any]  # the flags that were typed
+    given: dict[str, Any]  # the flags that were typed, or that --like gives
     resume: bool
     accept_changed_data: bool = False
+    start_or_resume: bool = False  # `main` looks which of the two it is
+    told: Sequence[str] = ()  # what there is to say of --like
 
 
 def parse_args(argv: list[str] | None = None) -> Call:
@@ -45,23 +49,47 @@ def parse_args(argv: list[str] | None = None) -> Call:
     untyped = argparse.Namespace(**dict.fromkeys(values, unset))
     typed = vars(parser.parse_args(argv, untyped))
     given = {name: value for name, value in typed.items() if value is not unset}
-    resume = values.pop("resume")
+    resume, start_or_resume = values.pop("resume"), values.pop("start_or_resume")
     accept_changed_data = values.pop("accept_changed_data")
-    if accept_changed_data and not resume:
+    name, without = values.pop("like"), values.pop("without")
+    if resume and start_or_resume:
+        parser.error("argument --start_or_resume: it resumes where it can. Leave out --resume")
+    if resume and name is not None:
+        parser.error("argument --like: is for a new experiment. Leave it out beside --resume")
+    if accept_changed_data and not (resume or start_or_resume):
         parser.error("argument --accept_changed_data: has an effect only with --resume")
-    settings = Settings(**values)
-    if not resume:
-        for name in ("train_set", "image_root"):
-            if values[name] is None:
-                parser.error(
-                    f"argument --{name}: needed for a new experiment (to go on with an old one: "
-                    "--resume)"
-                )
-        try:
-            rules.check_combinations(settings)
-        except UserError as error:
-            parser.error(str(error))
-    return Call(settings, given, resume, accept_changed_data)
+    if without and name is None:
+        parser.error("argument --without: has an effect only with --like")
+    source = None
+    try:
+        if name is not None:
+            source = like.read(name, given, without)
+            values |= source.flags | {each: given[each] for each in given if each in values}
+        settings = Settings(**values)
+        if not resume:
+            _check_new(settings, source)
+    except UserError as error:
+        parser.error(common.visible(str(error)))
+    told: Sequence[str] = ()
+    if source:
+        told = like.tell(source, given)
+        given = {each: value for each, value in source.flags.items() if value is not None} | given
+    return Call(settings, given, resume, accept_changed_data, start_or_resume, told)
+
+
+def _check_new(settings: Settings, source: like.Source | None) -> None:
+    """Raises: UserError for flags that are missing for a new experiment, or do not fit together."""
+    for name in ("train_set", "image_root"):
+        if getattr(settings, name) is None:
+            raise UserError(
+                f"argument --{name}: needed for a new experiment (to go on with an old one: --resume)"
+            )
+    if source:
+        like.check_needs(source, settings)
+    try:
+        rules.check_combinations(settings)
+    except UserError as error:
+        raise UserError(f"{error}{like.advice(source)}") from None
 
 
 def main(call: Call) -> None:
@@ -71,9 +99,12 @@ def main(call: Call) -> None:
         SystemExit with 128 + its number when a signal interrupted the training, which is saved.
     """
     terminal.setup_logging("train")
+    call = _decided(call)
     cluster = find_cluster(_strategy_of(call))
     if not cluster.is_chief:
         log.setLevel("ERROR")  # the chief's lines are enough
+    for line in () if call.resume else call.told:
+        log.info(line)
     seen = _look(call.settings.experiment_root) if call.resume else None
     settings = _settings_to_resume(call) if call.resume else call.settings
     if settings.seed is None:
@@ -81,11 +112,10 @@ def main(call: Call) -> None:
     for line in rules.unreached(settings):
         log.warning(line)
     if cluster.is_chief:
-        check_root = folder.check_writeable if call.resume else folder.check_new
-        check_root(settings.experiment_root)
+        _check_root(call)
     data = _load_data(settings, call.resume)
     run = _begin_run(settings, data, call, cluster.is_chief)
-    lock = _lock(settings.experiment_root, seen) if cluster.is_chief else contextlib.nullcontext()
+    lock = _lock(call, seen) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):
         strategy = make_strategy(settings.strategy)  # imports TensorFlow
         from training import loop
@@ -95,8 +125,32 @@ def main(call: Call) -> None:
         sys.exit(128 + signal_number)
 
 
+def _decided(call: Call) -> Call:
+    """What --start_or_resume means now: resuming, where there is an experiment.
+
+    Raises:
+        UserError: there is one with other flags.
+    """
+    root = call.settings.experiment_root
+    if not call.start_or_resume or not os.path.exists(Path(root, "args.json")):
+        return call
+    args_json.check_same(call.settings)
+    return call._replace(resume=True)
+
+
+def _check_root(call: Call) -> None:
+    """Raises: UserError unless the directory can be used."""
+    root = call.settings.experiment_root
+    if call.resume:
+        folder.check_writeable(root)
+    elif call.start_or_resume:
+        folder.check_new(root, "It holds no args.json to resume by. Give another directory.")
+    else:
+        folder.check_new(root)
+
+
 @contextlib.contextmanager
-def _lock(root: str, seen: tuple | None) -> Iterator[None]:
+def _lock(call: Call, seen: tuple | None) -> Iterator[None]:
     """Have an experiment to oneself.
 
     Args:
@@ -105,8 +159,11 @@ def _lock(root: str, seen: tuple | None) -> Iterator[None]:
     Raises:
         UserError: another training has it, or had it since then.
     """
+    root = call.settings.experiment_root
     with folder.lock(root):
-        if seen is None:
+        if seen is None and call.start_or_resume:
+            folder.check_new(root, "Another training began there meanwhile. Call again.")
+        elif seen is None:
             folder.check_new(root)
         elif seen != _look(root):
             raise UserError(

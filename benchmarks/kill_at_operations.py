@@ -69,11 +69,9 @@ def in_a_child(action: Callable[[], None]) -> int:
 
 
 def train(root: Path, flags: list[str]) -> None:
-    """Begin a training, or resume it if there is something to resume."""
     import train
 
-    more = ["--resume"] if (root / "args.json").exists() else flags
-    train.main(train.parse_args([f"--experiment_root={root}", *more]))
+    train.main(train.parse_args([f"--experiment_root={root}", "--start_or_resume", *flags]))
 
 
 def embed(root: Path, filename: Path) -> None:

@@ -17,7 +17,7 @@ from runtime import files, json_files
 from runtime.terminal import log
 
 # Flags that name files: where an experiment is only embedded, they need not exist.
-_PATHS = (
+PATHS = (
     "train_set",
     "image_root",
     "initial_checkpoint",
@@ -26,9 +26,16 @@ _PATHS = (
     "val_image_root",
 )
 # Of one call and not of the experiment: experiments get moved.
-_OF_THE_CALL = {"experiment_root", "resume", "accept_changed_data"}
+OF_THE_CALL = {
+    "experiment_root",
+    "resume",
+    "start_or_resume",
+    "like",
+    "without",
+    "accept_changed_data",
+}
 # Keys of args.json that resuming expects beside the flags of the training.
-_NO_FLAGS = {*_OF_THE_CALL, json_files.DIGEST}
+NO_FLAGS = {*OF_THE_CALL, json_files.DIGEST}
 
 
 def read(experiment_root: str | os.PathLike) -> dict:
@@ -88,7 +95,7 @@ def warn_if_changed(experiment_root: str | os.PathLike) -> None:
     changes = [
         f"{name} is {stored.get(name, 'not there')} and was {value}"
         for name, value in logged.items()
-        if name not in _OF_THE_CALL and value != str(stored.get(name))
+        if name not in OF_THE_CALL and value != str(stored.get(name))
     ]
     log.warning(
         f"{Path(experiment_root) / 'args.json'} was changed after train.py wrote it"
@@ -110,21 +117,25 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
     values: dict[str, Any] = {"experiment_root": str(experiment_root)}
     lacking = []
     for field in flags.rows():
-        if field.name in _OF_THE_CALL:
+        if field.name in OF_THE_CALL:
             continue
         if field.name not in stored:
             lacking.append(field.name)
             values[field.name] = field.metadata["before"]
             continue
         try:
-            values[field.name] = _value(field, stored[field.name])
+            values[field.name] = value(field, stored[field.name])
         except ValueError as error:
             raise UserError(f"{experiment_root}/args.json: {error}") from None
     return Settings(**values), sorted(lacking)
 
 
-def _value(field: dataclasses.Field, stored: Any) -> Any:
-    """A value of args.json as its flag has it. Raises: ValueError with what is wrong."""
+def value(field: dataclasses.Field, stored: Any) -> Any:
+    """A value of a JSON file as its flag has it. Files that it names need not exist.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
     options = field.metadata["options"]
     if "nargs" not in options or stored is None:
         return _single_value(field, stored)
@@ -132,14 +143,14 @@ def _value(field: dataclasses.Field, stored: Any) -> Any:
         raise ValueError(f"{field.name} should have values. Received: {json.dumps(stored)}.")
     if isinstance(stored, list):
         return [_single_value(field, each) for each in stored]
-    value = _single_value(field, stored)
-    return value if options.get("action") is flags.OneOrSeveral else [value]
+    single = _single_value(field, stored)
+    return single if options.get("action") is flags.OneOrSeveral else [single]
 
 
 def _single_value(field: dataclasses.Field, stored: Any) -> Any:
     name = field.name
     options = field.metadata["options"]
-    if name in _PATHS:
+    if name in PATHS:
         if not isinstance(stored, str | None) or (stored and "\0" in stored):
             raise ValueError(f"{name} should be a path. Received: {json.dumps(stored)}.")
         return stored
@@ -210,6 +221,35 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
     return assumed
 
 
+def check_same(settings: Settings) -> None:
+    """Check that an experiment was started with the flags of this call.
+
+    What resuming may change need not be the same, nor what args.json lacks, nor a seed that was
+    drawn.
+
+    Args:
+        settings: the flags of this call, as for a new experiment.
+
+    Raises:
+        UserError: as `load` does, and for flags that differ, with both values.
+    """
+    root = settings.experiment_root
+    stored, lacking = load(root)
+    may_differ = OF_THE_CALL | set(flags.CHANGED_BY_RESUMING) | set(lacking)
+    if settings.seed is None:
+        may_differ.add("seed")
+    differing = [
+        f"--{name} is {now} and was {getattr(stored, name)}"
+        for name, now in vars(settings).items()
+        if name not in may_differ and now != getattr(stored, name)
+    ]
+    if differing:
+        raise UserError(
+            f"{root} is an experiment with other flags: {'; '.join(differing)}. Give its flags, another "
+            "--experiment_root, or --resume in place of --start_or_resume to go on with its flags."
+        )
+
+
 def resume(settings: Settings, given: dict[str, Any]) -> Settings:
     """The flags to go on with: those of args.json, but for those that resuming may change.
 
@@ -231,7 +271,7 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
     for name in ("train_set", "image_root"):
         if getattr(settings if name in lacking else stored, name) is None:
             raise UserError(f"{root}/args.json names no {name}. Add it there.")
-    for name in sorted(read(root).keys() - vars(stored).keys() - _NO_FLAGS):
+    for name in sorted(read(root).keys() - vars(stored).keys() - NO_FLAGS):
         hint = suggestion(name, vars(stored))
         log.warning(f"args.json has {name}, which is no flag and does nothing.{hint}")
     changes = {name: given.get(name, getattr(stored, name)) for name in lacking}
@@ -248,7 +288,7 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
             f"--train_iterations should be at least {finished}, the iterations of "
             f"{root}/checkpoint-{finished}. Received: {resumed.train_iterations}."
         )
-    for name in sorted(given.keys() - _OF_THE_CALL - set(lacking)):
+    for name in sorted(given.keys() - OF_THE_CALL - set(lacking)):
         if given[name] != getattr(resumed, name):
             log.warning(
                 f"--{name} {given[name]} is not used: args.json says {getattr(resumed, name)}. To "

@@ -720,7 +720,7 @@ def only_with(name: str) -> OnlyWith | None:
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """The parser of train.py: every flag of Settings, --resume, and what goes with it.
+    """The parser of train.py: every flag of Settings, and those of how an experiment begins.
 
     Args:
         doc: the command's docstring.
@@ -731,20 +731,43 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
     for field in rows():
         groups[field.metadata["group"]].add_argument(f"--{field.name}", **field.metadata["options"])
         if field.name == "experiment_root":
-            groups["experiment"].add_argument(
-                "--resume",
-                action="store_true",
-                help="Go on with the experiment from its newest checkpoint. All other flags are "
-                f"taken from its args.json, unless they are {', '.join(CHANGED_BY_RESUMING)}: these "
-                "may be given anew.",
-            )
-            groups["experiment"].add_argument(
-                "--accept_changed_data",
-                action="store_true",
-                help="Beside --resume: go on although the CSV or the image files are not those that were trained on. "
-                "provenance.json records it.",
-            )
+            _add_flags_of_the_start(groups["experiment"])
     return parser
+
+
+def _add_flags_of_the_start(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="Go on with the experiment from its newest checkpoint. All other flags are "
+        f"taken from its args.json, unless they are {', '.join(CHANGED_BY_RESUMING)}: these "
+        "may be given anew.",
+    )
+    group.add_argument(
+        "--start_or_resume",
+        action="store_true",
+        help="Start the experiment if its directory is empty or new, and resume it if it was started with these flags: "
+        "one command for a job that may be interrupted and called again. Other flags are an error.",
+    )
+    group.add_argument(
+        "--accept_changed_data",
+        action="store_true",
+        help="Beside --resume: go on although the CSV or the image files are not those that were trained on. "
+        "provenance.json records it.",
+    )
+    group.add_argument(
+        "--like",
+        metavar="EXPERIMENT",
+        help="Start with the flags of another experiment (its directory or args.json), of a recipe such as "
+        "recipes/market1501_trinet.json, or of a JSON or YAML file of flags. Flags on the command line win.",
+    )
+    group.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="FLAG",
+        help="Beside --like: names of flags that are not taken from there, but have their defaults.",
+    )
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser) -> None:

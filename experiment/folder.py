@@ -37,18 +37,27 @@ _EARLIER_PARTIALS = (
 )
 
 
-def check_new(experiment_root: str) -> None:
-    """Raises: UserError unless experiment_root can be created, or is empty and can be written."""
+_NOT_EMPTY = (
+    "To go on with the experiment in it, add --resume; for a new one, give another directory."
+)
+
+
+def check_new(experiment_root: str, advice: str = _NOT_EMPTY) -> None:
+    """Check that experiment_root can be created, or is empty and can be written.
+
+    Args:
+        advice: the end of the message where it is not empty.
+
+    Raises:
+        UserError: it cannot.
+    """
     root = Path(experiment_root).absolute()
     if root.exists() and not root.is_dir():
         raise UserError(
             f"--experiment_root {experiment_root} is a file. Give a directory that is empty or new."
         )
     if root.is_dir() and any(_counts(path) for path in root.iterdir()):
-        raise UserError(
-            f"--experiment_root {experiment_root} is not empty. To go on with the experiment in "
-            "it, add --resume; for a new one, give another directory."
-        )
+        raise UserError(f"--experiment_root {experiment_root} is not empty. {advice}")
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(

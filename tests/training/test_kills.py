@@ -137,7 +137,7 @@ def test_a_kill_at_any_operation_on_files_changes_nothing(flags, tmp_path):
     of_each_kind = {goes_on_from(state, tmp_path / "scratch"): state for state in states}
     assert len(of_each_kind) > 8
     for state in of_each_kind.values():
-        go_on(state, flags)
+        run(f"--experiment_root={state}", *flags, "--start_or_resume")
         assert kill_and_resume.differences(whole, state) == [], state
         more = names(state) - names(whole)
         # A kill can come before the last of those that are not to be kept is deleted.
@@ -181,6 +181,21 @@ def test_a_training_that_began_while_another_checked_its_images_is_left_alone(
         run(*longer[:2], "--train_iterations=3")
     assert folder.newest_iteration(root) == 4
     assert '"train_iterations": 4,' in (root / "args.json").read_text()
+
+
+def test_of_two_that_start_at_the_same_time_one_is_told_to_call_again(flags, tmp_path, monkeypatch):
+    root = tmp_path / "exp"
+    start = [f"--experiment_root={root}", *flags, "--train_iterations=2", "--start_or_resume"]
+    while_it_checks_images(monkeypatch, lambda: run(*start))
+    with pytest.raises(common.UserError, match="Another training began there meanwhile. Call aga"):
+        run(*start)
+    before = contents(root)
+    run(*start)
+    after = contents(root)
+    assert b"Nothing to do" in after.pop(Path("train.log")).removeprefix(
+        before.pop(Path("train.log"))
+    )
+    assert after == before
 
 
 def test_a_training_whose_directory_is_moved_writes_nothing_into_the_next_one(

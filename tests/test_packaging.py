@@ -54,6 +54,12 @@ def test_all_rooms_are_installed():
     assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
+def test_an_image_of_a_container_has_all_rooms():
+    lines = (PROJECT / ".ci" / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
+    folders = [line[1:] for line in lines if line.startswith("!") and (PROJECT / line[1:]).is_dir()]
+    assert sorted(folders) == sorted([*ROOMS, "recipes"])
+
+
 def test_all_commands_are_installed():
     files = PROJECT.glob("*.py")
     assert sorted(COMMANDS) == sorted(

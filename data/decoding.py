@@ -144,15 +144,18 @@ def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """
 
     def turned():
-        transposed = tf.cond(
-            orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
-        )
+        transposed = tf.cond(orientation >= 5, lambda: _transposed(image), lambda: image)
         upside_down = _is_one_of(orientation, [3, 4, 7, 8])
         mirrored = _is_one_of(orientation, [2, 3, 6, 7])
         return tf.raw_ops.Reverse(tensor=transposed, dims=tf.stack([upside_down, mirrored, False]))
 
     with tf.device("CPU:0"):
         return tf.ensure_shape(tf.cond(orientation == 1, lambda: image, turned), [None, None, 3])
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    # As int8: of a uint8 one oneDNN says on some processors, in an error, that it leaves it to others.
+    return tf.bitcast(tf.transpose(tf.bitcast(image, tf.int8), [1, 0, 2]), tf.uint8)
 
 
 def _is_one_of(number: tf.Tensor, numbers: list[int]) -> tf.Tensor:

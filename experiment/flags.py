@@ -7,7 +7,8 @@ From it come the parser of train.py, the checks of args.json and docs/flags.md
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -803,6 +804,23 @@ def architecture_flags(values: argparse.Namespace | Architecture) -> dict[str, A
     """Those of all values that are flags of Architecture. A command line has only the given ones."""
     names = {field.name for field in rows(Architecture)}
     return {name: value for name, value in vars(values).items() if name in names}
+
+
+def command_line(values: Mapping[str, Any]) -> list[str]:
+    """Flags as they are typed, word by word.
+
+    Args:
+        values: of flags of train.py, by their names.
+    """
+    words = []
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            parts = value if isinstance(value, list) else [value]
+            words += [shlex.quote(str(each)) for each in parts]
+    return words
 
 
 def page() -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,17 +29,13 @@ def describe_data(labels: np.ndarray, epochs: Sequence[int]) -> str:
 
 def describe_flags(settings: Settings) -> str:
     """The flags that differ from their defaults, as they are typed, but for experiment_root."""
-    typed = []
-    for field in flags.rows():
-        value = getattr(settings, field.name)
-        if field.name == "experiment_root" or value == flags.default(field.name):
-            continue
-        typed.append(f"--{field.name}")
-        if isinstance(value, list):
-            typed += [shlex.quote(str(each)) for each in value]
-        elif value is not True:
-            typed.append(shlex.quote(str(value)))
-    return " ".join(typed)
+    values = {field.name: getattr(settings, field.name) for field in flags.rows()}
+    differing = {
+        name: value
+        for name, value in values.items()
+        if name != "experiment_root" and value != flags.default(name)
+    }
+    return " ".join(flags.command_line(differing))
 
 
 def rate_jump(settings: Settings, ran_with: Mapping[str, str], iteration: int) -> str | None:

@@ -128,8 +128,7 @@ def training_operations(settings: Settings) -> float:
         settings.head_name,
         settings.embedding_dim,
         (*settings.net_size, 3),
-        pooling=settings.pooling,
-        last_stride=settings.last_stride,
+        flags.net_options(settings),
     )
     operations = 0
     for layer in network._flatten_layers():

@@ -168,8 +168,9 @@ class Architecture:
     pooling: str = _flag(
         "model",
         "How the net's last map becomes features: by its mean (avg), or by a generalized mean "
-        "whose power is learned, starting at 3 (gem).",
-        choices=("avg", "gem"),
+        "whose power is learned, starting at 3 (gem). token takes the class token of a vision transformer instead; "
+        "avg is the mean of its patch tokens.",
+        choices=("avg", "gem", "token"),
         default="avg",
     )
     last_stride: int = _flag(
@@ -419,6 +420,15 @@ class Settings(Architecture):
         "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, a "
         ".safetensors file of PyTorch, or the word imagenet for nets that Keras has weights for.",
         metavar="CHECKPOINT",
+    )
+    drop_path: float = _flag(
+        "model",
+        "Probability that a block of the net is passed over for an image in training (stochastic depth). It rises "
+        "evenly from 0 for the first block to this for the last. It is for ConvNeXt and vision transformers of "
+        "PyTorch. 0 passes over none.",
+        type=_below_one,
+        metavar="PROBABILITY",
+        default=0.0,
     )
     loss: str = _flag(
         "loss", "The loss, one of those in loss.py.", choices=common.LOSSES, default="batch_hard"
@@ -718,6 +728,21 @@ def default(name: str) -> Any:
 def only_with(name: str) -> OnlyWith | None:
     """What another flag has to be for this one to have an effect; None: nothing."""
     return _row_of(name).metadata["only_with"]
+
+
+def net_options(architecture: Architecture) -> dict[str, Any]:
+    """The parameters of a net's build that flags ask for; see nets/__init__.py.
+
+    A net need not have a parameter for its default, so what is as by default is left out.
+    """
+    options: dict[str, Any] = {}
+    if architecture.pooling == "gem":
+        options["pooling"] = None
+    if architecture.pooling == "token":
+        options["class_token"] = True
+    if architecture.last_stride == 1:
+        options["last_stride"] = 1
+    return options
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:

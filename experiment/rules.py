@@ -16,6 +16,8 @@ def check_combinations(settings: Settings) -> None:
     _check_loss(settings)
     _check_crops(settings)
     check_architecture(settings)
+    if settings.drop_path:
+        _check_option_of_net("drop_path", "drop_path", settings.drop_path, settings.model_name)
     _check_only_with(settings)
     _check_optimization(settings)
     _check_validation(settings)
@@ -126,19 +128,23 @@ def _check_crops(settings: Settings) -> None:
 
 def check_architecture(architecture: Architecture) -> None:
     """Raises: UserError for a pooling or a last_stride that the net does not have."""
-    net = architecture.model_name
-    for name in ("pooling", "last_stride"):
-        value = getattr(architecture, name)
-        if value == flags.default(name) or name in common.build_options("nets", net):
-            continue
-        nets = [
-            other
-            for other in common.plugin_names("nets")
-            if name in common.build_options("nets", other)
-        ]
-        raise UserError(
-            f"--{name} {value} is not for --model_name {net}. Nets that have it: {', '.join(nets)}"
-        )
+    for option in flags.net_options(architecture):
+        name = "pooling" if option == "class_token" else option
+        _check_option_of_net(option, name, getattr(architecture, name), architecture.model_name)
+
+
+def _check_option_of_net(option: str, name: str, value: Any, net: str) -> None:
+    """Raises: UserError, if a net's build lacks the parameter that a flag asks for."""
+    if option in common.build_options("nets", net):
+        return
+    nets = [
+        other
+        for other in common.plugin_names("nets")
+        if option in common.build_options("nets", other)
+    ]
+    raise UserError(
+        f"--{name} {value} is not for --model_name {net}. Nets that have it: {', '.join(nets)}"
+    )
 
 
 def _check_only_with(settings: Settings) -> None:

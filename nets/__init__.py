@@ -11,6 +11,11 @@ Options are parameters of build, with the default that stands here. A net has th
                     goes on from there.
     last_stride=2   The last stage halves the resolution. With 1 it keeps that of the stage before.
                     The variables are the same, so pretrained weights fit.
+    class_token=False
+                    Features are the mean of the patch tokens of a vision transformer. With True
+                    they are its class token.
+    drop_path=0.0   Probability that the last block is passed over for an image in training; for the
+                    blocks before it is smaller. See network.layers.DropPath, which draws.
 
 Which options a net has is read from the source of its file (common.build_options), because checking
 a flag should not import TensorFlow. So `build` is written out with `def`, and its parameters by

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common import UserError
-from network.layers import BatchNorm
+from nets._torch import check_smallest
+from network.layers import BatchNorm, gelu
 
 _SMALLEST = 32  # pixels; the last maps of a smaller image would be empty
 
@@ -49,11 +49,6 @@ class _DepthwiseConv(keras.layers.Conv2D):
         )
 
 
-def _gelu(x):
-    """TensorFlow's own has an operation, erfc, that ONNX lacks."""
-    return 0.5 * x * (1 + tf.math.erf(x * 0.5**0.5))
-
-
 def build(
     name: str,
     application: Callable,
@@ -76,12 +71,7 @@ def build(
     Raises:
         UserError: images have less than 32 pixels in height or width.
     """
-    if min(side or _SMALLEST for side in input_shape[:2]) < _SMALLEST:
-        height, width, _ = input_shape
-        raise UserError(
-            f"{name} takes images of at least {_SMALLEST}x{_SMALLEST}. Received: {height}x{width}. Give a larger "
-            "--net_input_height and --net_input_width."
-        )
+    check_smallest(name, input_shape, _SMALLEST)
     original = application(
         include_top=False, weights=None, pooling=pooling, input_shape=input_shape
     )
@@ -118,7 +108,7 @@ def _convert(layer, name: str, strides: Mapping[str, int]):
     if isinstance(layer, keras.layers.Rescaling) or len(layer.output.shape) == 2:
         options["dtype"] = "float32"
     if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.gelu:
-        options["activation"] = _gelu
+        options["activation"] = gelu
     kind = type(layer)
     if kind.__name__ == "LayerScale":
         kind = _LayerScale

@@ -1,12 +1,16 @@
-"""What the nets of PyTorch share: its normalization of images, convolutions and batch norm.
+"""What the nets of PyTorch share: its normalization of images, convolutions, norms, perceptrons.
 
 Layers bear the names of PyTorch's modules, so that network/torch_weights.py finds their weights.
 """
 
+import re
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 
-from network.layers import BatchNorm
+from common import UserError
+from network.layers import BatchNorm, DropPath, gelu
 
 # Of ImageNet, for pixels in 0..1: what torchvision and timm train with.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -16,6 +20,16 @@ _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 def normalize(images):
     """Pixels in 0..255 -> what the weights of torchvision and timm expect."""
     return (images / 255.0 - _MEAN) / _DEVIATION
+
+
+def check_smallest(name: str, input_shape: tuple[int | None, int | None, int], side: int) -> None:
+    """Raises: UserError for images with less than `side` pixels in height or width."""
+    height, width, _ = input_shape
+    if min(height or side, width or side) < side:
+        raise UserError(
+            f"{name} takes images of at least {side}x{side}. Received: {height}x{width}. Give a larger "
+            "--net_input_height and --net_input_width."
+        )
 
 
 def conv(x, filters: int, size: int, stride: int, name: str):
@@ -55,6 +69,55 @@ def max_pool(x):
     return keras.layers.MaxPooling2D(3, strides=2)(x)
 
 
+def layer_norm(x, name: str, dtype=None):
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=dtype)(x)
+
+
+def dense(x, units: int, name: str):
+    return keras.layers.Dense(units, kernel_initializer=normal(), name=name)(x)
+
+
+def perceptron(x, name: str):
+    """[..., C] -> [..., C], over a hidden layer of 4 C."""
+    channels = x.shape[-1]
+    x = keras.layers.Activation(gelu)(dense(x, 4 * channels, f"{name}.fc1"))
+    return dense(x, channels, f"{name}.fc2")
+
+
+class _LayerScale(keras.layers.Layer):
+    """[..., C] times a factor of each channel that is learned."""
+
+    def __init__(self, initial: float, **kwargs):
+        super().__init__(**kwargs)
+        self.initial = initial
+
+    def build(self, input_shape):
+        # Not gamma, as PyTorch has it: torch_weights.py takes that for the weight of a norm.
+        self.layer_scale = self.add_weight(
+            name="layer_scale",
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self.initial),
+        )
+
+    def call(self, inputs):
+        return inputs * self.layer_scale
+
+
+def layer_scale(x, initial: float | None, name: str):
+    """x times learned factors that start at `initial`; x itself where that is None."""
+    return x if initial is None else _LayerScale(initial, name=name)(x)
+
+
+def drop_path(x, rate: float, number: int):
+    """Stochastic depth for what a block adds; see DropPath."""
+    return DropPath(rate, number)(x) if rate else x
+
+
+def normal():
+    """As timm draws kernels of transformers and ConvNeXt."""
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
 def _padded(x, size: int, stride: int):
     """TensorFlow's "same" pads an even image at its end only where the stride is above 1."""
     if stride == 1 or size == 1:
@@ -67,3 +130,37 @@ def _he():
     return keras.initializers.VarianceScaling(
         2.0, mode="fan_out", distribution="untruncated_normal"
     )
+
+
+# ------------------------------------------------------------------------- depths
+
+# blocks/3, stages/1/blocks/2, stages/1/downsample, layer2/1, features/7
+_BLOCK = re.compile(r"/(?:blocks/|features/|stages/|layer)(\d+)/(?:(?:blocks/)?(\d+)/)?")
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """How deep in its net each variable is, for learning rates that fall from the end to the start.
+
+    Args:
+        names: of all variables of one of PyTorch's nets, as checkpoints.named_variables has them.
+
+    Returns:
+        by name, 0 for what stands before the first block, 1, 2 and so on for the blocks, and one
+        more than for the last block for the norm behind it.
+    """
+    names = list(names)
+    blocks = {name: _block_of(name) for name in names}
+    in_order = sorted({block for block in blocks.values() if block})
+    result = {}
+    depth_outside = 0
+    for name, block in blocks.items():
+        if block:
+            depth_outside = len(in_order) + 1
+        result[name] = in_order.index(block) + 1 if block else depth_outside
+    return result
+
+
+def _block_of(name: str) -> tuple[int, int] | None:
+    """The stage and the number of the block that a variable belongs to; None outside of blocks."""
+    found = _BLOCK.search(name)
+    return (int(found[1]), int(found[2] or 0)) if found else None

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -25,6 +25,7 @@ from network import checkpoint_paths
 from network.checkpoint_paths import BEST, best, iterations
 from network.checkpoint_paths import find as find
 from network.checkpoint_paths import newest as newest
+from network.readers import Fitted, Reader
 from runtime import files
 from runtime.terminal import log
 
@@ -256,15 +257,6 @@ def _files(path: Path) -> list[Path]:
 # ------------------------------------------------------------------------- reading
 
 
-class Reader(Protocol):
-    """Named tensors, as of tf.train.load_checkpoint and keras_weights.Arrays."""
-
-    def has_tensor(self, name: str) -> bool: ...
-    def get_tensor(self, name: str): ...
-    def get_variable_to_shape_map(self) -> dict[str, list[int]]: ...
-    def get_variable_to_dtype_map(self) -> dict[str, tf.DType]: ...
-
-
 class Unreadable(UserError):
     """A checkpoint whose files are missing, damaged or of another format."""
 
@@ -275,7 +267,7 @@ def restore(
     """Assign the values of a checkpoint to variables. What else it holds does not matter.
 
     Nothing is assigned unless all fits. Integers may differ in width: TensorFlow 1 counted
-    iterations in int32.
+    iterations in int32. Position embeddings of another image size are resized.
 
     Args:
         path: without suffix, as from `newest` or `find`.
@@ -289,7 +281,7 @@ def restore(
         UserError: the file cannot be read (Unreadable), or a variable is missing or has another
             shape there.
     """
-    reader = read(path)
+    reader = Fitted(read(path), variables)
     wrong = misfits(reader, variables)
     missing = [name for name in variables if not reader.has_tensor(name)]
     wrong += [f"{name} is missing" for name in missing if name not in optional]

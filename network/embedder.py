@@ -16,7 +16,7 @@ from data.augment import Views
 from data.dataset import ImageFiles
 from evaluation import pooling
 from experiment import args_json
-from experiment.flags import Architecture
+from experiment.flags import Architecture, net_options
 from network import checkpoints, model
 from runtime import devices
 from runtime.terminal import log
@@ -301,8 +301,7 @@ def load(
         flags.head_name,
         flags.embedding_dim,
         (*size, 3),
-        pooling=flags.pooling,
-        last_stride=flags.last_stride,
+        net_options(flags),
     )
     variables = checkpoints.named_variables(network)
     try:

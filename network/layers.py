@@ -38,6 +38,31 @@ def calling_with(chunk: Chunk) -> Iterator[None]:
         _chunk.reset(token)
 
 
+class Draws(NamedTuple):
+    """What the random numbers of an iteration are drawn from.
+
+    Attributes:
+        seed: of the run, an integer of 64 bits.
+        iteration: int64 scalar, the number of finished ones.
+    """
+
+    seed: int
+    iteration: tf.Tensor
+
+
+_draws: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
+
+
+@contextlib.contextmanager
+def drawing(seed: int, iteration: tf.Tensor) -> Iterator[None]:
+    """Within the context, DropPath draws for an iteration; see Draws for seed and iteration."""
+    token = _draws.set(Draws(seed, iteration))
+    try:
+        yield
+    finally:
+        _draws.reset(token)
+
+
 class BatchNorm(keras.layers.Layer):
     """Batch normalization in one fused operation, over all axes but the last.
 
@@ -194,3 +219,85 @@ class L2Normalize(keras.layers.Layer):
 
     def call(self, inputs):
         return tf.nn.l2_normalize(inputs, axis=-1, epsilon=1e-12)
+
+
+class Attention(keras.layers.Layer):
+    """Scaled dot-product attention of several heads, arXiv:1706.03762, section 3.2.
+
+    Inputs: [B, N, 3 C], of each of N tokens its query, key and value, one after the other. The
+    output is [B, N, C].
+
+    Args:
+        heads: share the C channels; C is a multiple of it.
+    """
+
+    def __init__(self, heads: int, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, inputs):
+        _, tokens, channels = inputs.shape
+        width = channels // 3 // self.heads
+        query, key, value = [
+            # [B, heads, N, width]
+            tf.transpose(tf.reshape(part, [-1, tokens, self.heads, width]), [0, 2, 1, 3])
+            for part in tf.split(inputs, 3, axis=-1)
+        ]
+        weights = tf.nn.softmax(tf.matmul(query * width**-0.5, key, transpose_b=True))
+        mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        return tf.reshape(mixed, [-1, tokens, channels // 3])
+
+    def compute_output_spec(self, inputs):
+        batch, tokens, channels = inputs.shape
+        return keras.KerasTensor((batch, tokens, channels // 3), dtype=self.compute_dtype)
+
+
+class DropPath(keras.layers.Layer):
+    """Stochastic depth, arXiv:1603.09382: in training, all of an image becomes 0 by chance.
+
+    What stays is divided by the probability of staying, so that the mean is the same. What is drawn
+    for an image depends on the run's seed, the iteration (see `drawing`) and the image's place in
+    the batch, and on nothing else: devices and chunks that share the batch draw what one device
+    does for all of it.
+
+    Inputs: [B, ...] of any rank. The output has their shape.
+
+    Args:
+        rate: the probability of becoming 0, in [0, 1).
+        number: which of the net's layers of this kind it is: each draws for itself.
+    """
+
+    def __init__(self, rate: float, number: int, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.number = number
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        stays = self._draw(tf.shape(inputs)[0]) >= self.rate
+        factors = tf.cast(stays, inputs.dtype) / (1 - self.rate)
+        return inputs * tf.reshape(factors, [-1, *[1] * (len(inputs.shape) - 1)])
+
+    def _draw(self, count: tf.Tensor) -> tf.Tensor:
+        """float32 in [0, 1) for each of `count` images, those of this chunk on this replica."""
+        draws = _draws.get()
+        if draws is None:
+            raise RuntimeError("DropPath draws in a training only: see layers.drawing.")
+        context = tf.distribute.get_replica_context()
+        first, of_replica = 0, count
+        chunk = _chunk.get()
+        if chunk is not None:
+            first, of_replica = chunk.index * count, chunk.total * count
+        first += context.replica_id_in_sync_group * of_replica
+        seed = tf.stack([tf.constant(draws.seed, tf.int64), draws.iteration])
+        seed = tf.random.experimental.stateless_fold_in(seed, self.number)
+        of_batch = tf.random.stateless_uniform(
+            [context.num_replicas_in_sync * of_replica], seed=seed
+        )
+        return of_batch[first : first + count]
+
+
+def gelu(x):
+    """x times the normal distribution up to x. TensorFlow's has an operation that ONNX lacks."""
+    return 0.5 * x * (1 + tf.math.erf(x * 0.5**0.5))

@@ -1,5 +1,8 @@
 """The whole network, from images to embeddings: a net and a head, found by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 import common
@@ -11,8 +14,7 @@ def build(
     head_name: str,
     embedding_dim: int,
     input_shape: tuple[int | None, int | None, int],
-    pooling: str = "avg",
-    last_stride: int = 2,
+    options: Mapping[str, Any] | None = None,
     precision: str = "float32",
 ) -> keras.Model:
     """Make the network of a net and a head, with fresh weights.
@@ -23,9 +25,8 @@ def build(
         embedding_dim: D, at least 1.
         input_shape: (height, width, 3) of the images; height and width may be None where the net
             allows it.
-        pooling: of the net's last map: "avg" or "gem".
-        last_stride: 2, or 1 for a last map that is twice as high and wide. rules.check_architecture
-            knows whether the net has other values than the defaults.
+        options: of the net's build (see nets/__init__.py), as flags.net_options gives them; the
+            net's defaults without them. A map, with pooling None, is pooled by a generalized mean.
         precision: Keras' dtype policy of what lies between pixels and embeddings: "float32", or
             with 16 bits "mixed_bfloat16" or "mixed_float16". Weights and statistics are float32
             under all of them.
@@ -40,18 +41,13 @@ def build(
     # Both names are checked before the first, slow, build.
     net = common.load_plugin("nets", model_name)
     head = common.load_plugin("heads", head_name)
-    # A net need not have an option for its default.
-    options = {}
-    if pooling == "gem":
-        options["pooling"] = None
-    if last_stride == 1:
-        options["last_stride"] = 1
+    options = options or {}
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
         images = keras.Input(input_shape, dtype="float32", name="images")
         features = net.build(input_shape, **options)(images)
-        if pooling == "gem":
+        if options.get("pooling", "avg") is None:
             features = GeM(name="gem", dtype="float32")(features)
         emb_raw, emb = head.build(features, embedding_dim)
     finally:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from common import UserError, first_few
 from network import checkpoint_paths, checkpoints, keras_weights, other_files, torch_weights
+from network.readers import Fitted, Reader
 
 # The state of a net's random numbers is no weight.
 _RANDOM_STATE = "seed_generator_state"
@@ -34,6 +35,8 @@ class Loaded(NamedTuple):
 def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> Loaded:
     """Assign pretrained weights to those variables of a net that they have values for.
 
+    Position embeddings of another image size are resized.
+
     Args:
         source: a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix,
             .index or .data file of V2) or of ours, an experiment's directory (its newest
@@ -49,7 +52,7 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
     variables = {
         name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)
     }
-    reader = _open(source, model_name, variables)
+    reader = Fitted(_open(source, model_name, variables), variables)
     wrong = checkpoints.misfits(reader, variables)
     if wrong:
         raise UserError(
@@ -75,7 +78,7 @@ def _is_keras_archive(path: Path) -> bool:
     return path.suffix == ".keras" and zipfile.is_zipfile(path)
 
 
-def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> checkpoints.Reader:
+def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> Reader:
     """Find out what `source` is, and open it."""
     if str(source) == "imagenet":
         return keras_weights.imagenet(model_name, variables)

@@ -5,8 +5,9 @@ is `layer1.0.conv1.weight` there, in another layout. A safetensors file holds a 
 and numbers, and no program: reading it runs nothing.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from network.keras_weights import Arrays
 SUFFIX = ".safetensors"
 _REQUIREMENT = "safetensors>=0.5,<1"
 
+_POSITIONS = "pos_embed"
+
 # The last part of a name: ours, and PyTorch's.
 _WEIGHTS = {
     "weights": "weight",
@@ -26,7 +29,12 @@ _WEIGHTS = {
     "beta": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
+    "layer_scale": "gamma",
+    # The first position, in the same array as those of the patches.
+    "class_position": _POSITIONS,
 }
+# Tokens that none of our nets has, by the last part of their names.
+_OTHER_TOKENS = ("reg_token", "register_tokens", "dist_token")
 _NO_WEIGHT = "num_batches_tracked"
 
 
@@ -49,6 +57,7 @@ def read(path: Path, variables: Mapping) -> Arrays:
     tensors = _load(path)
     names = {name: torch_name(name) for name in variables}
     prefix = _prefix(tensors, names.values())
+    _check_tokens(path, tensors, prefix, names.values())
     arrays = Arrays()
     taken = set()
     for name, inner in names.items():
@@ -56,6 +65,8 @@ def read(path: Path, variables: Mapping) -> Arrays:
         if array is None:
             continue
         taken.add(prefix + inner)
+        if inner == _POSITIONS:
+            array = _position(path, array, name, variables[name].shape)
         arrays[name] = _to_our_layout(array, name)
     for name, array in tensors.items():
         if name not in taken and not name.endswith(_NO_WEIGHT):
@@ -78,7 +89,49 @@ def _prefix(tensors: Iterable[str], wanted: Iterable[str]) -> str:
         for start in range(len(parts)):
             if ".".join(parts[start:]) in wanted:
                 found["".join(f"{part}." for part in parts[:start])] += 1
-    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+
+    def rank(prefix: str):
+        # What trains itself keeps an average, the teacher, which is the better net.
+        return found[prefix], "teacher" in prefix, -len(prefix)
+
+    return max(found, key=rank, default="")
+
+
+def _check_tokens(path: Path, tensors: Iterable[str], prefix: str, wanted: Iterable[str]) -> None:
+    """Raises: UserError for a vision transformer with other tokens than those of our nets."""
+    found = [prefix + token for token in _OTHER_TOKENS if prefix + token in tensors]
+    if found and _POSITIONS in wanted:
+        raise UserError(
+            f"{path} is of a vision transformer with other tokens beside the class token: it holds {found[0]}. This "
+            "net has none of them (register or distillation tokens). Give weights that were trained without."
+        )
+
+
+def _position(path: Path, array: np.ndarray, name: str, shape: Sequence[int]) -> np.ndarray:
+    """Of position embeddings [1, 1 + patches, C]: the first, [C], or the grid of the others, [h, w, C].
+
+    Args:
+        name: of our variable, pos_embed for the grid.
+        shape: of the variable.
+
+    Raises:
+        UserError: it cannot be said what grid they are.
+    """
+    if array.ndim != 3 or array.shape[0] != 1:
+        return array  # misfits tells it
+    if not name.endswith(f"/{_POSITIONS}"):
+        return array[0, 0]
+    patches = array.shape[1] - 1
+    side = math.isqrt(patches)
+    if side**2 == patches:  # as pretraining has it, and timm takes it for
+        return array[0, 1:].reshape(side, side, -1)
+    height, width, _ = shape
+    if height * width == patches:
+        return array[0, 1:].reshape(height, width, -1)
+    raise UserError(
+        f"{path} has {patches + 1} position embeddings: without one for the class token they are neither a square "
+        f"grid of patches nor the {height}x{width} of this net. Give weights of square images or of this input size."
+    )
 
 
 def _to_our_layout(array: np.ndarray, name: str) -> np.ndarray:

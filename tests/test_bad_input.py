@@ -174,6 +174,22 @@ CASES = {
         2,
         "--pooling gem is not for --model_name lunet. Nets that have it: densenet121, .*resnet_v1_50",
     ),
+    "a class token of a net without": (
+        [*TRAIN, "--pooling=token", "--model_name=resnet50"],
+        2,
+        "--pooling token is not for --model_name resnet50. Nets that have it: vit_base_patch14_dinov2, .*",
+    ),
+    "a generalized mean of patch tokens": (
+        [*TRAIN, "--pooling=gem", "--model_name=vit_small_patch16"],
+        2,
+        "--pooling gem is not for --model_name vit_small_patch16. Nets that have it: densenet121",
+    ),
+    "stochastic depth of a net without": (
+        [*TRAIN, "--drop_path=0.1", "--model_name=resnet50"],
+        2,
+        "--drop_path 0.1 is not for --model_name resnet50. Nets that have it: convnext_tiny_torch, vit_base",
+    ),
+    "a drop path of 1": ([*TRAIN, "--drop_path=1"], 2, "--drop_path.*from 0 to below 1.*1"),
     "a last stride of 3": ([*TRAIN, "--last_stride=3"], 2, "--last_stride.*3.*1, 2"),
     "a last stride that the net has not": (
         [*TRAIN, "--last_stride=1", "--model_name=convnext_tiny"],

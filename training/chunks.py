@@ -6,9 +6,12 @@ gradients of its embeddings on to the weights. The loss still compares all image
 each other, and its gradient is that of one piece. Losses of chunks that are added up have neither.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 
-from experiment.flags import Settings
+from experiment.flags import Settings, known
 from network import checkpoints, layers
 from training import objective
 from training.state import State
@@ -21,8 +24,8 @@ def make_training(strategy, state: State, settings: Settings):
     Both passes draw the same random numbers, in dropout and the like, and see the same statistics:
     see layers.BatchNorm for those.
     """
-    embed = _make_embed(strategy, state, settings.chunk)
-    differentiate = _make_differentiate(strategy, state, settings.chunk)
+    embed = _make_embed(strategy, state, settings)
+    differentiate = _make_differentiate(strategy, state, settings)
     companions = state.companions
     random_states = [x for x in state.network.variables if not checkpoints.is_averaged(x)]
 
@@ -51,14 +54,14 @@ def make_training(strategy, state: State, settings: Settings):
         parts = []
         for i in indices:
             with _after(strategy, parts[-1:]):
-                parts.append(embed(images, i))
+                parts.append(embed(images, i, iteration))
         measured, by_embs, by_companions = strategy.run(
             losses, args=(parts, labels, iteration, stop, states_before)
         )
-        gradients = differentiate(images, by_embs, indices[0], frozen)
+        gradients = differentiate(images, by_embs, indices[0], iteration, frozen)
         for i in indices[1:]:
             with _after(strategy, gradients):
-                of_chunk = differentiate(images, by_embs, i, frozen)
+                of_chunk = differentiate(images, by_embs, i, iteration, frozen)
             gradients = strategy.run(_add, args=(gradients, of_chunk))
 
         def change(of_network, of_companions):
@@ -75,48 +78,60 @@ def make_training(strategy, state: State, settings: Settings):
     return train
 
 
-def _make_embed(strategy, state: State, size: int):
-    """Make the first pass: images, index of a chunk -> its {"emb_raw", "emb"}, each [size, D]."""
+def _make_embed(strategy, state: State, settings: Settings):
+    """Make the first pass: images, index of a chunk, iteration -> its {"emb_raw", "emb"}, each
+    [settings.chunk, D].
+    """
 
-    def replica(images, index):
-        chunk = layers.Chunk(index, images.shape[0] // size, moves=False)
-        with layers.calling_with(chunk):
-            return dict(state.network(_part(images, index, size), training=True))
+    def replica(images, index, iteration):
+        with _calling(images, index, iteration, settings, moves=False) as chunk:
+            return dict(state.network(chunk, training=True))
 
     @_traced_once
-    def embed(images, index):
-        return strategy.run(replica, args=(images, index))
+    def embed(images, index, iteration):
+        return strategy.run(replica, args=(images, index, iteration))
 
     return embed
 
 
-def _make_differentiate(strategy, state: State, size: int):
+def _make_differentiate(strategy, state: State, settings: Settings):
     """Make the second pass: from the gradients by embeddings to those by the network's weights.
 
     Returns:
         a function of
         images. by_embs: {"emb_raw", "emb"}, or those of them that the loss depends on, each [b, D].
-        index: of the chunk. frozen: a Python bool, whether those of the net are left out.
+        index: of the chunk. iteration. frozen: a Python bool, whether those of the net are left
+          out.
           that gives a list of gradients; None for weights that do not come before the loss.
     """
 
-    def replica(images, by_embs, index, frozen):
-        chunk = layers.Chunk(index, images.shape[0] // size, moves=True)
-        with tf.GradientTape() as tape, layers.calling_with(chunk):
-            embs = state.network(_part(images, index, size), training=True)
+    def replica(images, by_embs, index, iteration, frozen):
+        with (
+            tf.GradientTape() as tape,
+            _calling(images, index, iteration, settings, moves=True) as chunk,
+        ):
+            embs = state.network(chunk, training=True)
         of_companions = len(state.companions.trainable_variables)
         variables = trained(state, frozen)
         return tape.gradient(
             [embs[name] for name in by_embs],
             variables[: len(variables) - of_companions],
-            output_gradients=[_part(each, index, size) for each in by_embs.values()],
+            output_gradients=[_part(each, index, settings.chunk) for each in by_embs.values()],
         )
 
     @_traced_once
-    def differentiate(images, by_embs, index, frozen):
-        return strategy.run(replica, args=(images, by_embs, index, frozen))
+    def differentiate(images, by_embs, index, iteration, frozen):
+        return strategy.run(replica, args=(images, by_embs, index, iteration, frozen))
 
     return differentiate
+
+
+@contextlib.contextmanager
+def _calling(images, index, iteration, settings: Settings, moves: bool) -> Iterator[tf.Tensor]:
+    """A context in which the network is called with a chunk; gives its images."""
+    chunk = layers.Chunk(index, images.shape[0] // settings.chunk, moves)
+    with layers.calling_with(chunk), layers.drawing(known(settings.seed), iteration):
+        yield _part(images, index, settings.chunk)
 
 
 def _traced_once(function):

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 
 import common
-from experiment import folder
+from experiment import flags, folder
 from experiment.flags import Settings
 from network import checkpoint_paths, checkpoints, model, pretrained
 from runtime import devices
@@ -136,13 +136,15 @@ class State:
 
 
 def _build_network(settings: Settings, precision: str) -> keras.Model:
+    options = flags.net_options(settings)
+    if settings.drop_path:
+        options["drop_path"] = settings.drop_path
     return model.build(
         settings.model_name,
         settings.head_name,
         settings.embedding_dim,
         (*settings.net_size, 3),
-        pooling=settings.pooling,
-        last_stride=settings.last_stride,
+        options,
         precision=precision,
     )
 

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from experiment.flags import Settings
+from experiment.flags import Settings, known
+from network import layers
 from training import averages, chunks, objective
 from training.state import State
 from training.update import trained, update
@@ -56,7 +57,8 @@ def _make_training(strategy, state: State, settings: Settings):
 
     def replica(images, labels, iteration, stop, frozen):
         with tf.GradientTape() as tape:
-            embs = state.network(images, training=True)
+            with layers.drawing(known(settings.seed), iteration):
+                embs = state.network(images, training=True)
             batch = objective.of_embeddings(embs, labels, iteration, state, settings)
         variables = trained(state, frozen)
         update(state, tape.gradient(batch.scaled, variables), variables, settings)

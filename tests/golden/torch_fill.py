@@ -11,9 +11,11 @@ def fill(name: str, shape: list[int]) -> np.ndarray:
     last = name.rpartition(".")[2]
     if last == "num_batches_tracked":
         return np.asarray(0, np.int64)
-    if last == "running_var" or (last == "weight" and len(shape) == 1):
+    if last in ("running_var", "gamma") or (last == "weight" and len(shape) == 1):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if last in ("bias", "running_mean"):
         return (0.1 * rng.standard_normal(shape)).astype(np.float32)
+    if last in ("pos_embed", "cls_token"):
+        return (0.5 * rng.standard_normal(shape)).astype(np.float32)
     spread = np.sqrt(1.0 / np.prod(shape[1:]))
     return (rng.standard_normal(shape) * spread).astype(np.float32)

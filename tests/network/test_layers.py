@@ -1,9 +1,21 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from network.layers import BatchNorm, Chunk, GeM, L2Normalize, calling_with
+from network.layers import (
+    Attention,
+    BatchNorm,
+    Chunk,
+    DropPath,
+    GeM,
+    L2Normalize,
+    calling_with,
+    drawing,
+    gelu,
+)
 
 SHAPES = [(6, 5, 4, 3), (7, 3)]
 
@@ -240,3 +252,74 @@ def test_an_empty_map_has_finite_gradients(p):
 def test_rows_get_length_one_and_zero_stays_zero():
     x = np.array([[3, 4], [0, 0], [-1e-3, 0]], np.float32)
     np.testing.assert_allclose(L2Normalize()(x), [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6)
+
+
+# ------------------------------------------------------------------------- stochastic depth
+
+
+def factors(layer, count=24, iteration=7, seed=3):
+    """What a layer multiplies each image of a batch by."""
+    with drawing(seed, tf.constant(iteration, tf.int64)):
+        y = layer(tf.ones([count, 2, 3]), training=True).numpy()
+    assert (y == y[:, :1, :1]).all()
+    return y[:, 0, 0]
+
+
+def test_drop_path_keeps_an_image_or_drops_it_and_keeps_the_mean():
+    found = factors(DropPath(0.2, 0), count=10_000)
+    values, counts = np.unique(found, return_counts=True)
+    np.testing.assert_allclose(values, [0, 1 / 0.8])
+    assert abs(counts[0] / 10_000 - 0.2) < 0.02  # five standard deviations
+    x = tf.ones([4, 2, 3])
+    assert DropPath(0.2, 0)(x, training=False) is x
+
+
+def test_drop_path_draws_by_seed_iteration_and_layer():
+    first = factors(DropPath(0.5, 0))
+    np.testing.assert_array_equal(factors(DropPath(0.5, 0)), first)
+    for other in (
+        factors(DropPath(0.5, 1)),
+        factors(DropPath(0.5, 0), iteration=8),
+        factors(DropPath(0.5, 0), seed=2**63 - 1),
+    ):
+        assert (other != first).any()
+    with pytest.raises(RuntimeError, match=r"see layers\.drawing"):
+        DropPath(0.5, 0)(tf.ones([4, 2]), training=True)
+
+
+@pytest.mark.parametrize("replicas, chunks", [(1, 3), (2, 1), (2, 3)])
+def test_replicas_and_chunks_draw_what_one_device_draws(replicas, chunks, monkeypatch):
+    layer = DropPath(0.5, 4)
+    parts = []
+    for replica in range(replicas):
+        context = SimpleNamespace(replica_id_in_sync_group=replica, num_replicas_in_sync=replicas)
+        with monkeypatch.context() as patch:
+            patch.setattr(tf.distribute, "get_replica_context", lambda context=context: context)
+            for index in range(chunks):
+                with calling_with(Chunk(tf.constant(index), chunks, moves=False)):
+                    parts.append(factors(layer, count=24 // replicas // chunks))
+    np.testing.assert_array_equal(np.concatenate(parts), factors(layer))
+
+
+# ------------------------------------------------------------------------- attention
+
+
+def test_attention_mixes_values_by_how_well_keys_fit_the_query():
+    x = np.random.default_rng(0).normal(size=(2, 5, 3 * 8)).astype(np.float32)
+    layer = Attention(2)
+    expected = np.zeros((2, 5, 8))
+    for image, token, head in np.ndindex(2, 5, 2):
+        query, keys, values = [
+            x[image][:, part * 8 + head * 4 : part * 8 + head * 4 + 4].astype(np.float64)
+            for part in range(3)
+        ]
+        scores = np.exp(keys @ query[token] / 2)  # 2 is the root of the 4 numbers of a head
+        mixed = scores / scores.sum() @ values
+        expected[image, token, head * 4 : head * 4 + 4] = mixed
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+    assert layer(keras.KerasTensor((None, 5, 24))).shape == (None, 5, 8)
+
+
+def test_gelu_is_that_of_tensorflow():
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    np.testing.assert_allclose(gelu(x), tf.nn.gelu(x), rtol=1e-5, atol=1e-6)

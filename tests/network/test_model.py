@@ -152,9 +152,10 @@ def test_half_precision_keeps_variables_and_embeddings_in_float32():
 
 
 def test_pooling_by_a_generalized_mean_stands_between_net_and_head(tmp_path):
+    options = {"last_stride": 1}
     networks = {
-        pooling: model.build("mobilenet_v1_1_224", "direct", 8, (64, 32, 3), pooling, last_stride=1)
-        for pooling in ("avg", "gem")
+        pooling: model.build("mobilenet_v1_1_224", "direct", 8, (64, 32, 3), options | more)
+        for pooling, more in {"avg": {}, "gem": {"pooling": None}}.items()
     }
     state = checkpoints.named_variables(networks["avg"])
     gem = checkpoints.named_variables(networks["gem"])
@@ -178,7 +179,9 @@ def test_pooling_by_a_generalized_mean_stands_between_net_and_head(tmp_path):
 
 
 def test_a_generalized_mean_is_taken_in_float32_of_half_precision_maps():
-    half = model.build("mobilenet_v1_1_224", "bnneck", 1024, (32, 32, 3), "gem", 1, "mixed_float16")
+    half = model.build(
+        "mobilenet_v1_1_224", "bnneck", 1024, (32, 32, 3), {"pooling": None}, "mixed_float16"
+    )
     images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
     for emb in half(images, training=True).values():
         assert emb.dtype == tf.float32 and np.isfinite(emb).all()

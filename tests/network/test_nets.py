@@ -130,6 +130,9 @@ def test_which_nets_have_which_options():
     assert having("last_stride") == [
         name for name in POOLING if name not in ("densenet121", "mobilenet_v3_large")
     ]
+    transformers = [name for name in common.plugin_names("nets") if name.startswith("vit_")]
+    assert having("class_token") == transformers
+    assert having("drop_path") == ["convnext_tiny_torch", *transformers]
 
 
 # The first layer behind the last stride, and which of its pixels there are with that: TensorFlow's

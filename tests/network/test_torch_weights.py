@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from weights import refuse
 
-from network import pretrained, torch_weights
+from network import pretrained, readers, torch_weights
 
 KERNEL = np.arange(24, dtype=np.float32).reshape(4, 3, 2, 1)  # [out, in, h, w]
 BIAS = np.array([1, 2, 3, 4], np.float32)
@@ -67,6 +67,68 @@ def test_numbers_of_16_bits_are_taken(tmp_path):
     wanted = variables()
     load(path, wanted)
     assert wanted["net/layer1/0/conv/biases"].numpy().tolist() == BIAS.tolist()
+
+
+def transformer():
+    """The variables of a vision transformer for 8x4 patches of which 2x1 are in an image."""
+    shapes = {"cls_token": (1, 1, 3), "class_position": (3,), "pos_embed": (4, 2, 3)}
+    return {
+        f"vit/{name}": keras.Variable(np.zeros(shape, np.float32), name=name)
+        for name, shape in shapes.items()
+    }
+
+
+def positions(count):
+    return np.random.default_rng(0).normal(size=(1, count, 3)).astype(np.float32)
+
+
+TOKEN = np.ones((1, 1, 3), np.float32)
+
+
+@pytest.mark.parametrize("prefix", ["", "base.", "backbone.", "teacher.backbone.", "module."])
+def test_positions_of_this_size_and_of_a_square_are_taken(tmp_path, prefix):
+    path = tmp_path / "vit.safetensors"
+    for grid in ((4, 2), (5, 5)):
+        stored = positions(1 + grid[0] * grid[1])
+        save_file({f"{prefix}cls_token": TOKEN, f"{prefix}pos_embed": stored}, path)
+        wanted = transformer()
+        told = load(path, wanted)
+        assert (sorted(told.taken), told.passed_over, told.missing) == (sorted(wanted), [], [])
+        np.testing.assert_array_equal(wanted["vit/class_position"], stored[0, 0])
+        expected = readers.resize(stored[0, 1:].reshape(*grid, 3), (4, 2))
+        np.testing.assert_array_equal(wanted["vit/pos_embed"], expected)
+
+
+def test_the_teacher_is_taken_rather_than_the_student(tmp_path):
+    path = tmp_path / "dino.safetensors"
+    teacher, student = positions(9), 2 * positions(9)
+    save_file(
+        {
+            "student.backbone.cls_token": TOKEN,
+            "student.backbone.pos_embed": student,
+            "teacher.module.backbone.cls_token": TOKEN,
+            "teacher.module.backbone.pos_embed": teacher,
+        },
+        path,
+    )
+    wanted = transformer()
+    told = load(path, wanted)
+    np.testing.assert_array_equal(wanted["vit/class_position"], teacher[0, 0])
+    assert told.passed_over == ["student.backbone.cls_token", "student.backbone.pos_embed"]
+
+
+@pytest.mark.parametrize("token", ["reg_token", "register_tokens", "dist_token"])
+def test_other_tokens_are_told(tmp_path, token):
+    path = tmp_path / "vit.safetensors"
+    tensors = {"cls_token": TOKEN, "pos_embed": positions(9), token: TOKEN}
+    save_file({f"backbone.{name}": tensor for name, tensor in tensors.items()}, path)
+    refuse(lambda: load(path, transformer()), f"it holds backbone.{token}. .*trained without")
+
+
+def test_positions_without_one_for_the_class_token_are_told(tmp_path):
+    path = tmp_path / "vit.safetensors"
+    save_file({"cls_token": TOKEN, "pos_embed": positions(16)}, path)
+    refuse(lambda: load(path, transformer()), "16 position embeddings.*nor the 4x2 of this net")
 
 
 def header(description, data=b""):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import common
 from experiment.flags import Settings
+from nets import _vit
 from network import layers
 from training import loop, objective
 from training.state import State
@@ -31,6 +32,12 @@ def random_net(input_shape):
 def use_random_net():
     """Within the context it stands in for lunet_narrow."""
     return common.plugin("nets", "lunet_narrow", SimpleNamespace(build=random_net))
+
+
+def transformer(input_shape, drop_path):
+    """A tiny one of patches of 8x8."""
+    shape = _vit.Shape(patch=8, channels=64, depth=2, layer_scale=0.5)
+    return _vit.build(input_shape, "vit", shape, drop_path=drop_path)
 
 
 def settings(**flags):
@@ -121,6 +128,17 @@ def test_chunks_train_as_one_piece_does(case):
     assert told.keys() == told_of_one.keys()
     for name in told:
         np.testing.assert_allclose(told[name], told_of_one[name], rtol=1e-5, atol=1e-6)
+
+
+def test_stochastic_depth_draws_for_chunks_what_it_draws_for_one_piece():
+    flags = SGD | {"drop_path": 0.5}
+    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=transformer)):
+        expected, _ = train(settings(**flags), iterations=3)
+        got, _ = train(settings(**flags, chunk=4), iterations=3)
+        other, _ = train(settings(**SGD, drop_path=0.1), iterations=3)
+    assert_close(got, expected, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_close(other, expected, 1e-5)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

@@ -1,0 +1,19 @@
+"""ViT-B/16, as in timm, DeiT and DINO. Features: 768."""
+
+import keras
+
+from nets import _vit
+
+
+def build(
+    input_shape: tuple[int | None, int | None, int],
+    class_token: bool = False,
+    drop_path: float = 0.0,
+) -> keras.Model:
+    return _vit.build(
+        input_shape,
+        name="vit_base_patch16",
+        shape=_vit.BASE_16,
+        class_token=class_token,
+        drop_path=drop_path,
+    )

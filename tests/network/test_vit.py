@@ -1,0 +1,136 @@
+"""Vision transformers and ConvNeXt of PyTorch against timm's own numbers."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from golden.nets import deviation
+from golden.torch_fill import fill
+from safetensors.numpy import save_file
+from weights import refuse
+
+import common
+from nets import _torch, _vit
+from network import checkpoint_paths, checkpoints, model, pretrained, readers
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ARRAYS = np.load(GOLDEN / "torch_nets.npz")
+SHAPES = json.loads((GOLDEN / "torch_nets_shapes.json").read_text())
+# name: what its features are, by size of the images
+NETS = {
+    "convnext_tiny_torch": {"64x32": None, "128x64": None},
+    "vit_small_patch16": {"64x32": "mean_patches", "128x64": "class_token"},
+    "vit_base_patch16": {"64x32": "class_token"},
+    "vit_small_patch14_dinov2": {"56x28": "class_token", "112x56": "mean_patches"},
+    "vit_base_patch14_dinov2": {"56x28": "mean_patches"},
+}
+TINY = _vit.Shape(patch=4, channels=64, depth=2, layer_scale=0.1)
+
+
+def size_of(text):
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def filled(shapes):
+    return {name: fill(name, shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_features_are_those_of_timm(name, tmp_path):
+    path = tmp_path / "net.safetensors"
+    tensors = filled(SHAPES[name]) | {"head.weight": np.zeros((2, 3), np.float32)}
+    save_file({f"teacher.backbone.{key}": each for key, each in tensors.items()}, path)
+    del tensors
+    for size, features in NETS[name].items():
+        options = {"class_token": True} if features == "class_token" else {}
+        net = common.load_plugin("nets", name).build((*size_of(size), 3), **options)
+        variables = checkpoints.named_variables(net)
+        told = pretrained.load_net(path, name, variables)
+        assert told.missing == [] and told.passed_over == ["teacher.backbone.head.weight"]
+        assert len(told.taken) == len(variables)
+        images = ARRAYS[f"images/{size}"][:2].astype(np.float32)
+        expected = ARRAYS["/".join([name, size, *([features] if features else [])])]
+        assert deviation(net(images, training=False), expected) < 1e-5
+        if features:
+            first = variables[f"{name}/class_position"].numpy()[None, :8]
+            grid = variables[f"{name}/pos_embed"].numpy()[..., :8].reshape(-1, 8)
+            positions = ARRAYS[f"{name}/{size}/pos_embed"]
+            np.testing.assert_allclose(np.concatenate([first, grid]), positions, atol=1e-6)
+        keras.backend.clear_session()
+
+
+def tiny(input_shape, **options):
+    return _vit.build(input_shape, "vit", TINY, **options)
+
+
+@pytest.mark.parametrize(
+    "size, nearest", [((65, 32), "64 and 32"), ((8, 33), "16 and 32"), ((40, 40), "32 and 32")]
+)
+def test_images_that_are_no_patches_are_told(size, nearest):
+    build = common.load_plugin("nets", "vit_small_patch16").build
+    given = f"Received: {size[0]}x{size[1]}"
+    refuse(lambda: build((*size, 3)), f"multiples of 16, .*{given}. .*as {nearest}")
+    refuse(lambda: build((None, None, 3)), "fixed input size")
+
+
+def test_class_token_and_mean_of_the_patches_share_their_weights():
+    mean, token = tiny((12, 8, 3)), tiny((12, 8, 3), class_token=True)
+    names = [list(checkpoints.named_variables(net)) for net in (mean, token)]
+    assert names[0] == names[1]
+    token.set_weights(mean.get_weights())
+    images = np.random.default_rng(0).uniform(0, 255, (2, 12, 8, 3)).astype(np.float32)
+    tokens = keras.Model(mean.input, mean.get_layer("vit.norm").output)(images).numpy()
+    assert tokens.shape == (2, 7, 64)
+    np.testing.assert_allclose(mean(images), tokens[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(token(images), tokens[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_an_experiment_of_another_size_gives_its_weights(tmp_path):
+    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=tiny)):
+        small, large = (
+            model.build("lunet_narrow", "direct", 8, (*size, 3)) for size in ((12, 8), (16, 12))
+        )
+    state = checkpoints.named_variables(small)
+    average = {checkpoint_paths.average_name(name): each for name, each in state.items()}
+    path = checkpoints.save(tmp_path, 1, state | average)
+    expected = readers.resize(state["vit/pos_embed"].numpy(), (4, 3))
+    ours = checkpoints.named_variables(large)
+    for load in (
+        lambda: pretrained.load_net(path, "vit", checkpoints.named_variables(model.net_of(large))),
+        lambda: checkpoints.restore(path, ours),
+        lambda: checkpoints.restore(path, checkpoints.averaged(ours)),
+    ):
+        ours["vit/pos_embed"].assign(np.zeros((4, 3, 64)))
+        load()
+        np.testing.assert_array_equal(ours["vit/pos_embed"], expected)
+
+
+# ------------------------------------------------------------------------- depths
+
+
+def depths(name, size=(32, 32)):
+    net = common.load_plugin("nets", name).build((*size, 3))
+    return _torch.depths(checkpoints.named_variables(net))
+
+
+def test_depths_rise_from_the_stem_to_the_last_norm():
+    found = depths("vit_small_patch16")
+    stem = ["cls_token", "class_position", "pos_embed", "patch_embed/proj/weights"]
+    assert {found[f"vit_small_patch16/{name}"] for name in stem} == {0}
+    assert found["vit_small_patch16/blocks/0/norm1/gamma"] == 1
+    assert found["vit_small_patch16/blocks/11/mlp/fc2/biases"] == 12
+    assert found["vit_small_patch16/norm/gamma"] == 13
+
+    found = depths("convnext_tiny_torch")
+    expected = {"stem/0/weights": 0, "stages/0/blocks/0/layer_scale": 1, "head/norm/gamma": 19}
+    # As in timm, a stage's downsampling is of the depth of its first block.
+    expected |= {"stages/1/downsample/0/gamma": 4, "stages/1/blocks/0/conv_dw/biases": 4}
+    assert {name: found[f"convnext_tiny_torch/{name}"] for name in expected} == expected
+
+    found = depths("resnet50_torch")
+    expected = {"conv1/weights": 0, "layer1/0/downsample/0/weights": 1, "layer4/2/bn3/beta": 16}
+    assert {name: found[f"resnet50_torch/{name}"] for name in expected} == expected

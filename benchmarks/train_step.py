@@ -73,7 +73,7 @@ def iteration(settings: Settings, keras_norm: bool = False, keras_adam: bool = F
     with contextlib.ExitStack() as stack:
         if keras_norm:
             stack.enter_context(common.plugin("nets", net, with_keras_norm(net)))
-        state = State(settings, settings.batch_p, strategy)
+        state = State(settings, np.full(settings.batch_p, settings.batch_k), strategy)
     if keras_adam:
         state.optimizer = keras.optimizers.Adam(settings.learning_rate, epsilon=1e-8)
         state.optimizer.build(state.trainable)

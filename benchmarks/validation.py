@@ -11,6 +11,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import common
 import embed
 from benchmarks import _measure
@@ -73,7 +75,7 @@ def compare(settings: Settings, train_set: Dataset, rounds: int) -> None:
 
     data = validation_set.load(train_set, settings)
     strategy = tf.distribute.get_strategy()
-    state = State(settings, pid_count=2, strategy=strategy)
+    state = State(settings, pid_images=np.ones(2), strategy=strategy)
     validator = Validator(settings, data.validation, state, strategy, Cluster())
     embedder = embed.Embedder(settings.experiment_root, crop_augment="center")
     paths = data.validation.gallery.paths(settings.image_root)

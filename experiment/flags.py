@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import common
 from data import cameras
+from experiment import id_losses
 
 T = TypeVar("T")
 
@@ -138,10 +139,29 @@ def _milestones(text: str) -> str:
     return text
 
 
+def _margin_by_count(text: str) -> str:
+    """The text itself, as it stands in args.json."""
+    try:
+        id_losses.MarginByCount.parse(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "should be A,POWER,LEAST: two numbers above 0 and one of at least 0, such as "
+            f"0.5,0.25,0.05. Received: {text}"
+        ) from None
+    return text
+
+
 def _margin(text: str) -> float | str:
     if text in ("soft", "none"):
         return text
     return common.real(math.isfinite, '"soft", "none" or a finite number')(text)
+
+
+def _constants(name: str) -> str:
+    """A constant of each loss of identities that has it, in words."""
+    values = {loss: getattr(each, name) for loss, each in id_losses.ID_LOSSES.items()}
+    parts = [f"{value:g} with {loss}" for loss, value in values.items() if value is not None]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 # ------------------------------------------------------------------------- the table
@@ -454,19 +474,60 @@ class Settings(Architecture):
     )
     id_loss_weight: float = _flag(
         "losses of identities",
-        "Weight of the cross-entropy of a linear classifier of the pids. 0 leaves it out. The bag "
-        "of tricks has 1.",
+        "Weight of --id_loss. 0 leaves it out. The bag of tricks has 1.",
         type=_non_negative_float,
         metavar="W",
         default=0.0,
     )
-    label_smoothing: float = _flag(
+    id_loss: str = _flag(
         "losses of identities",
-        "Part of the probability that the classifier should spread over all pids.",
+        "The loss over the pids of the training set: the cross-entropy of a linear classifier "
+        "(softmax); or of cosines with a center of each pid, with a margin in the cosine (cosface), "
+        "in the angle (arcface), or by the circle loss (circle).",
+        only_with=OnlyWith("id_loss_weight"),
+        choices=tuple(id_losses.ID_LOSSES),
+        default="softmax",
+    )
+    id_scale: float | None = _flag(
+        "losses of identities",
+        f"What --id_loss multiplies cosines by. If it is not given, it is {_constants('scale')}.",
+        only_with=OnlyWith("id_loss", id_losses.WITH_COSINES),
+        type=common.number(float, lambda x: 0 < x <= 1e4, "a number above 0, at most 10000"),
+        metavar="S",
+    )
+    id_margin: float | None = _flag(
+        "losses of identities",
+        "Margin of --id_loss: a cosine, or an angle in radians with arcface. If it is not given, it "
+        f"is {_constants('margin')}.",
+        only_with=OnlyWith("id_loss", id_losses.WITH_COSINES),
+        type=_non_negative_float,
+        metavar="M",
+    )
+    id_margin_by_count: str | None = _flag(
+        "losses of identities",
+        "In place of --id_margin, a margin that is smaller for pids with more images: "
+        "A x n^-POWER + LEAST for n images, such as 0.5,0.25,0.05.",
+        only_with=OnlyWith("id_loss", id_losses.WITH_MARGIN_BY_COUNT),
+        type=_margin_by_count,
+        metavar="A,POWER,LEAST",
+    )
+    id_centers: int = _flag(
+        "losses of identities",
+        "Number of centers of each pid, of which the nearest counts. More than one is for pids "
+        "whose images look different from each other, or are partly wrong.",
+        only_with=OnlyWith("id_loss", id_losses.WITH_SUB_CENTERS),
+        type=common.integer(1, most=100),
+        metavar="N",
+        default=1,
+    )
+    label_smoothing: float | None = _flag(
+        "losses of identities",
+        "Part of the probability that --id_loss should spread over all pids. If it is not given, it "
+        "is 0.1 with softmax and 0 with the others.",
         only_with=OnlyWith("id_loss_weight"),
         type=_below_one,
         metavar="E",
-        default=0.1,
+        before=0.1,
     )
     center_loss_weight: float = _flag(
         "losses of identities",
@@ -683,6 +744,12 @@ class Settings(Architecture):
     def metric_to_evaluate(self) -> str:
         """The metric that embeddings are compared by. Some losses have one of their own, cosine."""
         return "cosine" if self.loss in common.EMBEDDING_LOSSES else self.metric
+
+    @property
+    def smoothing(self) -> float | None:
+        """The label smoothing of the loss of identities; None where it has no labels to smooth."""
+        own = id_losses.ID_LOSSES[self.id_loss].smoothing
+        return own if self.label_smoothing is None else self.label_smoothing
 
     @property
     def milestones(self) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 import common
 from common import UserError
 from data import pk_sampler
-from experiment import flags
+from experiment import flags, id_losses
 from experiment.flags import Architecture, Settings
 
 
@@ -14,6 +14,7 @@ def check_combinations(settings: Settings) -> None:
     _check_batch(settings)
     _check_sets(settings)
     _check_loss(settings)
+    _check_id_loss(settings)
     _check_crops(settings)
     check_architecture(settings)
     if settings.drop_path:
@@ -104,6 +105,27 @@ def _check_loss(settings: Settings) -> None:
         )
 
 
+def _check_id_loss(settings: Settings) -> None:
+    own = id_losses.ID_LOSSES[settings.id_loss]
+    margin, by_count = settings.id_margin, settings.id_margin_by_count
+    if by_count is not None and margin is not None:
+        raise UserError(
+            f"--id_margin {margin} is one margin for all pids, and --id_margin_by_count {by_count} one for each. Give "
+            "one of them"
+        )
+    largest = {"id_margin": margin or 0.0}
+    if by_count is not None:
+        parsed = id_losses.MarginByCount.parse(by_count)
+        largest["id_margin_by_count"] = parsed.a + parsed.least
+    for name, value in largest.items():
+        if own.margin is not None and value >= own.margin_below:
+            unit = " radians (0.5 are 28.6 degrees)" if settings.id_loss == "arcface" else ""
+            raise UserError(
+                f"--{name} of --id_loss {settings.id_loss} should give margins from 0 to below "
+                f"{own.margin_below:.3g}{unit}. Received: {getattr(settings, name)}"
+            )
+
+
 def _check_crops(settings: Settings) -> None:
     sizes = zip(("height", "width"), settings.net_size, settings.pre_crop_size, strict=True)
     for side, net, pre_crop in sizes:
@@ -151,7 +173,9 @@ def _check_only_with(settings: Settings) -> None:
     """A flag that has no effect is an error: whoever gave it expects one."""
     for field in flags.rows():
         only_with = field.metadata["only_with"]
-        if only_with is None or getattr(settings, field.name) == flags.default(field.name):
+        # What old experiments have without having been given it is as good as the default.
+        unset = flags.default(field.name), field.metadata["before"]
+        if only_with is None or getattr(settings, field.name) in unset:
             continue
         value = getattr(settings, only_with.name)
         if not _allows(only_with, value):

@@ -134,6 +134,62 @@ CASES = {
         2,
         "--id_loss_weight.*at least 0. Received: -1",
     ),
+    "a loss of identities without a weight": (
+        [*TRAIN, "--id_loss=arcface"],
+        2,
+        "--id_loss is for --id_loss_weight above 0. Received: 0.0",
+    ),
+    "a margin of softmax": (
+        [*TRAIN, "--id_loss_weight=1", "--id_margin=0.3"],
+        2,
+        "--id_margin is for --id_loss cosface or arcface or circle. Received: softmax",
+    ),
+    "a margin in degrees": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_margin=28.6"],
+        2,
+        "--id_margin of --id_loss arcface should .*from 0 to below 3.14 radians.*Received: 28.6",
+    ),
+    "a margin beyond all cosines": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=circle", "--id_margin=1"],
+        2,
+        "--id_margin of --id_loss circle should .*from 0 to below 1. Received: 1",
+    ),
+    "margins by count beyond all angles": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_margin_by_count=3,0.25,0.2"],
+        2,
+        "--id_margin_by_count of --id_loss arcface should .*Received: 3,0.25,0.2",
+    ),
+    "margins by two numbers": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_margin_by_count=0.5,0.25"],
+        2,
+        "--id_margin_by_count: should be A,POWER,LEAST.*Received: 0.5,0.25",
+    ),
+    "margins by count of circle": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=circle", "--id_margin_by_count=0.5,0.25,0"],
+        2,
+        "--id_margin_by_count is for --id_loss cosface or arcface. Received: circle",
+    ),
+    "two kinds of margins": (
+        [
+            *TRAIN,
+            "--id_loss_weight=1",
+            "--id_loss=arcface",
+            "--id_margin=0.3",
+            "--id_margin_by_count=0.5,0.25,0",
+        ],
+        2,
+        "--id_margin 0.3 is one margin.*--id_margin_by_count 0.5,0.25,0.*Give one",
+    ),
+    "no centers": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_centers=0"],
+        2,
+        "--id_centers: should be an integer of at least 1. Received: 0",
+    ),
+    "a scale that float32 cannot hold": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_scale=1e39"],
+        2,
+        "--id_scale: should be a number above 0, at most 10000. Received: 1e39",
+    ),
     "smoothing of 1": (
         [*TRAIN, "--label_smoothing=1"],
         2,

@@ -38,7 +38,8 @@ class Batches:
         dataset: what is trained on, without images that --on_bad_image skip leaves out.
         files: where their pixels are.
         names: what they are called, str [N].
-        labels: their pids as numbers 0..pid_count - 1, int64 [N].
+        labels: their pids as numbers from 0 on, int64 [N].
+        pid_images: how many images each of these pids has, int64.
         sampler: which rows make each batch.
     """
 
@@ -55,7 +56,7 @@ class Batches:
         self.labels = labels_of(dataset.pids)
         self._settings = settings
         self._strategy = strategy
-        self.pid_count = int(self.labels.max()) + 1
+        self.pid_images = np.bincount(self.labels)
         self.sampler = pk_sampler.make_sampler(
             dataset,
             settings.batch_p,

@@ -7,7 +7,13 @@ are float32 [B], one for each anchor, to be added to that of loss.py with a weig
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from experiment import id_losses
+from experiment.flags import Settings
+
+# ------------------------------------------------------------------------- losses of identities
 
 
 def classifier(count: int) -> keras.layers.Layer:
@@ -22,7 +28,72 @@ def classifier(count: int) -> keras.layers.Layer:
     )
 
 
-def id_losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> tf.Tensor:
+class CosineClassifier(keras.layers.Layer):
+    """From embeddings [B, D] to their cosines with a center of each pid, float32 [B, N].
+
+    A pid may have several centers, of which the nearest counts: sub-center ArcFace, Deng et al.,
+    ECCV 2020. In checkpoints they are classifier/weights [D, N·K], those of a pid side by side.
+
+    Args:
+        count: N, how many pids there are.
+        centers: K, how many centers each has.
+    """
+
+    def __init__(self, count: int, centers: int = 1, **kwargs):
+        super().__init__(**({"name": "classifier", "dtype": "float32"} | kwargs))
+        self.count = count
+        self.centers = centers
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], self.count * self.centers),
+            # As in ArcFace's own code. Lengths do not count, but short centers turn faster.
+            initializer=keras.initializers.RandomNormal(stddev=0.01),
+        )
+
+    def call(self, embs):
+        embs = tf.math.l2_normalize(embs, axis=1)
+        centers = tf.math.l2_normalize(tf.convert_to_tensor(self.kernel), axis=0)
+        cosines = tf.linalg.matmul(embs, centers)
+        if self.centers == 1:
+            return cosines
+        return tf.reduce_max(tf.reshape(cosines, [-1, self.count, self.centers]), axis=2)
+
+
+class IdLoss(NamedTuple):
+    """Which loss of identities, and its constants.
+
+    Attributes:
+        name: one of experiment/id_losses.py.
+        scale: what cosines are multiplied by.
+        margins: float32 [N], of each pid.
+        smoothing: see cross_entropy.
+    """
+
+    name: str = "softmax"
+    scale: float = 1.0
+    margins: np.ndarray | None = None
+    smoothing: float = 0.1
+
+    def losses(self, scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """The losses of anchors.
+
+        Args:
+            scores: float [B, N], what the classifier gives: logits, or cosines.
+            labels: int [B], in 0..N-1.
+
+        Returns:
+            float32 [B].
+        """
+        logits = tf.cast(scores, tf.float32)
+        if self.name != "softmax":
+            margins = tf.gather(tf.constant(self.margins, tf.float32), labels)
+            logits = self.scale * WITH_MARGIN[self.name](logits, labels, margins)
+        return cross_entropy(logits, labels, self.smoothing)
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> tf.Tensor:
     """Cross-entropy with label smoothing, section 7 of arXiv:1512.00567.
 
     Args:
@@ -36,6 +107,58 @@ def id_losses(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.1) -> t
     log_shares = tf.nn.log_softmax(tf.cast(logits, tf.float32))
     own = tf.gather(log_shares, labels, batch_dims=1)
     return -(1 - smoothing) * own - smoothing * tf.reduce_mean(log_shares, axis=1)
+
+
+# Cosines with a margin: they take
+#   cosines: float32 [B, N]. labels: int [B]. margins: float32 [B], those of the labels.
+# and give float32 [B, N], to be multiplied by the scale.
+
+
+def cosface(cosines: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
+    """The large margin cosine loss, eq. 4 of arXiv:1801.09414: the own pid has cos θ - m."""
+    return _with_own(cosines, labels, lambda own: own - margins)
+
+
+def arcface(cosines: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
+    """The additive angular margin loss, eq. 3 of arXiv:1801.07698: the own pid has cos(θ + m).
+
+    Beyond θ + m = π, where that would rise again, it is cos θ - m sin m, as in the paper's code.
+    """
+
+    def moved(own):
+        # The root has no slope at θ = 0 and π: there, the gradient would be infinite times 0.
+        sine = tf.sqrt(tf.maximum(1 - own * own, 1e-12))
+        rotated = own * tf.cos(margins) - sine * tf.sin(margins)
+        return tf.where(own > -tf.cos(margins), rotated, own - margins * tf.sin(margins))
+
+    return _with_own(cosines, labels, moved)
+
+
+def circle(cosines: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor) -> tf.Tensor:
+    """The circle loss with labels of classes, section 3 of arXiv:2002.10857.
+
+    The own pid has (1 + m - cos θ)₊ (cos θ - 1 + m), the others have (cos θ + m)₊ (cos θ - m). The
+    weights have no gradient.
+    """
+    m = margins[:, None]
+    weights = tf.stop_gradient(tf.nn.relu(cosines + m))
+    others = weights * (cosines - m)
+    own = tf.gather(cosines, labels, batch_dims=1)
+    own_weights = tf.stop_gradient(tf.nn.relu(1 + margins - own))
+    return _with_own(others, labels, lambda _: own_weights * (own - 1 + margins))
+
+
+def _with_own(scores: tf.Tensor, labels: tf.Tensor, function) -> tf.Tensor:
+    """The scores [B, N], those of the labels [B] as the function of them gives them, [B] -> [B]."""
+    own = function(tf.gather(scores, labels, batch_dims=1))
+    is_own = tf.equal(tf.range(tf.shape(scores)[1])[None], tf.cast(labels, tf.int32)[:, None])
+    return tf.where(is_own, own[:, None], scores)
+
+
+WITH_MARGIN = {"cosface": cosface, "arcface": arcface, "circle": circle}
+
+
+# ------------------------------------------------------------------------- the center loss
 
 
 class Centers(keras.layers.Layer):
@@ -86,16 +209,26 @@ class Centers(keras.layers.Layer):
         self.centers.assign(centers - self.alpha * sums / (1 + counts))
 
 
+# ------------------------------------------------------------------------- all of them
+
+
 class Companions(NamedTuple):
-    """The layers that are trained beside a network; None where a loss is not used."""
+    """The layers that are trained beside a network; None where a loss is not used.
+
+    Attributes:
+        classifier: from embeddings [B, D] to what id_loss takes, float32 [B, N].
+        centers: those of the center loss.
+        id_loss: how the classifier's output becomes losses.
+    """
 
     classifier: keras.layers.Layer | None = None
     centers: Centers | None = None
+    id_loss: IdLoss = IdLoss()
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
         """Those that there are."""
-        return [layer for layer in self if layer is not None]
+        return [layer for layer in (self.classifier, self.centers) if layer is not None]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -103,17 +236,40 @@ class Companions(NamedTuple):
         return [variable for layer in self.layers for variable in layer.trainable_variables]
 
 
-def build(count: int, dim: int, id_loss: bool, center_loss: bool) -> Companions:
+def build(images: np.ndarray, settings: Settings) -> Companions:
     """Make the layers of the losses that are used.
 
     Args:
-        count: number of pids, N.
-        dim: dimension of the embeddings, D.
+        images: number of images of each pid, int [N].
     """
+    count = len(images)
     made = Companions(
-        classifier=classifier(count) if id_loss else None,
-        centers=Centers(count) if center_loss else None,
+        classifier=_classifier(count, settings) if settings.id_loss_weight > 0 else None,
+        centers=Centers(count) if settings.center_loss_weight > 0 else None,
+        id_loss=_id_loss(images, settings),
     )
     for layer in made.layers:
-        layer.build((None, dim))
+        layer.build((None, settings.embedding_dim))
     return made
+
+
+def _classifier(count: int, settings: Settings) -> keras.layers.Layer:
+    if settings.id_loss == "softmax":
+        return classifier(count)
+    return CosineClassifier(count, settings.id_centers)
+
+
+def _id_loss(images: np.ndarray, settings: Settings) -> IdLoss:
+    own = id_losses.ID_LOSSES[settings.id_loss]
+    if settings.id_margin_by_count is not None:
+        margin = id_losses.MarginByCount.parse(settings.id_margin_by_count)
+        margins = margin.a * np.asarray(images, float) ** -margin.power + margin.least
+    else:
+        value = own.margin if settings.id_margin is None else settings.id_margin
+        margins = np.full(len(images), value or 0.0)
+    return IdLoss(
+        name=settings.id_loss,
+        scale=settings.id_scale or own.scale or 1.0,
+        margins=margins.astype(np.float32),
+        smoothing=settings.smoothing or 0.0,
+    )

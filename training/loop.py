@@ -55,7 +55,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     batches = Batches(data.train_set, settings, strategy, cluster)
-    state = State(settings, batches.pid_count, strategy)
+    state = State(settings, batches.pid_images, strategy)
     source = state.initialize(settings, cluster, run.resuming, strategy)
     iteration = state.iteration
     ran_with = provenance.flags_at(settings.experiment_root, iteration) if run.resuming else {}

@@ -9,7 +9,6 @@ import common
 import loss
 from experiment.flags import Settings
 from runtime import devices
-from training.companions import id_losses
 from training.state import State
 
 
@@ -60,8 +59,7 @@ def of_embeddings(
     means = {"loss": tf.reduce_sum(losses * counts) / tf.maximum(total_count, 1)}
     R = context.num_replicas_in_sync
     if companions.classifier:
-        logits = companions.classifier(embs["emb"])
-        of_ids = id_losses(logits, pids, settings.label_smoothing)
+        of_ids = companions.id_loss.losses(companions.classifier(embs["emb"]), pids)
         means["id_loss"] = tf.reduce_mean(of_ids) / R
     if companions.centers:
         means["center_loss"] = tf.reduce_mean(companions.centers(emb, pids)) / R

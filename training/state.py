@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import common
 from experiment import flags, folder
@@ -27,22 +28,17 @@ class State:
         variables: all variables by their names in checkpoints.
     """
 
-    def __init__(self, settings: Settings, pid_count: int, strategy):
+    def __init__(self, settings: Settings, pid_images: np.ndarray, strategy):
         """Draw initial weights by settings.seed.
 
         Args:
-            pid_count: number of pids in the training set.
+            pid_images: number of images of each pid in the training set, int [N].
             strategy: a tf.distribute.Strategy, whose devices hold the variables.
         """
         keras.utils.set_random_seed(settings.seed)
         with strategy.scope():
             self.network = _build_network(settings, settings.precision)
-            self.companions = companions.build(
-                pid_count,
-                settings.embedding_dim,
-                id_loss=settings.id_loss_weight > 0,
-                center_loss=settings.center_loss_weight > 0,
-            )
+            self.companions = companions.build(pid_images, settings)
             self.net = model.net_of(self.network)
             self.trainable = [
                 *self.network.trainable_variables,

@@ -31,7 +31,8 @@ DESCRIPTIONS = {
     "0..1; it should rise.",
     "active_count": "Images of the batch whose loss is above 0.00001. With a number as margin it "
     "falls; with the margin soft it stays at the size of the batch.",
-    "id_loss": "Mean cross-entropy of the classifier of pids, without its weight.",
+    "id_loss": "Mean loss of identities, --id_loss, without its weight: with softmax the "
+    "cross-entropy of a classifier of pids.",
     "center_loss": "Mean squared distance to the center of the pid, without its weight.",
     "learning_rate": "The learning rate of the iteration.",
     "secs_per_iter": "Seconds that the iteration took.",

@@ -38,7 +38,10 @@ def test_what_args_json_lacks_is_as_in_the_original(tmp_path):
     (tmp_path / "args.json").write_text('{"embedding_dim": 7, "a_flag_of_tomorrow": 3}')
     settings, lacking = args_json.load(tmp_path)
     assert settings == Settings(
-        experiment_root=str(tmp_path), embedding_dim=7, orientation="stored"
+        experiment_root=str(tmp_path),
+        embedding_dim=7,
+        orientation="stored",
+        label_smoothing=0.1,
     )
     assert not settings.upright and Settings(experiment_root="new").upright
     assert "batch_p" in lacking and "embedding_dim" not in lacking

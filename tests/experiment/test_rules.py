@@ -41,6 +41,11 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
 
 
 EXAMPLES = {
+    "id_loss": "arcface",
+    "id_scale": "30",
+    "id_margin": "0.3",
+    "id_margin_by_count": "0.5,0.25,0.05",
+    "id_centers": "2",
     "label_smoothing": "0.2",
     "decay_to": "20000",
     "lr_milestones": "4,7",
@@ -54,6 +59,11 @@ EXAMPLES = {
 
 def test_there_is_an_example_of_every_flag_that_needs_another():
     assert EXAMPLES.keys() == {row.name for row in flags.rows() if row.metadata["only_with"]}
+
+
+def test_what_every_args_json_has_is_no_error():
+    """Before, 0.1 was the default of the label smoothing, also where nothing is smoothed."""
+    rules.check_combinations(settings_of("--label_smoothing=0.1"))
 
 
 @pytest.mark.parametrize("start, end", [(-1, 9), (9, 9), (10, 9)])

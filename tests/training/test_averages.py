@@ -253,13 +253,13 @@ def settings(root, **changes):
 
 def test_the_network_as_embedded_is_in_float32_and_has_the_averages(tmp_path):
     strategy = tf.distribute.get_strategy()
-    plain = State(settings(tmp_path), 4, strategy)
+    plain = State(settings(tmp_path), np.ones(4), strategy)
     assert plain.embedded() is plain.network
-    averaging = State(settings(tmp_path, ema=0.9, precision="mixed_bfloat16"), 4, strategy)
+    averaging = State(settings(tmp_path, ema=0.9, precision="mixed_bfloat16"), np.ones(4), strategy)
     assert averaging.embedded() is averaging.average
     assert averaging.average is not averaging.network
 
-    half = State(settings(tmp_path, precision="mixed_bfloat16"), 4, strategy)
+    half = State(settings(tmp_path, precision="mixed_bfloat16"), np.ones(4), strategy)
     network = half.embedded()
     images = np.random.default_rng(0).uniform(0, 255, (2, 24, 16, 3)).astype(np.float32)
     np.testing.assert_array_equal(

@@ -49,7 +49,7 @@ def settings(**flags):
 
 
 def make(flags):
-    return State(flags, P, tf.distribute.get_strategy())
+    return State(flags, np.full(P, K), tf.distribute.get_strategy())
 
 
 def batches(count):

@@ -66,6 +66,26 @@ CASES = {
         "--id_loss_weight=1",
         "--center_loss_weight=0.1",
     ],
+    **{
+        f"{name} on {head}": [
+            "--id_loss_weight=0.1",
+            f"--id_loss={name}",
+            f"--head_name={head}",
+            "--id_centers=2",
+            "--warmup_iterations=1",
+        ]
+        for name, head in {"cosface": "bnneck", "arcface": "direct", "circle": "fc1024"}.items()
+    },
+    "margins by count in float16": [
+        "--id_loss_weight=0.1",
+        "--id_loss=arcface",
+        "--id_margin_by_count=0.5,0.25,0.05",
+        "--center_loss_weight=0.1",
+        "--label_smoothing=0.1",
+        "--precision=mixed_float16",
+        "--chunk=3",
+        "--ema=0.9",
+    ],
     "augmentation": [
         "--pad_crop=2",
         "--color_jitter=0.3",
@@ -118,7 +138,7 @@ def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
 def test_the_table_has_every_choice():
     chosen = {flag for flags in CASES.values() for flag in flags}
     for action in flags.make_parser("")._actions:
-        if action.dest in ("loss", "head_name", "metric", "optimizer", "lr_schedule"):
+        if action.dest in ("loss", "id_loss", "head_name", "metric", "optimizer", "lr_schedule"):
             names = common.plugin_names("heads") if action.dest == "head_name" else action.choices
             missing = {
                 f"--{action.dest}={name}" for name in names if name != action.default

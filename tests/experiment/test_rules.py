@@ -7,9 +7,7 @@ from experiment.flags import Settings
 
 def settings_of(*argv):
     values = vars(flags.make_parser("x").parse_args(["--experiment_root=exp", *argv]))
-    values.pop("resume")
-    values.pop("accept_changed_data")
-    return Settings(**values)
+    return Settings(**{field.name: values[field.name] for field in flags.rows()})
 
 
 @pytest.mark.parametrize(

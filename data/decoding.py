@@ -16,6 +16,9 @@ _FOR_PILLOW = r"(BM|GIF8|RIFF\C{4}WEBPVP8[LX])\C*"
 # Bytes that more than MAX_PIXELS take at least: a PNG of 1 bit packs 1032 bytes into one.
 _SMALL_FILE = 20_000
 
+# By how much TensorFlow decodes a JPEG smaller, in less time.
+_RATIOS = (1, 2, 4, 8)
+
 # What stands before an orientation: EXIF's of a JPEG, of a PNG in two ways, of a WebP; Adobe's, plain
 # or in a PNG.
 _MARKS = "|".join(
@@ -39,11 +42,14 @@ _EXIF_ORIENTATION = (
 _ADOBES_ORIENTATION = r"\C*?tiff:Orientation(?:=\"|>)([1-8])\C*"
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
+def decode(encoded: tf.Tensor, ratio: tf.Tensor | None = None) -> tf.Tensor:
     """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3].
 
     Shows what pictures.decode does, not turned. TensorFlow decodes JPEG, PNG and plain WebP, in
     parallel; the others are left to Pillow.
+
+    Args:
+        ratio: as of reduction; H and W are then the ratio's part of those of the file, rounded up.
 
     Raises:
         tf.errors.OpError, or eagerly a ValueError of Pillow's, for what is no such file, damaged,
@@ -58,20 +64,31 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
                 for_pillow,
                 lambda: _decode_by_pillow(encoded),
                 # Not an assertion: its state could make a deterministic tf.data give up threads.
-                lambda: _decode_by_tensorflow(tf.where(_fits(encoded), encoded, "too large")),
+                lambda: _decode_by_tensorflow(
+                    tf.where(_fits(encoded), encoded, "too large"), ratio
+                ),
             )
 
         return tf.cond(
             for_pillow | may_be_large,
             decode_with_care,
-            lambda: _decode_by_tensorflow(encoded),
+            lambda: _decode_by_tensorflow(encoded, ratio),
         )
 
 
-def _decode_by_tensorflow(encoded: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
+def _decode_by_tensorflow(encoded: tf.Tensor, ratio: tf.Tensor | None) -> tf.Tensor:
+    def whole():
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    def reduced_by(number):
+        return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=number)
+
+    if ratio is None:
+        image = whole()
+    else:
+        ways = [whole, *map(reduced_by, _RATIOS[1:])]
+        image = tf.switch_case(tf.searchsorted(_RATIOS, ratio[None])[0], ways)
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def _decode_by_pillow(encoded: tf.Tensor) -> tf.Tensor:
@@ -118,6 +135,48 @@ def _fits(encoded: tf.Tensor) -> tf.Tensor:
 def _start(encoded: tf.Tensor) -> tf.Tensor:
     """The first 80 bytes, filled up with zeros."""
     return tf.strings.substr(tf.strings.substr(encoded, 0, 80) + b"\0" * 80, 0, 80)
+
+
+# ------------------------------------------------------------------------- large JPEGs
+
+
+def reduction(
+    encoded: tf.Tensor, box: tf.Tensor | None, orientation: tf.Tensor, at_least: tuple[int, int]
+) -> tf.Tensor:
+    """By how much a JPEG can be decoded smaller, and still be resized to a size without enlarging.
+
+    Args:
+        encoded: the bytes of an image file.
+        box: int32 [4], the part that is meant, as of data.dataset.Dataset; None for all.
+        orientation: by which it is turned after that, int32 [].
+        at_least: height and width that it is resized to.
+
+    Returns:
+        int32 [], one of 1, 2, 4 and 8; 1 for all files that are no JPEGs.
+    """
+
+    def of_jpeg():
+        stored = tf.image.extract_jpeg_shape(encoded)[:2]
+        part = stored if box is None else _size_of_part(stored, box)
+        needed = tf.where(orientation >= 5, at_least[::-1], at_least)
+        times = tf.reduce_min(part // needed)
+        return tf.reduce_max(tf.where(times >= _RATIOS, _RATIOS, 1))
+
+    with tf.device("CPU:0"):
+        is_jpeg = tf.strings.substr(_start(encoded), 0, 3) == b"\xff\xd8\xff"
+        return tf.cond(is_jpeg, of_jpeg, lambda: tf.constant(1))
+
+
+def _size_of_part(stored: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """Height and width of a box, int32 [2]; 0 for one beyond the image, which all of it will tell."""
+    first, end = box[1::-1], box[:1:-1]
+    within = tf.reduce_all(end <= stored)
+    return tf.where(box[2] > 0, tf.where(within, end - first, 0), stored)
+
+
+def reduced_box(box: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
+    """A box in an image that is decoded smaller: all pixels that have a part of it, int32 [4]."""
+    return tf.concat([box[:2] // ratio, (box[2:] + ratio - 1) // ratio], axis=0)
 
 
 # ------------------------------------------------------------------------- orientation
@@ -218,11 +277,14 @@ def _exportable_orientation(encoded: tf.Tensor) -> tf.Tensor:
 # ------------------------------------------------------------------------- without Python
 
 
-def decode_exportable(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:
+def decode_exportable(
+    encoded: tf.Tensor, upright: bool = False, at_least: tuple[int, int] | None = None
+) -> tf.Tensor:
     """As decode, for a graph that other programs run, without Python.
 
     Args:
         upright: whether to turn the image as EXIF says.
+        at_least: the size that it is resized to, where a JPEG is decoded smaller; see reduction.
 
     Raises:
         tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with colors
@@ -247,9 +309,12 @@ def decode_exportable(encoded: tf.Tensor, upright: bool = False) -> tf.Tensor:
         tf.debugging.Assert(_fits(encoded), [large]),
         tf.debugging.Assert(plain, [special]),
     ]
+    turned = _exportable_orientation(encoded) if upright else tf.constant(1)
     with tf.control_dependencies(checks):
-        image = _decode_by_tensorflow(tf.identity(encoded))
-    return turn(image, _exportable_orientation(encoded)) if upright else image
+        checked = tf.identity(encoded)
+        ratio = None if at_least is None else reduction(checked, None, turned, at_least)
+        image = _decode_by_tensorflow(checked, ratio)
+    return turn(image, turned) if upright else image
 
 
 def _is_plain_bmp(encoded: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from data import augment, patience
 from data.augment import Augmentation
 from data.dataset import ImageFiles
-from data.decoding import decode, orientation, turn
+from data.decoding import decode, orientation, reduced_box, reduction, turn
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -44,12 +44,23 @@ def cut_out(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _pixels(encoded: tf.Tensor, box: tf.Tensor | None, upright: bool) -> tf.Tensor:
-    """The bytes of an image file -> the part that is meant, turned if upright: uint8 [h, w, 3]."""
-    image = decode(encoded)
+def _pixels(
+    encoded: tf.Tensor, box: tf.Tensor | None, upright: bool, at_least: tuple[int, int] | None
+) -> tf.Tensor:
+    """The bytes of an image file -> the part that is meant, turned if upright: uint8 [h, w, 3].
+
+    Args:
+        at_least: the size that it is to be resized to, where a JPEG may be decoded smaller.
+    """
+    turned = orientation(encoded) if upright else tf.constant(1)
+    ratio = None
+    if at_least is not None:
+        ratio = reduction(encoded, box, turned, at_least)
+        box = None if box is None else reduced_box(box, ratio)
+    image = decode(encoded, ratio)
     if box is not None:
         image = cut_out(image, box)
-    return turn(image, orientation(encoded)) if upright else image
+    return turn(image, turned) if upright else image
 
 
 def _as_files(images: ImageFiles | Sequence[str]) -> ImageFiles:
@@ -66,11 +77,13 @@ class Loading(NamedTuple):
         threads: images loaded in parallel; changes nothing in what comes out.
         cache: what is held in memory: "none", "encoded" (the files) or "decoded" (the images).
         finished: False where an accelerator takes the last step, augment.finish.
+        reduced: whether large JPEGs are decoded smaller, as data.decoding.reduction says.
     """
 
     threads: int = 8
     cache: str = "none"
     finished: bool = True
+    reduced: bool = False
 
 
 def on_accelerator() -> bool:
@@ -95,7 +108,9 @@ class Reader(NamedTuple):
         return self.read({name: tf.constant(values[0]) for name, values in plan.items()})
 
 
-def reader(images: ImageFiles | Sequence[str], loading: Loading) -> Reader:
+def reader(
+    images: ImageFiles | Sequence[str], loading: Loading, size: tuple[int, int] | None = None
+) -> Reader:
     """Read the images that are to be cached, now.
 
     Paths and boxes come with the plan of each batch: as tensors, those of a million images would
@@ -103,13 +118,20 @@ def reader(images: ImageFiles | Sequence[str], loading: Loading) -> Reader:
 
     Args:
         images: N of them, or the paths of N files.
+        size: that they are to be resized to; needed where large JPEGs are decoded smaller.
 
     Raises:
         pictures.UnreadableError for an image that is to be cached and cannot be read.
     """
     images = _as_files(images)
+    at_least = size if loading.reduced else None
     if loading.cache == "decoded":
-        held_pixels = _hold(images, _serialized_pixels(images.upright), loading)
+
+        def load(path, box=None):
+            pixels = _pixels(tf.io.read_file(path), box, images.upright, at_least)
+            return tf.io.serialize_tensor(pixels)
+
+        held_pixels = _hold(images, load, loading)
         return Reader(
             lambda rows: {"place": rows},
             lambda file: _parsed_pixels(held_pixels[file["place"]]),
@@ -136,14 +158,10 @@ def reader(images: ImageFiles | Sequence[str], loading: Loading) -> Reader:
         boxes = {} if images.boxes is None else {"box": images.boxes[rows]}
         return plan_files(rows) | boxes
 
-    return Reader(plan, lambda file: _pixels(read_file(file), file.get("box"), images.upright))
+    def read(file):
+        return _pixels(read_file(file), file.get("box"), images.upright, at_least)
 
-
-def _serialized_pixels(upright: bool) -> Callable[..., tf.Tensor]:
-    def load(path, box=None):
-        return tf.io.serialize_tensor(_pixels(tf.io.read_file(path), box, upright))
-
-    return load
+    return Reader(plan, read)
 
 
 def _parsed_pixels(serialized: tf.Tensor) -> tf.Tensor:
@@ -188,7 +206,7 @@ def training_batches(
         pixels. Images that are larger than they are resized to are then made that size first,
         rounded to whole gray levels.
     """
-    read_by = reader(images, loading)
+    read_by = reader(images, loading, augmentation.resized)
     b = len(range(B)[shards[0]])
 
     def plan():
@@ -279,17 +297,18 @@ def _own_threads(count: int) -> tf.data.Options:
 
 
 def make_loader(
-    size: tuple[int, int], upright: bool = False
+    size: tuple[int, int], upright: bool = False, reduced: bool = False
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Make a function from the path of a file and a box to the image, resized: float32 [*size, 3].
 
     Args:
         upright: whether to turn images as EXIF says.
+        reduced: whether large JPEGs are decoded smaller, as data.decoding.reduction says.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)])
     def load(path, box):
-        pixels = _pixels(tf.io.read_file(path), box, upright)
+        pixels = _pixels(tf.io.read_file(path), box, upright, size if reduced else None)
         return tf.ensure_shape(resize(pixels, size), [*size, 3])
 
     return load
@@ -311,12 +330,17 @@ def _boxes(images: ImageFiles) -> np.ndarray:
 
 
 def test_batches(
-    images: ImageFiles | Sequence[str], batch_size: int, threads: int, size: tuple[int, int]
+    images: ImageFiles | Sequence[str],
+    batch_size: int,
+    threads: int,
+    size: tuple[int, int],
+    reduced: bool = False,
 ) -> Iterator[tf.Tensor]:
     """Images, resized, in order.
 
     Args:
         images: N of them, or the paths of N files.
+        reduced: as of make_loader.
 
     Yields:
         float32 [n, *size, 3], n at most batch_size.
@@ -327,7 +351,7 @@ def test_batches(
     images = _as_files(images)
     # tf.data sets memory aside for a whole batch, which may be more than there are images.
     batch_size = max(1, min(batch_size, len(images)))
-    load = make_loader(size, images.upright)
+    load = make_loader(size, images.upright, reduced)
 
     def batches_from(start):
         rest = images.select(slice(start, None))

@@ -52,6 +52,8 @@ class NetworkEmbedder:
         flags: those of the training.
         view_names: of the A views of each image, in their order.
         size: height and width of what the network takes.
+        at_least: the size that images are resized to, where large JPEGs are decoded smaller, else
+            None; see data.decoding.reduction.
         network: float32 [n, *size, 3] -> {"emb_raw", "emb"}.
         aggregate: [A, n, D] -> [n, D].
 
@@ -78,12 +80,13 @@ class NetworkEmbedder:
         self.view_names = self._views.names
         self._resized = flags.pre_crop_size if crop_augment else flags.net_size
         self.size = input_size(flags, crop_augment)
+        self.at_least = self._resized if flags.reduced else None
         self._strategy = tf.distribute.get_strategy()
         self._turns = devices.turns(self._strategy)
         images_a_replica = max(1, batch_size // (len(self.view_names) * self._turns.replicas))
         self._images_at_a_time = images_a_replica * len(self._turns.own)
         self._loading_threads = loading_threads
-        self._load_file = image_data.make_loader(self._resized, flags.upright)
+        self._load_file = image_data.make_loader(self._resized, flags.upright, flags.reduced)
         self._embed = self._make_embed()
 
     def __call__(self, images: Sequence | ImageFiles) -> np.ndarray:
@@ -182,7 +185,11 @@ class NetworkEmbedder:
         files = dataclasses.replace(files, upright=self.flags.upright)
         if len(files) > _FEW:
             return image_data.test_batches(
-                files, self._images_at_a_time, self._loading_threads, self._resized
+                files,
+                self._images_at_a_time,
+                self._loading_threads,
+                self._resized,
+                self.flags.reduced,
             )
         images = image_data.load_few(files, self._load_file)
         return (tf.stack(batch) for batch in self._parts(images))

@@ -24,7 +24,8 @@ def write_saved_model(embedder: Embedder, directory: Path) -> None:
         return embedder.views(image)[0]
 
     def decode_and_prepare(encoded):
-        return prepare(decode_exportable(encoded, embedder.flags.upright))
+        image = decode_exportable(encoded, embedder.flags.upright, embedder.at_least)
+        return prepare(image)
 
     prepared = tf.TensorSpec([*embedder.size, 3], tf.float32)
 

@@ -38,6 +38,7 @@ class Activations:
         # Of the whole image, resized to the size of the training, so that a map fits onto it.
         self._size = flags.net_size
         self._upright = flags.upright
+        self._reduced = flags.reduced
         _, network = embedder.load(experiment_root, flags)
         maps = last_maps(model.net_of(network))
         if maps is None:
@@ -64,7 +65,7 @@ class Activations:
         images = dataclasses.replace(images, upright=self._upright)
         strengths = []
         for pixels in image_data.test_batches(
-            images, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size
+            images, _IMAGES_AT_A_TIME, _LOADING_THREADS, self._size, self._reduced
         ):
             maps = tf.cast(self._maps(pixels, training=False), tf.float32)
             strengths.append(tf.norm(maps, axis=-1).numpy())

@@ -118,7 +118,10 @@ class Batches:
         settings = self._settings
         rows = self.sampler.batches(iteration, settings.train_iterations)
         loading = Loading(
-            settings.loading_threads, settings.cache, finished=not self._on_accelerator
+            settings.loading_threads,
+            settings.cache,
+            finished=not self._on_accelerator,
+            reduced=settings.reduced,
         )
         return image_data.training_batches(
             enumerate(rows, iteration),

@@ -31,11 +31,11 @@ from common import UserError
 from data import dataset, pictures
 from data.dataset import ImageFiles
 from data.view_names import view_names
-from evaluation import embeddings_file, pooling
+from evaluation import embeddings_file
 from evaluation.embeddings_file import Origin
 from experiment import args_json, flags, provenance
 from experiment.flags import Architecture
-from network import checkpoint_paths
+from network import checkpoint_paths, view_flags
 from reports import projector
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
@@ -109,28 +109,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     common.add_flag(group, "loading_threads")
     common.add_flag(group, "strategy")
     group = parser.add_argument_group("views of an image")
-    group.add_argument(
-        "--flip_augment", action="store_true", help="Also embed the mirror image of each image."
-    )
-    group.add_argument(
-        "--crop_augment",
-        choices=("center", "avgpool", "five"),
-        help="Resize to the pre_crop size of the training, then embed the crop of the net_input size at the center, "
-        "or five of them, center and corners, or the whole image at once (avgpool). Without this flag, resize to the "
-        "net_input size.",
-    )
-    group.add_argument(
-        "--aggregator",
-        choices=tuple(pooling.AGGREGATORS),
-        help="How the embeddings of the views of an image become one. Give it with --flip_augment and with "
-        "--crop_augment five, and only then.",
-    )
+    view_flags.add(group)
     parser.add_argument(
         "--quiet", action="store_true", help="Show neither progress nor warnings on the terminal."
     )
     args = parser.parse_args(argv)
     try:
-        pooling.check_aggregator(args.aggregator, args.flip_augment, args.crop_augment)
+        view_flags.given(args)
     except UserError as error:
         parser.error(str(error))
     _check_names(parser, args)

@@ -289,11 +289,7 @@ def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namesp
     for part in ("query", "gallery"):
         if getattr(args, f"{part}_embeddings") is None:
             csv = getattr(args, f"{part}_dataset")
-            path = os.path.join(root, embeddings_file.default_name(csv))
-            of_part = os.path.join(root, embeddings_file.default_name(csv, part))
-            # Without splits it is the file of another CSV, which has this name.
-            if os.path.isfile(of_part) and dataset.load(csv).splits is not None:
-                path = of_part
+            path = embeddings_file.default_path(root, csv, part)
             if not os.path.isfile(path):
                 parser.error(
                     f"argument --{part}_embeddings: {path} does not exist. Call: python embed.py --experiment_root "
@@ -301,19 +297,9 @@ def _take_from_experiment(parser: argparse.ArgumentParser, args: argparse.Namesp
                 )
             setattr(args, f"{part}_embeddings", path)
     if args.metric is None:
-        args.metric = metric_of_training(root)
+        args.metric = args_json.metric_of_training(root)
     if (args.report or args.baseline) and args.image_root is None:
         args.image_root = _image_root_of_training(parser, root)
-
-
-def metric_of_training(experiment_root: str) -> str:
-    """The metric that an experiment was trained for.
-
-    Raises:
-        UserError: as args_json.load does.
-    """
-    settings, _ = args_json.load(experiment_root)
-    return settings.metric_to_evaluate
 
 
 def _image_root_of_training(parser: argparse.ArgumentParser, experiment_root: str) -> str | None:
@@ -679,7 +665,7 @@ def _warn_about_metric(log: logging.Logger, args: argparse.Namespace, origin: Or
     root = args.experiment_root or (origin.checkpoint and os.path.dirname(origin.checkpoint))
     if root is None or not os.path.isfile(os.path.join(root, "args.json")):
         return
-    trained = metric_of_training(root)
+    trained = args_json.metric_of_training(root)
     if args.metric != trained:
         log.warning(
             f"--metric {args.metric} is not that of the training, {trained}, as {os.path.join(root, 'args.json')} says."

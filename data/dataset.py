@@ -218,6 +218,20 @@ def with_boxes(names: Sequence[str], boxes: np.ndarray | None) -> np.ndarray:
     return np.array(named, dtype=object)
 
 
+def parse_box(text: str) -> Box:
+    """The box that `x1,y1,x2,y2` stands for. Raises: ValueError, with why, if it is none."""
+    parts = text.split(",")
+    try:
+        x1, y1, x2, y2 = (int(part) for part in parts)
+    except ValueError:
+        x1 = y1 = x2 = y2 = 0
+    if not (0 <= x1 < x2 < 2**31 and 0 <= y1 < y2 < 2**31):
+        raise ValueError(
+            f"should be whole pixels x1,y1,x2,y2 with 0 <= x1 < x2 and 0 <= y1 < y2. Received: {text[:100]}"
+        )
+    return x1, y1, x2, y2
+
+
 def labels_of(names: Sequence[str]) -> np.ndarray:
     """Number the distinct names in their sorted order, from 0 on: int64 [N]."""
     import pandas

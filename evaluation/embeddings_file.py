@@ -86,11 +86,20 @@ class Origin(NamedTuple):
         return made
 
 
-def default_name(dataset: str | os.PathLike, split: str | None = None) -> str:
+def default_name(csv: str | os.PathLike, split: str | None = None) -> str:
     """The name of the file of a CSV's embeddings, or of those of a split of it, in the experiment's
     directory.
     """
-    return f"{Path(dataset).stem}{f'_{split}' if split else ''}_embeddings.h5"
+    return f"{Path(csv).stem}{f'_{split}' if split else ''}_embeddings.h5"
+
+
+def default_path(experiment_root: str | os.PathLike, csv: str, split: str) -> str:
+    """Where an experiment has the embeddings of a CSV, or of a split of it."""
+    of_split = os.path.join(experiment_root, default_name(csv, split))
+    # Without splits it is the file of another CSV, which has this name.
+    if os.path.isfile(of_split) and dataset.load(csv).splits is not None:
+        return of_split
+    return os.path.join(experiment_root, default_name(csv))
 
 
 # ------------------------------------------------------------------------- writing

@@ -266,7 +266,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
     _check_finite("query set", query.embs)
     _check_finite("gallery", gallery.embs)
     query, gallery = (_pool_tracklets(each, options.pool_tracklets) for each in (query, gallery))
-    excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
+    excluder = load_excluder(options.excluder, names_for(options.excluder, gallery))
     if options.multi_query:
         query = _pool(query, names_for(options.excluder, query), excluder, options.multi_query)
     names = names_for(options.excluder, query)
@@ -276,7 +276,7 @@ def evaluate(query: Embedded, gallery: Embedded, options: Options) -> Results:
         kept = _without_junk(excluder, len(whole))
     if len(kept) < len(whole):
         gallery = gallery.select(kept, gallery.embs[kept])
-        excluder = _load_excluder(options.excluder, names_for(options.excluder, gallery))
+        excluder = load_excluder(options.excluder, names_for(options.excluder, gallery))
     query, gallery, bounds = _compare(query, gallery, options)
 
     def ignore(block: slice) -> np.ndarray:
@@ -408,7 +408,7 @@ def check_datasets(
             gallery have no pid in common, for open_set the gallery has the pids of all queries, or
             a query has no group.
     """
-    excluder = _load_excluder(options.excluder, names_for(options.excluder, without_embs(query)))
+    excluder = load_excluder(options.excluder, names_for(options.excluder, without_embs(query)))
     if options.multi_query and not hasattr(excluder, "keys"):
         raise UserError(
             f"--multi_query pools the queries of one camera, but --excluder {options.excluder} reads no cameras. Give "
@@ -465,8 +465,8 @@ def _check_finite(name: str, embs: np.ndarray) -> None:
         )
 
 
-def _load_excluder(name: str, names: Sequence) -> Excluder:
-    """names: as from names_for."""
+def load_excluder(name: str, names: Sequence) -> Excluder:
+    """The excluder of a name, for a gallery. names: of its images, as from names_for."""
     return common.load_plugin("excluders", name).Excluder(names)
 
 

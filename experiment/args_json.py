@@ -130,6 +130,16 @@ def load(experiment_root: str | os.PathLike) -> tuple[Settings, list[str]]:
     return Settings(**values), sorted(lacking)
 
 
+def metric_of_training(experiment_root: str | os.PathLike) -> str:
+    """The metric that an experiment was trained for.
+
+    Raises:
+        UserError: as load does.
+    """
+    settings, _ = load(experiment_root)
+    return settings.metric_to_evaluate
+
+
 def value(field: dataclasses.Field, stored: Any) -> Any:
     """A value of a JSON file as its flag has it. Files that it names need not exist.
 

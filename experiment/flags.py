@@ -885,6 +885,22 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of which experiment, which checkpoint of it, and its architecture."""
     group = parser.add_argument_group("experiment")
     common.add_flag(group, "experiment_root")
+    add_checkpoint_flags(group)
+    architecture = list(rows(Architecture))
+    defaults = ", ".join(f"--{field.name} {field.default}" for field in architecture)
+    group = parser.add_argument_group(
+        "model",
+        "The experiment's args.json has these. For a checkpoint that came without it, give at "
+        f"least one of them; the defaults of the others are {defaults}.",
+    )
+    for field in architecture:
+        # Without a default, only those that are given are in the result.
+        changed = field.metadata["options"] | {"default": argparse.SUPPRESS}
+        group.add_argument(f"--{field.name}", **changed)
+
+
+def add_checkpoint_flags(group: argparse._ActionsContainer) -> None:
+    """Add the flags of which checkpoint of an experiment."""
     group.add_argument(
         "--checkpoint",
         metavar="NAME",
@@ -897,17 +913,6 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
         help="Which weights of the checkpoint, where its training had --ema: the average of them, or those of that "
         "iteration (raw). Without this flag, the average where there is one.",
     )
-    architecture = list(rows(Architecture))
-    defaults = ", ".join(f"--{field.name} {field.default}" for field in architecture)
-    group = parser.add_argument_group(
-        "model",
-        "The experiment's args.json has these. For a checkpoint that came without it, give at "
-        f"least one of them; the defaults of the others are {defaults}.",
-    )
-    for field in architecture:
-        # Without a default, only those that are given are in the result.
-        changed = field.metadata["options"] | {"default": argparse.SUPPRESS}
-        group.add_argument(f"--{field.name}", **changed)
 
 
 def architecture_flags(values: argparse.Namespace | Architecture) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from evaluation.grouping import SHOWN, Groups, order
 from evaluation.pipeline import Results
 from evaluation.verification import OperatingPoint, Verification
 from reports import page
+from reports.ranked_list import Listed, Pictures, framed, item, title
 
 LISTS = 10  # of the worst queries and of the best, each
 LENGTH = 10  # gallery images in a list
@@ -52,24 +53,6 @@ class Confusion(NamedTuple):
     queries: int  # so many of them
     query: int  # one of them, a row of the query set
     wrong: int  # its nearest image, a row of the gallery
-
-
-class Pictures(NamedTuple):
-    """What is shown of an image."""
-
-    small: Image.Image
-    overlaid: Image.Image | None  # the same with its activation map
-
-
-class Listed(NamedTuple):
-    """An image in a ranked list."""
-
-    kind: str  # "query", "true" or "wrong": its class in the page's style
-    words: str  # what it is, for those who cannot see it
-    pid: str
-    fid: str  # with its box, if there is one
-    camera: str | None
-    caption: str  # HTML
 
 
 def check_replaced(directory: str | os.PathLike) -> None:
@@ -300,7 +283,7 @@ def _article(results: Results, row: int, head: Ranked, pictures: Mapping[str, Pi
     """A query and its ranked list."""
     query = _listed_image("query", "Query", results.query, row, "<span>query</span>")
     images = [query, *_listed(results, head)]
-    items = "".join(_item(image, pictures[image.fid]) for image in images)
+    items = "".join(item(image, pictures[image.fid]) for image in images)
     count = len(head.true_ranks)
     summary = (
         f"{count} true match{'es' if count > 1 else ''}, the first at rank {head.true_ranks[0]:,}"
@@ -332,27 +315,6 @@ def _listed_image(kind: str, words: str, images: Dataset, row: int, caption: str
     return Listed(kind, words, images.pids[row], images.name(row), place, caption)
 
 
-def _item(image: Listed, pictures: Pictures) -> str:
-    caption = image.caption
-    if image.camera:
-        caption += f"<span>camera {html.escape(image.camera)}</span>"
-    return f'<li class="{image.kind}" title="{_title(image)}">{_framed(image, pictures)}{caption}</li>\n'
-
-
-def _title(image: Listed) -> str:
-    return html.escape(f"{image.pid}, {image.fid}")
-
-
-def _framed(image: Listed, pictures: Pictures) -> str:
-    """The picture of an image, and under it the one with its activation map."""
-    alt = f"{image.words}: {image.pid}, {image.fid}"
-    shown = page.picture(pictures.small, alt)
-    if pictures.overlaid is not None:
-        alt += ", with what the network looks at"
-        shown += page.picture(pictures.overlaid, alt, 'class="map"')
-    return f'<span class="picture">{shown}</span>'
-
-
 def _confusions(
     results: Results,
     pairs: Sequence[Confusion],
@@ -371,26 +333,22 @@ def _confusions(
             ("wrong", "Taken for", results.gallery, pair.wrong),
         ):
             image = _listed_image(kind, words, images, row)
-            framed = _framed(image, pictures[image.fid])
+            shown = framed(image, pictures[image.fid])
             pid = html.escape(image.pid)
             frames += (
-                f'<span class="{kind}" title="{_title(image)}">{framed}<span>{pid}</span></span>'
+                f'<span class="{kind}" title="{title(image)}">{shown}<span>{pid}</span></span>'
             )
-        share = f"{pair.queries:,} of {_number(queries[pair.pid], 'query', 'queries')}"
+        share = f"{pair.queries:,} of {page.counted(queries[pair.pid], 'query', 'queries')}"
         items += f'<li><span class="pair">{frames}</span><span>{share}</span></li>\n'
     looked_at = sum(pair.queries for pair in pairs)
-    count = _number(looked_at, "query is", "queries are")
+    count = page.counted(looked_at, "query is", "queries are")
     if looked_at < mistakes:
         count += f" (looked at, of {mistakes:,})"
-    of_pairs = _number(len(pairs), "pair", "pairs")
+    of_pairs = page.counted(len(pairs), "pair", "pairs")
     return f"""<p>{count} taken for another identity, in {of_pairs}. The most frequent ones, with a query
 on the left and the image that was nearest to it on the right:</p>
 <ol class="ranked pairs">
 {items}</ol>"""
-
-
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
 
 
 # ------------------------------------------------------------------------- figures, charts, tables
@@ -499,9 +457,9 @@ def _verification(directory: Path, results: Results) -> str:
     if open_set is not None:
         heads += ["Unknown", "Found"]
         about += (
-            f" {_number(len(open_set.unknown), 'query has', 'queries have')} a pid that the gallery lacks. Such an "
-            "unknown query is accepted if any image is closer than the threshold. A query with a true match is found "
-            "if its nearest image is one, and closer."
+            f" {page.counted(len(open_set.unknown), 'query has', 'queries have')} a pid that the gallery lacks. Such "
+            "an unknown query is accepted if any image is closer than the threshold. A query with a true match is "
+            "found if its nearest image is one, and closer."
         )
     rows = ""
     for point in points:
@@ -567,7 +525,7 @@ def _groups(groups: Groups | None) -> str:
             f'<td class="share" style="--share:{share}">{share}</td>{cells}</tr>\n'
         )
     head = "".join(f"<th><button>{name}</button></th>" for name in list(SHOWN)[1:])
-    count = _number(len(groups.queries), "group", "groups")
+    count = page.counted(len(groups.queries), "group", "groups")
     return f"""<h2 id="groups">Groups</h2>
 <p>Queries are of {count}, whose mAP has a mean of {groups.mean_ap:.1%}.</p>
 <div class="table" tabindex="0" role="region" aria-label="Figures by group"><table>
@@ -593,7 +551,7 @@ def _group_pairs(groups: Groups) -> str:
             if values is None:
                 cells += "<td></td>"
                 continue
-            title = _number(int(values["queries"]), "query", "queries")
+            title = page.counted(int(values["queries"]), "query", "queries")
             cells += f'<td title="{title}">{values["mAP"]:.1%}</td>'
         rows += f"<tr><th>{html.escape(one)}</th>{cells}</tr>\n"
     return f"""<p>mAP of the queries of a group (rows) among the gallery images of one group alone (columns):</p>
@@ -636,8 +594,4 @@ def _flags(flags: Mapping[str, object], checkpoints: Sequence[str | None]) -> st
     """Rows of a table: the flags that were given or have a default, and the checkpoints."""
     known = ", ".join(path for path in dict.fromkeys(checkpoints) if path)
     values = {**flags, "checkpoint": known or None}
-    return "\n".join(
-        f'<tr><th>{html.escape(name)}</th><td class="text">{html.escape(str(value))}</td></tr>'
-        for name, value in values.items()
-        if value is not None and value is not False
-    )
+    return page.rows_of_table(values)

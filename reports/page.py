@@ -10,7 +10,7 @@ import html
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -75,6 +75,20 @@ def _beginning(path: Path) -> bytes:
 def fill(name: str, **values: str) -> str:
     """The HTML of a template in this folder, with values, HTML themselves, for its $names."""
     return Template(_template(name)).substitute(values)
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its noun: "1 query", "2,000 queries"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def rows_of_table(values: Mapping[str, object]) -> str:
+    """Rows of names and values, without those that are None or False."""
+    return "\n".join(
+        f'<tr><th>{html.escape(name)}</th><td class="text">{html.escape(str(value))}</td></tr>'
+        for name, value in values.items()
+        if value is not None and value is not False
+    )
 
 
 def _template(name: str) -> str:

@@ -22,6 +22,10 @@ def evaluate() -> None:
     _run("evaluate")
 
 
+def search() -> None:
+    _run("search")
+
+
 def export() -> None:
     _run("export")
 

@@ -1,0 +1,497 @@
+"""Find the images of a gallery that are nearest to a query.
+
+    python search.py --experiment_root exp --gallery gallery.csv --query photo.jpg
+    python search.py --experiment_root exp --gallery gallery.csv --query photo.jpg --crop 10,20,90,180
+    python search.py --experiment_root exp --gallery exp/gallery_embeddings.h5 --query folder \
+        --filename found.csv --report report
+
+The gallery is embedded already, by embed.py. Queries are embedded by the checkpoint that embedded
+the gallery, with its views, as far as the gallery's file says them. A query that is a file of
+embeddings needs no network, and no TensorFlow.
+
+    python search.py --experiment_root exp --gallery gallery.csv --query query.csv --threshold results.json
+
+also tells which of the images found count as the same: those nearer than a distance, which evaluate.py
+measures with --roc.
+
+    python search.py --experiment_root exp --gallery gallery.csv --build ivf --index gallery.index
+    python search.py --experiment_root exp --gallery gallery.csv --index gallery.index --query photo.jpg
+
+builds an index of a large gallery, and searches in it. This needs the extra "search" of
+pyproject.toml.
+"""
+
+import argparse
+import csv
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+# As in evaluate.py: the threads of evaluation/ keep the cores busy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+import common
+from common import UserError
+from data import dataset, fids
+from data.dataset import Dataset
+from evaluation import gallery as galleries
+from evaluation import gallery_index, pipeline
+from evaluation.gallery import Gallery, Threshold
+from evaluation.pipeline import Embedded
+from evaluation.search import Exact, Found, Ignore, Searcher
+from experiment import args_json, flags
+from network import like_gallery, view_flags
+from network.queries import Queries, find_queries
+from runtime import files, terminal
+from runtime.terminal import log
+from runtime.version import version
+
+COLUMNS = ("query", "rank", "pid", "fid", "distance", "same")
+_SHOWN = 10  # queries on the terminal, at most
+
+# ------------------------------------------------------------------------- flags
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = common.make_parser(__doc__)
+    group = parser.add_argument_group("experiment")
+    common.add_flag(
+        group,
+        "experiment_root",
+        required=False,
+        help="The experiment that embedded the gallery: it embeds the queries, and tells the metric of its training. "
+        "Not needed where --query is a file of embeddings and --metric is given.",
+    )
+    flags.add_checkpoint_flags(group)
+    _add_search(parser)
+    _add_output(parser)
+    _add_index(parser)
+    view_flags.add(
+        parser.add_argument_group(
+            "views of a query", "Without these flags, those of the gallery, as its file says."
+        )
+    )
+    args = parser.parse_args(argv)
+    try:
+        view_flags.given(args)
+    except UserError as error:
+        parser.error(str(error))
+    _check_combinations(parser, args)
+    return args
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--gallery",
+        required=True,
+        type=common.readable_file,
+        metavar="FILE",
+        help="The images to search in: a file of embeddings that says its fids (HDF5 or Parquet of embed.py), or the "
+        "CSV that was embedded, which also tells pids and cameras.",
+    )
+    group.add_argument(
+        "--gallery_embeddings",
+        type=common.readable_file,
+        metavar="FILE",
+        help="Embeddings of a gallery that is a CSV. Without this flag, <name of the CSV>_embeddings.h5 in the "
+        "experiment_root.",
+    )
+    group.add_argument(
+        "--query",
+        metavar="PATH",
+        help="What to look for: an image, a folder of images, a CSV of pid,fid, or a file of embeddings that says its "
+        "fids.",
+    )
+    group.add_argument(
+        "--crop",
+        type=_box,
+        metavar="X1,Y1,X2,Y2",
+        help="The part of the query image that is meant, in pixels of the image as it is stored; x2 and y2 are the "
+        "first beyond it.",
+    )
+    group.add_argument(
+        "--top_k",
+        type=common.positive_int,
+        default=10,
+        metavar="K",
+        help="Number of gallery images to find for each query.",
+    )
+    common.add_flag(
+        group,
+        "metric",
+        help="Distance between embeddings. Without this flag, that of the index or of the training.",
+    )
+    group.add_argument(
+        "--excluder",
+        type=common.plugin_name("excluders"),
+        metavar="NAME",
+        help="Pass over gallery images as an evaluation does, such as those of the same person in the same camera: "
+        + ", ".join(common.plugin_names("excluders"))
+        + ". Without this flag, none. Not for a search with --index.",
+    )
+    group.add_argument(
+        "--threshold",
+        metavar="X",
+        help="A distance below which two images count as the same: a number, or the JSON file that evaluate.py writes "
+        "with --roc.",
+    )
+    group.add_argument(
+        "--threshold_at",
+        default="0.001",
+        metavar="FPR",
+        help="Which distance of that file: at this share of wrong pairs that are accepted, such as 0.0001 or 0.01, or "
+        "EER, at equal errors.",
+    )
+    common.add_flag(
+        group,
+        "image_root",
+        help="Directory that the file ids of CSVs and gallery are relative to. Without this flag, that of the "
+        "gallery's embeddings, or of the training.",
+    )
+    common.add_flag(group, "allow_any_path")
+    common.add_flag(group, "batch_size", help="Number of images embedded or compared at a time.")
+    common.add_flag(group, "loading_threads")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--filename",
+        type=common.writeable_file,
+        metavar="FILE",
+        help=f"Write what was found to this file, as CSV ({', '.join(COLUMNS)}) if it ends in .csv, or as JSON if it "
+        "ends in .json. Without it, the first queries are printed.",
+    )
+    group.add_argument(
+        "--report",
+        type=common.writeable_directory,
+        metavar="DIR",
+        help="Write search.html there, a page with the images of the queries and of what was found. The directory is "
+        "created if it does not exist.",
+    )
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("index of a large gallery")
+    group.add_argument(
+        "--index", metavar="DIR", help="Search in this index of the gallery. --build makes it."
+    )
+    kinds = ", ".join(f"{name} ({what})" for name, what in gallery_index.KINDS.items())
+    group.add_argument(
+        "--build",
+        choices=tuple(gallery_index.KINDS),
+        help=f"First build the index and write it to --index, a directory that is new or empty: {kinds}.",
+    )
+    group.add_argument(
+        "--recall",
+        type=common.number(float, lambda x: 0 < x <= 1, "a number above 0, up to 1"),
+        default=0.99,
+        metavar="X",
+        help=f"Share of the true {gallery_index.RECALL_AT} nearest that a search in the index should find. More takes "
+        "more time. It is measured with images of the gallery.",
+    )
+
+
+def _box(text: str) -> dataset.Box:
+    try:
+        return dataset.parse_box(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.build and args.index is None:
+        parser.error("argument --build: needs --index, the directory to write to")
+    if args.query is None and not args.build:
+        parser.error(
+            "the following arguments are required: --query. Give an image, a folder or a CSV"
+        )
+    if args.excluder and args.index:
+        parser.error("argument --excluder: not with --index. Leave one of them out")
+    if args.filename and not args.filename.lower().endswith((".csv", ".json")):
+        parser.error(f"argument --filename: should end in .csv or .json. Received: {args.filename}")
+    for name in ("crop", "filename", "report", "threshold", "excluder"):
+        if args.query is None and getattr(args, name) is not None:
+            parser.error(f"argument --{name}: has no effect without --query. Give it, too")
+
+
+# ------------------------------------------------------------------------- the command
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check all that can be wrong before anything slow and before anything is written; search."""
+    terminal.setup_logging("search")
+    gallery = galleries.load(args.gallery, args.gallery_embeddings, args.experiment_root)
+    metric = _metric(args)
+    if args.build:
+        gallery_index.check_metric(metric)
+        _check_new(args.index)
+    threshold = None
+    if args.threshold is not None:
+        network = gallery.origin.network
+        threshold = galleries.threshold(args.threshold, args.threshold_at, metric, network)
+    queries, plan = None, None
+    if args.query is not None:
+        queries = find_queries(args.query, args.crop, _root(args, gallery), args.allow_any_path)
+        plan = _check_queries(args, queries, gallery)
+    if args.report:
+        _check_report(args, gallery)
+    if args.build:
+        built = gallery_index.build(args.index, gallery.embs, metric, args.build, args.recall)
+        _tell_recall(built, args.recall)
+        log.info(f"Wrote the index to {args.index}.")
+    if queries is None:
+        return
+    searcher = _searcher(args, gallery, metric)
+    queries = _embedded(args, queries, plan)
+    query_embs = queries.embs
+    k = min(args.top_k, len(gallery.embs))
+    if k < args.top_k:
+        log.info(f"The gallery has only {k} images.")
+    if isinstance(searcher, Exact):
+        found = searcher.search(query_embs, k, _ignored(args.excluder, queries, gallery))
+    else:
+        found = searcher.search(query_embs, k)
+    made = _made(args, gallery, metric, threshold)
+    if args.filename:
+        _write(args.filename, queries.images, gallery.images, found, threshold, made)
+        log.info(f"Wrote {args.filename}.")
+    else:
+        _print(queries.images, gallery.images, found, threshold)
+    if args.report:
+        _write_report(args, queries, gallery, found, threshold, made)
+
+
+def _metric(args: argparse.Namespace) -> str:
+    """The metric that is given, or that of the index, or of the training."""
+    if args.metric is not None:
+        return args.metric
+    if args.index and not args.build:
+        return gallery_index.about(args.index).metric
+    if args.experiment_root is None:
+        raise UserError("which --metric? Give it, or the --experiment_root of the training.")
+    return args_json.metric_of_training(args.experiment_root)
+
+
+def _check_new(directory: str) -> None:
+    try:
+        common.writeable_directory(directory)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--index: {error}.") from None
+    if os.path.isdir(directory) and os.listdir(directory):
+        raise UserError(f"--index {directory} is not empty. Give a directory that is new or empty.")
+
+
+def _root(args: argparse.Namespace, gallery: Gallery) -> str | None:
+    """The directory of the images; None where nothing tells it."""
+    if args.image_root:
+        return args.image_root
+    if gallery.origin.image_root is not None:
+        return gallery.origin.image_root
+    if args.experiment_root is None:
+        return None
+    root = args_json.load(args.experiment_root)[0].image_root
+    return root if isinstance(root, str) else None
+
+
+def _check_queries(
+    args: argparse.Namespace, queries: Queries, gallery: Gallery
+) -> like_gallery.Plan | None:
+    """How to embed the queries; None for those that are embedded. Raises: UserError."""
+    dim = gallery.embs.shape[1]
+    if queries.embs is not None:
+        if queries.embs.shape[1] != dim:
+            raise UserError(
+                "queries and gallery should have the same dimension. Received: "
+                f"{queries.embs.shape[1]} in {args.query}, {dim} in {gallery.path}. Embed both with one experiment."
+            )
+        like_gallery.warn_about_differences(queries.origin, gallery.origin)
+        return None
+    if args.experiment_root is None:
+        raise UserError(f"--experiment_root is needed to embed {args.query}. Give it.")
+    views = view_flags.given(args)
+    return like_gallery.plan(
+        args.experiment_root,
+        gallery.origin,
+        dim,
+        args.checkpoint,
+        args.weights,
+        views if any(views) else None,
+    )
+
+
+def _embedded(
+    args: argparse.Namespace, queries: Queries, plan: like_gallery.Plan | None
+) -> Queries:
+    """The queries with their embeddings. plan: how to embed them; None where they are there."""
+    if plan is None:
+        return queries
+    log.info(f"Embedding the queries, {len(queries.images)}, with {plan.checkpoint}.")
+    embedder = plan.make_embedder(batch_size=args.batch_size, loading_threads=args.loading_threads)
+    images = dataclasses.replace(queries.images, upright=plan.trained.upright)
+    embs = embedder(images.files(queries.image_root))
+    return queries._replace(images=images, embs=embs)
+
+
+def _check_report(args: argparse.Namespace, gallery: Gallery) -> None:
+    """Raises: UserError where the page cannot be written."""
+    from reports import search as report
+
+    report.check_replaced(args.report)
+    root = _root(args, gallery)
+    if root is None or not os.path.isdir(root):
+        raise UserError(
+            f"--report needs the images of the gallery. Their directory is {root or 'not known'}: give --image_root."
+        )
+    dataset.check_paths(args.gallery, root, gallery.images.fids, args.allow_any_path)
+
+
+def _tell_recall(index: gallery_index.Index, wanted: float) -> None:
+    about = index.about
+    told = f"Recall@{gallery_index.RECALL_AT} against the exact search is {about.recall:.4f}."
+    if about.recall < wanted:
+        log.warning(f"{told} That is below --recall {wanted}, however far the search looks.")
+    else:
+        log.info(told)
+
+
+def _searcher(args: argparse.Namespace, gallery: Gallery, metric: str) -> Searcher:
+    if args.index is None:
+        return Exact(gallery.embs, metric, args.batch_size)
+    index = gallery_index.load(args.index, gallery.embs, metric)
+    if not args.build:
+        _tell_recall(index, 0)
+    return index
+
+
+def _ignored(excluder: str | None, queries: Queries, gallery: Gallery) -> Ignore | None:
+    """Which gallery images are passed over for the queries."""
+    if excluder is None:
+        return None
+    of_gallery = Embedded(gallery.images, gallery.embs)
+    of_queries = pipeline.without_embs(queries.images)
+    root = gallery.origin.image_root
+    if pipeline.excludes_by_file(excluder) and root is not None and os.path.isdir(root):
+        of_gallery = of_gallery._replace(files=fids.real_paths(gallery.images.fids, root))
+        files_of_queries = fids.real_paths(queries.images.fids, queries.image_root)
+        of_queries = of_queries._replace(files=files_of_queries)
+    ignored = pipeline.load_excluder(excluder, pipeline.names_for(excluder, of_gallery))
+    names = pipeline.names_for(excluder, of_queries)
+    return lambda block: ignored(names[block])
+
+
+# ------------------------------------------------------------------------- what is written
+
+
+def _made(
+    args: argparse.Namespace, gallery: Gallery, metric: str, threshold: Threshold | None
+) -> dict[str, Any]:
+    """How the search was made: `made` of the JSON file, and a table on the page."""
+    made = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "version": version(),
+        "gallery embeddings": os.path.abspath(gallery.path),
+        "gallery checkpoint": gallery.origin.checkpoint,
+        "metric": metric,
+        "threshold": threshold and threshold.distance,
+        "threshold is": threshold and threshold.why,
+    }
+    given = {name: value for name, value in vars(args).items() if name not in made}
+    return made | {name: value for name, value in given.items() if value is not None}
+
+
+def _rows(
+    queries: Dataset, gallery: Dataset, found: Found, threshold: Threshold | None
+) -> Iterator[dict[str, Any]]:
+    """What was found, with COLUMNS. `same` is None without a threshold."""
+    names = queries.names()
+    for row, name in enumerate(names):
+        places = found.rows[row].tolist()
+        for rank, (place, dist) in enumerate(
+            zip(places, found.dists[row].tolist(), strict=True), 1
+        ):
+            if place < 0:
+                break
+            same = None if threshold is None else dist < threshold.distance
+            fid = gallery.name(place)
+            values = (name, rank, gallery.pids[place] or None, fid, dist, same)
+            yield dict(zip(COLUMNS, values, strict=True))
+
+
+def _write(
+    path: str,
+    queries: Dataset,
+    gallery: Dataset,
+    found: Found,
+    threshold: Threshold | None,
+    made: Mapping[str, Any],
+) -> None:
+    rows = _rows(queries, gallery, found, threshold)
+    try:
+        if path.lower().endswith(".json"):
+            by_query: dict[str, list] = {name: [] for name in queries.names()}
+            for row in rows:
+                by_query[row.pop("query")].append(row)
+            listed = [{"query": name, "found": each} for name, each in by_query.items()]
+            files.write_json(path, {"made": dict(made), "queries": listed})
+            return
+        with (
+            files.complete_file(path) as partial,
+            open(partial, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Give another --filename."
+        ) from None
+
+
+def _print(queries: Dataset, gallery: Dataset, found: Found, threshold: Threshold | None) -> None:
+    few = queries.select(slice(_SHOWN))
+    table = [list(COLUMNS if threshold else COLUMNS[:-1])]
+    for row in _rows(few, gallery, found, threshold):
+        cells = row | {"distance": f"{row['distance']:#.4g}", "pid": row["pid"] or ""}
+        if threshold is not None:
+            cells["same"] = "same" if row["same"] else ""
+        table.append([str(cells[name]) for name in table[0]])
+    print("\n".join(terminal.columns(table)))
+    if len(queries) > _SHOWN:
+        log.info(
+            f"These are the first {_SHOWN} of {len(queries)} queries. --filename writes all of them."
+        )
+
+
+def _write_report(
+    args: argparse.Namespace,
+    queries: Queries,
+    gallery: Gallery,
+    found: Found,
+    threshold: Threshold | None,
+    made: Mapping[str, Any],
+) -> None:
+    from reports import search as report
+
+    root = _root(args, gallery) or ""
+    shown = found.rows[: report.QUERIES, : report.LENGTH]
+    names = gallery.images.fids[np.unique(shown[shown >= 0])]
+    dataset.check_images(args.gallery, root, names, args.allow_any_path, allow_links=False)
+    page = report.write(
+        args.report,
+        report.Images(queries.images, queries.image_root),
+        report.Images(gallery.images, root),
+        found,
+        threshold,
+        made,
+    )
+    log.info(f"Wrote {page}.")
+
+
+if __name__ == "__main__":
+    common.run(main, parse_args)

@@ -191,6 +191,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--with", dest="also", default="", metavar="FLAGS", help="Further flags for all trainings."
     )
     parser.add_argument(
+        "--picture", metavar="FILE", help="Also draw the figures into this SVG or PNG file."
+    )
+    parser.add_argument(
         "--directory", default="ladder", metavar="DIR", help="Directory that keeps the results."
     )
     return parser.parse_args(argv)
@@ -281,13 +284,46 @@ def main(args: argparse.Namespace) -> None:
             if not path.exists():
                 files.write_json(path, climb(args, rung, seed, directory / "experiment"))
             done[name, seed] = json.loads(path.read_text())
+    table = {name: _percents(name, done, args.seeds) for name in rungs}
     print(f"{'':38}{'mAP':>20}{'top-1':>20}")
-    for name in rungs:
-        cells = ""
-        for figure in ("mAP", "top-1"):
-            values = [100 * done[name, seed][figure] for seed in range(1, args.seeds + 1)]
-            cells += f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
-        print(f"{name:38}{cells}")
+    for name, figures in table.items():
+        cells = [
+            f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
+            for values in figures.values()
+        ]
+        print(f"{name:38}{''.join(cells)}")
+    if args.picture:
+        draw(table, args.picture)
+
+
+def _percents(rung: str, done: dict, seeds: int) -> dict[str, list[float]]:
+    """The figures of all seeds, by name."""
+    return {
+        figure: [100 * done[rung, seed][figure] for seed in range(1, seeds + 1)]
+        for figure in ("mAP", "top-1")
+    }
+
+
+def draw(table: dict[str, dict[str, list[float]]], path: str) -> None:
+    """Draw each rung as a mean and the range of its seeds, mAP beside top-1."""
+    from matplotlib.figure import Figure
+
+    names = list(table)
+    figure = Figure(figsize=(9, 0.8 + 0.27 * len(names)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, which in zip(panels, ("mAP", "top-1"), strict=True):
+        for place, name in enumerate(names):
+            values = table[name][which]
+            panel.plot([min(values), max(values)], [place, place], color="#9aa5b1", linewidth=3)
+            panel.plot(statistics.mean(values), place, "o", color="#1f4e8c", markersize=5)
+        panel.set_title(f"{which} in percent", fontsize=10)
+        panel.set_yticks(range(len(names)), names, fontsize=9)
+        panel.grid(axis="x", color="#e3e7eb")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(axis="y", length=0)
+    panels[0].invert_yaxis()  # both, as they share it
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import common
 from common import UserError, first_few
-from data import cameras, dataset, pids, pk_sampler
+from data import cameras, dataset, pids, pk_sampler, samplers
 from data.dataset import Dataset
-from data.pk_sampler import Sampler
+from data.samplers import Sampler
 from experiment import args_json, flags, folder, like, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
@@ -28,6 +28,9 @@ from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
 from training import validation_set
 from training.validation_set import Data
+
+# Below this share of images with a positive a batch is warned about. A convention, not measured.
+_FEW_POSITIVES = 0.5
 
 
 class Call(NamedTuple):
@@ -218,30 +221,47 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             raise
         path = Path(settings.experiment_root, "args.json")
         raise UserError(
-            f"{error} (When resuming, train_set, image_root, batch_p and the validation are those of "
+            f"{error} (When resuming, train_set, image_root, {_size_flag(settings)} and the validation are those of "
             f"{path}.)"
         ) from None
     if sampler.too_small:
         log.warning(
-            f"{len(sampler.too_small)} groups have fewer than the {settings.batch_p} pids of a batch, and are left "
-            f"out: {first_few(sampler.too_small)}"
+            f"{len(sampler.too_small)} groups have fewer than {sampler.needed}, and are left out: "
+            f"{first_few(sampler.too_small)}"
         )
+    K = settings.batch_k if settings.sampler == "pk" else None
     for of_file in dataset.pids_by_file(data.train_set, settings.join_pids):
-        for line in pids.warnings(of_file, settings.batch_k):
+        for line in pids.warnings(of_file, K):
             log.warning(line)
+    _check_positives(settings, sampler, data.train_set)
     return data
+
+
+def _size_flag(settings: Settings) -> str:
+    return "batch_p" if settings.sampler == "pk" else "batch_size"
+
+
+def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -> None:
+    """Warn of batches that have few pairs of a pid. Raises: UserError where all are without."""
+    if isinstance(sampler, pk_sampler.Sampler):
+        return
+    share = sampler.share_with_positive(dataset.labels_of(train_set.pids))
+    if not share and not settings.id_loss_weight:
+        raise UserError(
+            f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
+            "needs. Add --id_loss_weight, take --sampler pk, or give several images of a pid."
+        )
+    if share < _FEW_POSITIVES:
+        log.warning(
+            f"--sampler {settings.sampler}: of the {settings.batch_size} images of a batch, {share:.1%} have another "
+            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Where it is to "
+            "train the network, and not another loss, give --sampler pk or a larger --batch_size."
+        )
 
 
 def _make_sampler(train_set: Dataset, settings: Settings) -> Sampler:
     """Make a sampler to check the data set. Raises: UserError where there are too few pids."""
-    return pk_sampler.make_sampler(
-        train_set,
-        settings.batch_p,
-        settings.batch_k,
-        seed=0,
-        set_weights=settings.set_weights,
-        same_group=settings.same_group_batches,
-    )
+    return samplers.make(train_set, settings.batch_plan, seed=0)
 
 
 def _begin_run(settings: Settings, data: validation_set.Data, call: Call, is_chief: bool) -> Run:

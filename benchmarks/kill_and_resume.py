@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 import common
+from data.samplers import SAMPLERS
 from experiment import detailed_logs, metrics_log, provenance
 
 # Within these a worker has to see that another one is gone.
@@ -62,14 +63,18 @@ def parse_args(argv=None):
         help="Number of workers that train together on this machine. One of them is killed each time, and the others "
         "have to end by themselves; then all begin again.",
     )
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, default="pk", help="The flag of the training."
+    )
     return parser.parse_args(argv)
 
 
-def make_dataset(folder: Path) -> list[str]:
+def make_dataset(folder: Path, sampler: str = "pk") -> list[str]:
     """Random images of 8 pids in each of two sets, boxes in one of them, in two groups.
 
     Returns: the flags of a small training on them.
     """
+    size = "--batch_p=4 --batch_k=3" if sampler == "pk" else f"--sampler={sampler} --batch_size=12"
     rng = np.random.default_rng(0)
     header = "pid,fid,group,x1,y1,x2,y2"
     rows = {"a": [header], "b": [header]}
@@ -85,7 +90,7 @@ def make_dataset(folder: Path) -> list[str]:
         (folder / f"{name}.csv").write_text("\n".join(lines))
     flags = f"--train_set {folder}/a.csv {folder}/b.csv --image_root {folder}/a {folder}/b --same_group_batches"
     flags += " --model_name=lunet_narrow --head_name=fc1024"
-    flags += " --embedding_dim=8 --batch_p=4 --batch_k=3 --net_input_height=20 --net_input_width=12 --crop_augment"
+    flags += f" --embedding_dim=8 {size} --net_input_height=20 --net_input_width=12 --crop_augment"
     flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
     flags += " --detailed_logs --seed=7 --ema=0.9 --chunk=6 --val_pids=2 --val_frequency=20 --early_stop=20"
     return flags.split()
@@ -236,7 +241,7 @@ def differences(a: Path, b: Path) -> list[str]:
 def main(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        flags = [*make_dataset(folder), f"--train_iterations={args.iterations}"]
+        flags = [*make_dataset(folder, args.sampler), f"--train_iterations={args.iterations}"]
         whole = start(f"--experiment_root={folder / 'whole'}", *flags, workers=args.workers)
         codes = [process.wait() for process in whole]
         if any(codes):

@@ -15,12 +15,12 @@ _NUMBER = re.compile(r"(-?)\+?0*([0-9]+)(?:\.([0-9]*?)0*)?")
 _MISSING = {"nan", "none", "null", "na", "n/a", "<na>", "#n/a"}
 
 
-def warnings(pids: Sequence[str], K: int) -> list[str]:
+def warnings(pids: Sequence[str], K: int | None) -> list[str]:
     """What is doubtful in the pids of a training set, a line for each kind; [] if nothing is.
 
     Args:
         pids: of each image.
-        K: images of a pid in a batch.
+        K: images of a pid in a batch; None where batches do not repeat images to have so many.
     """
     lines = []
     alike = look_alikes(pids)
@@ -35,7 +35,7 @@ def warnings(pids: Sequence[str], K: int) -> list[str]:
             f"pids that read like a missing value: {first_few(missing)}. Leave these images out, unless they show one "
             "identity."
         )
-    return lines + few_images(pids, K)
+    return lines + ([] if K is None else few_images(pids, K))
 
 
 def look_alikes(pids: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import common
-from data import cameras
+from data import cameras, samplers
 from experiment import id_losses
 
 T = TypeVar("T")
@@ -378,9 +378,27 @@ class Settings(Architecture):
         choices=("full", "auto"),
         default="full",
     )
+    sampler: str = _flag(
+        "data",
+        "Which images make a batch: --batch_k of each of --batch_p pids (pk); --batch_size of all "
+        "images, in epochs that see each image once (shuffle); or --batch_size times any pid, with "
+        "equal probability, and an image of it (balanced). Only pk gives each image another of its "
+        "pid in the batch; the others are for losses of identities.",
+        choices=samplers.SAMPLERS,
+        default="pk",
+    )
+    batch_size: int = _flag(
+        "data",
+        "Number of images in a batch, at least 2.",
+        only_with=OnlyWith("sampler", ("shuffle", "balanced")),
+        type=common.integer(2, most=10_000_000),
+        metavar="B",
+        default=128,
+    )
     batch_p: int = _flag(
         "data",
         "Number of pids in a batch, at least 2.",
+        only_with=OnlyWith("sampler", ("pk",)),
         type=common.integer(1, most=1_000_000),
         metavar="P",
         default=32,
@@ -388,6 +406,7 @@ class Settings(Architecture):
     batch_k: int = _flag(
         "data",
         "Number of images of each pid in a batch, at least 2.",
+        only_with=OnlyWith("sampler", ("pk",)),
         type=common.integer(1, most=10_000),
         metavar="K",
         default=4,
@@ -752,6 +771,28 @@ class Settings(Architecture):
     def reduced(self) -> bool:
         """Whether large JPEGs are decoded smaller."""
         return self.decode_scale == "auto"
+
+    @property
+    def images_per_batch(self) -> int:
+        """B: how many images are in a batch, of all devices together."""
+        return self.batch_p * self.batch_k if self.sampler == "pk" else self.batch_size
+
+    @property
+    def images_per_pid(self) -> int:
+        """How many images of a pid a batch is taken to have, at least 2: K, where it is P×K."""
+        return self.batch_k if self.sampler == "pk" else 2
+
+    @property
+    def batch_plan(self) -> samplers.Plan:
+        """How batches are made."""
+        return samplers.Plan(
+            self.sampler,
+            P=self.batch_p,
+            K=self.batch_k,
+            B=self.images_per_batch,
+            set_weights=self.set_weights,
+            same_group=self.same_group_batches,
+        )
 
     @property
     def validates(self) -> bool:

@@ -31,16 +31,21 @@ def check_combinations(settings: Settings) -> None:
 
 def _check_batch(settings: Settings) -> None:
     for name, value in {"batch_p": settings.batch_p, "batch_k": settings.batch_k}.items():
-        if value < 2:
+        if value < 2 and settings.sampler == "pk":
             raise UserError(
                 f"--{name} should be at least 2: a triplet is two images of one pid and one of "
                 f"another. Received: {value}"
             )
-    B = settings.batch_p * settings.batch_k
+    B = settings.images_per_batch
     if settings.chunk and B % settings.chunk:
+        flags_of_size = "--batch_p times --batch_k" if settings.sampler == "pk" else "--batch_size"
         raise UserError(
-            f"--chunk should divide the {B} images of a batch (--batch_p times --batch_k). Received: "
-            f"{settings.chunk}"
+            f"--chunk should divide the {B} images of a batch ({flags_of_size}). Received: {settings.chunk}"
+        )
+    if settings.sampler == "shuffle" and settings.cameras and settings.val_pids is None:
+        raise UserError(
+            f"--sampler shuffle draws images without regard to cameras. Received: --cameras {settings.cameras}. Leave "
+            "it out, or take --sampler pk or balanced"
         )
 
 
@@ -72,17 +77,26 @@ def _check_sets(settings: Settings) -> None:
         raise UserError(
             f"--set_weights should be one number for each --train_set. Received: {len(weights)} for {len(sets)} files"
         )
-    shares = pk_sampler.shares(settings.batch_p, weights)
+    pk = settings.sampler == "pk"
+    count, unit, flag = (
+        (settings.batch_p, "pid", "p") if pk else (settings.batch_size, "image", "size")
+    )
+    shares = pk_sampler.shares(count, weights)
     if 0 in shares:
         raise UserError(
-            f"--set_weights {' '.join(map(str, weights))} would give the {settings.batch_p} pids of a batch as "
-            f"{' and '.join(map(str, shares))} to the files. Give each a weight that makes at least one pid, or a "
-            "larger --batch_p"
+            f"--set_weights {' '.join(map(str, weights))} would give the {count} {unit}s of a batch as "
+            f"{' and '.join(map(str, shares))} to the files. Give each a weight that makes at least one {unit}, or a "
+            f"larger --batch_{flag}"
         )
 
 
 def _check_loss(settings: Settings) -> None:
     loss, margin = settings.loss, settings.margin
+    if settings.sampler != "pk" and (loss, margin) == ("batch_hard", "none"):
+        raise UserError(
+            f"--loss batch_hard with --margin none is -infinity where a batch is of one pid, as those of --sampler "
+            f"{settings.sampler} may be. Give another --margin, or --sampler pk"
+        )
     if loss in common.EMBEDDING_LOSSES and margin != "soft":
         raise UserError(
             f"--loss {loss} has no margin to set. Received: --margin {margin}. Leave it out, or "

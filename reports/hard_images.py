@@ -214,8 +214,10 @@ def confused_pids(
     closest = Counter()
     present = []
     for pids, dists in batches:
-        others = np.where(_same(pids), np.inf, dists).argmin(axis=1)
-        pairs = zip(pids.tolist(), pids[others].tolist(), strict=True)
+        same = _same(pids)
+        others = np.where(same, np.inf, dists).argmin(axis=1)
+        anchors = np.flatnonzero(~same.all(axis=1))  # none, if the batch is of one pid
+        pairs = zip(pids[anchors].tolist(), pids[others[anchors]].tolist(), strict=True)
         closest.update(tuple(sorted(pair)) for pair in pairs)
         present.append(Counter(pids.tolist()))
     found = {}
@@ -228,7 +230,7 @@ def confused_pids(
 def distance_percentiles(pids: np.ndarray, dists: np.ndarray) -> np.ndarray:
     """PERCENTILES of a batch's distances, float [2, 3]: of pairs of one pid, and of two pids.
 
-    An image and itself are no pair.
+    An image and itself are no pair. NaN where a batch that is not P×K has no such pair.
 
     Args:
         pids: [B].
@@ -237,7 +239,12 @@ def distance_percentiles(pids: np.ndarray, dists: np.ndarray) -> np.ndarray:
     same = _same(pids)
     one_pid = dists[same & ~np.eye(len(pids), dtype=bool)]
     two_pids = dists[~same]
-    return np.stack([np.percentile(one_pid, PERCENTILES), np.percentile(two_pids, PERCENTILES)])
+    return np.stack(
+        [
+            np.percentile(pairs, PERCENTILES) if pairs.size else np.full(len(PERCENTILES), np.nan)
+            for pairs in (one_pid, two_pids)
+        ]
+    )
 
 
 def _text(fid: bytes) -> str:
@@ -362,7 +369,10 @@ closest to one of the pair was one of the other; of how many times that both wer
 
 def _caption(findings: Findings) -> str:
     ends = []
-    for index in (0, -1):
+    whole = np.flatnonzero(np.isfinite(findings.percentiles).all(axis=(1, 2)))
+    if not len(whole):
+        return "Medians, and the range from 5% to 95%. No batch has pairs of one pid and of two."
+    for index in (whole[0], whole[-1]):
         low, high = findings.percentiles[index, :, 1]
         ends.append(f"{low:.3g} and {high:.3g} at iteration {findings.iterations[index]}")
     return (

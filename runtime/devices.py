@@ -29,16 +29,36 @@ def shards(strategy, cluster: Cluster, P: int, K: int, mining: str = "global") -
         on its own.
     """
     R = strategy.num_replicas_in_sync
-    B = P * K
-    if B % R:
-        raise UserError(
-            f"a batch should be shared out equally. Received: {B} images (--batch_p times "
-            f"--batch_k), {R} replicas. Give a multiple of {R}, or --strategy one."
-        )
+    parts = _equal_parts(P * K, "--batch_p times --batch_k", R, cluster)
     if mining == "local" and (P % R or P // R < 2):
         raise UserError(
             f"--mining local needs whole pids, at least 2, on each of {R} replicas. Received: "
             f"--batch_p {P}. Give a multiple of {R} of at least {2 * R}, or --mining global."
+        )
+    return parts
+
+
+def shards_of_images(strategy, cluster: Cluster, B: int, mining: str = "global") -> list[slice]:
+    """As `shards`, of a batch of B images whose pids come as they may.
+
+    Raises:
+        UserError when the batch cannot be shared out equally, or a replica would mine in one image.
+    """
+    R = strategy.num_replicas_in_sync
+    parts = _equal_parts(B, "--batch_size", R, cluster)
+    if mining == "local" and B // R < 2:
+        raise UserError(
+            f"--mining local needs at least 2 images on each of {R} replicas. Received: --batch_size {B}. Give at "
+            f"least {2 * R}, or --mining global."
+        )
+    return parts
+
+
+def _equal_parts(B: int, of_flags: str, R: int, cluster: Cluster) -> list[slice]:
+    if B % R:
+        raise UserError(
+            f"a batch should be shared out equally. Received: {B} images ({of_flags}), {R} replicas. Give a multiple "
+            f"of {R}, or --strategy one."
         )
     b = B // R
     return [slice(i * b, (i + 1) * b) for i in _own_replicas(R, cluster)]

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import first_few
-from data import augment, cameras, patience, pictures, pk_sampler
+from data import augment, cameras, patience, pictures, samplers
 from data import images as image_data
 from data.augment import Augmentation
 from data.dataset import Dataset, ImageFiles, labels_of
@@ -57,18 +57,13 @@ class Batches:
         self._settings = settings
         self._strategy = strategy
         self.pid_images = np.bincount(self.labels)
-        self.sampler = pk_sampler.make_sampler(
+        self.sampler = samplers.make(
             dataset,
-            settings.batch_p,
-            settings.batch_k,
+            settings.batch_plan,
             known(settings.seed),
-            cameras=cameras.cameras_of(dataset, settings.cameras),
-            set_weights=settings.set_weights,
-            same_group=settings.same_group_batches,
+            cameras.cameras_of(dataset, settings.cameras),
         )
-        self._shards = devices.shards(
-            strategy, cluster, settings.batch_p, settings.batch_k, settings.mining
-        )
+        self._shards = _shards(settings, strategy, cluster)
         self._augmentation = Augmentation(
             settings.net_size,
             settings.pre_crop_size if settings.crop_augment else None,
@@ -125,7 +120,7 @@ class Batches:
         )
         return image_data.training_batches(
             enumerate(rows, iteration),
-            settings.batch_p * settings.batch_k,
+            settings.images_per_batch,
             self.files,
             known(settings.seed),
             self._augmentation,
@@ -147,6 +142,13 @@ class Batches:
 
     def _files_of(self, iteration: int) -> ImageFiles:
         return self.files.select(next(self.sampler.batches(iteration, iteration + 1)))
+
+
+def _shards(settings: Settings, strategy, cluster: Cluster) -> list[slice]:
+    if settings.sampler == "pk":
+        P, K = settings.batch_p, settings.batch_k
+        return devices.shards(strategy, cluster, P, K, settings.mining)
+    return devices.shards_of_images(strategy, cluster, settings.batch_size, settings.mining)
 
 
 def without_bad_images(dataset: Dataset, image_root: str | Sequence[str], threads: int) -> Dataset:

@@ -43,7 +43,7 @@ def make_training(strategy, state: State, settings: Settings):
         by_embs, by_companions = tape.gradient(batch.scaled, sources)
         if companions.centers:
             companions.centers.move(batch.all_embs, labels)
-        measured = objective.measurements(batch, embs["emb_raw"], labels, stop, settings.batch_k)
+        measured = objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
         used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
         return measured, used, by_companions
 

@@ -225,7 +225,7 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
 
 
 def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster) -> None:
-    data = describe_data(batches.labels, batches.sampler.epochs())
+    data = describe_data(batches.labels, batches.sampler.describe())
     log.info(f"{data} on {devices.describe(strategy, cluster)}.")
     R = strategy.num_replicas_in_sync
     if R > 1:
@@ -241,7 +241,7 @@ def _log_flags(settings: Settings, ran_with: Mapping[str, str], iteration: int) 
 
 def _check_devices(settings: Settings, strategy) -> None:
     count = strategy.num_replicas_in_sync
-    b = settings.batch_p * settings.batch_k // count
+    b = settings.images_per_batch // count
     if settings.chunk and b % settings.chunk:
         raise UserError(
             f"--chunk should divide the images that each device has. Received: {settings.chunk}, "

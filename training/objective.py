@@ -74,7 +74,7 @@ def of_embeddings(
 
 
 def measurements(
-    objective: Objective, emb_raw: tf.Tensor, labels: tf.Tensor, stop, K: int
+    objective: Objective, emb_raw: tf.Tensor, labels: tf.Tensor, stop, settings: Settings
 ) -> dict[str, tf.Tensor]:
     """In a replica: what the step gives for the whole batch; see step.make_step.
 
@@ -82,13 +82,14 @@ def measurements(
         emb_raw: float32 [b, D], of this replica.
         labels: int [B].
         stop: int32, the number of the signal that told this worker to stop.
-        K: images of each pid.
     """
     losses, dists = objective.losses, objective.dists
     b = emb_raw.shape[0]
     offset = tf.distribute.get_replica_context().replica_id_in_sync_group * b
     columns = loss.Columns(labels, offset)
-    top1, precision = loss.retrieval_in_batch(dists, labels[offset : offset + b], K - 1, columns)
+    pids = labels[offset : offset + b]
+    nearest = settings.images_per_pid - 1
+    top1, precision = loss.retrieval_in_batch(dists, pids, nearest, columns)
     lengths = tf.norm(emb_raw, axis=1)
     furthest = tf.reduce_max(dists, axis=1)
     of_anchors = tf.stack([losses, top1, precision, lengths, furthest], axis=1)
@@ -97,14 +98,27 @@ def measurements(
     return {
         **{name: tf.reduce_sum(devices.gather(mean[None])) for name, mean in means.items()},
         "losses": losses,
-        "top1": tf.reduce_mean(top1),
-        "precision": tf.reduce_mean(precision),
+        "top1": _mean_of_queries(top1, labels, settings),
+        "precision": _mean_of_queries(precision, labels, settings),
         "active_count": tf.math.count_nonzero(losses > 1e-5, dtype=tf.int32),
         "emb": objective.all_embs,
         "emb_lengths": lengths,
         "furthest": tf.reduce_max(furthest),
         "stop": tf.reduce_max(devices.gather(stop[None])),
     }
+
+
+def _mean_of_queries(values: tf.Tensor, labels: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """The mean of a figure of retrieval, [B]. An image without another of its pid does not count,
+    which batches that are not P×K may have; the mean is 0 where there is no other.
+    """
+    if settings.sampler == "pk":
+        return tf.reduce_mean(values)
+    found = tf.reduce_any(loss.pair_masks(labels)[0], axis=1)
+    values = tf.where(found, values, 0.0)
+    return tf.math.divide_no_nan(
+        tf.reduce_sum(values), tf.math.count_nonzero(found, dtype=tf.float32)
+    )
 
 
 def _triplet_losses(

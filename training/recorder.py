@@ -64,7 +64,7 @@ class Recorder:
             settings.train_iterations,
             "iter",
             initial=finished,
-            images_per_step=settings.batch_p * settings.batch_k,
+            images_per_step=settings.images_per_batch,
             show=is_chief,
         )
         self._contexts = contextlib.ExitStack()
@@ -133,7 +133,7 @@ class Recorder:
             return {}
         return detailed_logs.layout(
             settings.train_iterations,
-            settings.batch_p * settings.batch_k,
+            settings.images_per_batch,
             settings.embedding_dim,
             self._batches.names,
         )
@@ -165,7 +165,7 @@ class Recorder:
         if number == 1:
             summaries.write_hparams(number, dataclasses.asdict(settings))
             summaries.write_layout(number, settings.validates)
-        scalars = summaries.scalars(result, settings.batch_k)
+        scalars = summaries.scalars(result, settings.images_per_pid)
         timing = {
             "secs_per_iter": seconds,
             "secs_waiting_for_images": done.batch.waited,
@@ -203,14 +203,14 @@ class Recorder:
         line = train_log.iteration_line(
             number,
             losses,
-            batch_k=settings.batch_k,
+            batch_k=settings.images_per_pid,
             precision=result["precision"],
             seconds=seconds,
             seconds_left=seconds * (settings.train_iterations - number),
         )
         log.info(line, extra=terminal.ON_LIVE_LINE)
         self._bar.set_postfix_str(
-            f"loss {losses.mean():.3f}, batch-p@{settings.batch_k - 1} {result['precision']:.0%}",
+            f"loss {losses.mean():.3f}, batch-p@{settings.images_per_pid - 1} {result['precision']:.0%}",
             refresh=False,
         )
 

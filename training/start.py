@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,19 +11,18 @@ from experiment.flags import Settings
 from training.schedule import Schedule, learning_rate
 
 
-def describe_data(labels: np.ndarray, epochs: Sequence[int]) -> str:
+def describe_data(labels: np.ndarray, epoch: str) -> str:
     """The training set in numbers.
 
     Args:
         labels: pids as numbers 0, 1, ..., int [N].
-        epochs: how many iterations it takes to draw every pid once; of each set, where each has
-            epochs of its own.
+        epoch: what an epoch is, as a sampler describes it.
     """
     images = np.bincount(labels)
     fewest, most = images.min(), images.max()
     return (
         f"{len(labels)} images of {len(images)} pids, {fewest}/{np.median(images):g}/{most} images "
-        f"a pid (min/median/max); an epoch, every pid once, is {' and '.join(map(str, epochs))} iterations;"
+        f"a pid (min/median/max); {epoch};"
     )
 
 

@@ -64,7 +64,7 @@ def _make_training(strategy, state: State, settings: Settings):
         update(state, tape.gradient(batch.scaled, variables), variables, settings)
         if state.companions.centers:
             state.companions.centers.move(batch.all_embs, labels)
-        return objective.measurements(batch, embs["emb_raw"], labels, stop, settings.batch_k)
+        return objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
 
     def train(*args):
         return strategy.run(replica, args=args)

@@ -166,7 +166,7 @@ class Validator:
             settings = self._settings
             flip = settings.val_views == "flip"
             # What fits into the memory in training does so here.
-            at_a_time = settings.chunk or settings.batch_p * settings.batch_k
+            at_a_time = settings.chunk or settings.images_per_batch
             with self._strategy.scope():
                 self._embedder = NetworkEmbedder(
                     network,

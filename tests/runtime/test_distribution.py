@@ -72,6 +72,13 @@ def tricks(dataset, root):
     return plain(dataset, root, *more.split())
 
 
+def shuffled(dataset, root):
+    """As plain, on batches in which pids come as they may."""
+    more = ["--sampler=shuffle", "--batch_size=6", "--train_iterations=2", "--id_loss_weight=1"]
+    defaults = ["--batch_p=32", "--batch_k=4"]
+    return plain(dataset, root, *more, *defaults)
+
+
 def start(strategy, *trainings, **environment):
     return subprocess.Popen(
         [sys.executable, SCRIPT, strategy, *map(json.dumps, trainings)],
@@ -136,6 +143,7 @@ def trained(dataset, tmp_path_factory):
             plain(dataset, folder / "plain-one"),
             flags(dataset, folder / "norm-one"),
             tricks(dataset, folder / "tricks-one"),
+            shuffled(dataset, folder / "shuffled-one"),
             flags(dataset, folder / "chunks-one", f"--chunk={P * K // 2}", "--train_iterations=1"),
         )
     )
@@ -146,6 +154,7 @@ def trained(dataset, tmp_path_factory):
             plain(dataset, folder / "plain-mirrored"),
             flags(dataset, folder / "norm-mirrored"),
             tricks(dataset, folder / "tricks-mirrored"),
+            shuffled(dataset, folder / "shuffled-mirrored"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
             plain(dataset, folder / "chunks-mirrored", "--chunk=3"),
             flags(
@@ -158,6 +167,7 @@ def trained(dataset, tmp_path_factory):
         *start_workers(
             plain(dataset, folder / "plain-multi_worker"),
             plain(dataset, folder / "chunks-multi_worker", "--chunk=6"),
+            shuffled(dataset, folder / "shuffled-multi_worker"),
             flags(dataset, folder / "norm-multi_worker", f"--train_iterations={LONG}"),
         )
     )
@@ -182,9 +192,9 @@ def layer_of(name):
     return name.removesuffix("/ExponentialMovingAverage").rpartition("/")[0]
 
 
-def assert_equal_but_for(tolerance, root, expected_root):
-    losses, weights = values(root)
-    expected_losses, expected_weights = values(expected_root)
+def assert_equal_but_for(tolerance, root, expected_root, iteration=ITERATIONS):
+    losses, weights = values(root, iteration)
+    expected_losses, expected_weights = values(expected_root, iteration)
     np.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
     assert weights.keys() == expected_weights.keys()
     for layer in {layer_of(name) for name in weights}:
@@ -206,6 +216,17 @@ def test_two_replicas_train_as_one_device_does(trained, net, tolerance, strategy
 def test_classifier_centers_draws_and_clipping_are_those_of_one_device(trained):
     assert_equal_but_for(1e-4, trained / "tricks-mirrored", trained / "tricks-one")
     assert {"classifier/weights", "centers/centers"} < values(trained / "tricks-one")[1].keys()
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_shuffled_batches_are_those_of_one_device(trained, strategy):
+    roots = trained / f"shuffled-{strategy}", trained / "shuffled-one"
+    assert_equal_but_for(1e-6, *roots, iteration=2)
+    fids, expected_fids = (detailed_logs.read(root / "fids") for root in roots)
+    np.testing.assert_array_equal(fids, expected_fids)
+    assert kill_and_resume.logged_iterations(roots[0]) == kill_and_resume.logged_iterations(
+        roots[1]
+    )
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])

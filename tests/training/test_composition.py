@@ -93,6 +93,13 @@ CASES = {
         "--flip_augment",
         "--cameras=market1501",
     ],
+    "a shuffle": [
+        "--sampler=shuffle",
+        "--batch_size=5",
+        "--id_loss_weight=1",
+        "--center_loss_weight=0.1",
+    ],
+    "balanced pids": ["--sampler=balanced", "--batch_size=6", "--chunk=3", "--cameras=market1501"],
     "crops and a cache": ["--crop_augment", "--cache=decoded"],
 }
 
@@ -108,9 +115,9 @@ def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
     root = tmp_path / "whole"
     typed = f"--experiment_root={root} --train_set={dataset.csv} --image_root={dataset.root} --embedding_dim={D}"
     typed += " --model_name=lunet_narrow"
-    typed += (
-        " --batch_p=3 --batch_k=2 --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
-    )
+    if not any(flag.startswith("--sampler") for flag in CASES[case]):
+        typed += " --batch_p=3 --batch_k=2"
+    typed += " --net_input_height=24 --net_input_width=16 --pre_crop_height=28"
     typed += " --pre_crop_width=18 --learning_rate=1e-2 --train_iterations=2 --checkpoint_frequency=1 --detailed_logs"
     typed += " --image_frequency=0 --seed=3"
     train.main(train.parse_args([*typed.split(), *CASES[case]]))
@@ -138,7 +145,15 @@ def test_it_trains_resumes_and_embeds(case, plain_net, dataset, tmp_path):
 def test_the_table_has_every_choice():
     chosen = {flag for flags in CASES.values() for flag in flags}
     for action in flags.make_parser("")._actions:
-        if action.dest in ("loss", "id_loss", "head_name", "metric", "optimizer", "lr_schedule"):
+        if action.dest in (
+            "loss",
+            "id_loss",
+            "head_name",
+            "metric",
+            "optimizer",
+            "lr_schedule",
+            "sampler",
+        ):
             names = common.plugin_names("heads") if action.dest == "head_name" else action.choices
             missing = {
                 f"--{action.dest}={name}" for name in names if name != action.default

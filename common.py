@@ -27,30 +27,43 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 HERE = Path(__file__).resolve().parent
 
 
-def _read_losses() -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
+def _read_losses() -> tuple[
+    tuple[str, ...], dict[str, str], tuple[str, ...], dict[str, dict[str, float]]
+]:
     """What loss.py says of its losses, read from its source: importing it would import TensorFlow.
 
     Returns:
-        METRICS; what each loss of its table LOSSES is over, by name; and the names of those that
-        have a form without zeros.
+        METRICS; what each loss of its table LOSSES is over, by name; the names of those that have a
+        form without zeros; and the constants of each by name, with their defaults.
     """
     module = ast.parse((HERE / "loss.py").read_text(encoding="utf-8"))
     assigned: dict[str, Any] = {}
+    functions = {}
     for node in module.body:
         if isinstance(node, ast.Assign):
             assigned[ast.unparse(node.targets[0])] = node.value
+        elif isinstance(node, ast.FunctionDef):
+            functions[node.name] = node.args
     table = assigned["LOSSES"]
     over = {}
     without_zeros = []
+    constants = {}
     for key, loss in zip(table.keys, table.values, strict=True):
         arguments = {argument.arg: argument.value for argument in loss.keywords}
         over[key.value] = ast.literal_eval(arguments["over"])
         if "without_zeros" in arguments:
             without_zeros.append(key.value)
-    return ast.literal_eval(assigned["METRICS"]), over, tuple(without_zeros)
+        function = functions[ast.unparse(arguments["function"])]
+        named = zip(function.kwonlyargs, function.kw_defaults, strict=True)
+        constants[key.value] = {
+            parameter.arg: ast.literal_eval(default)
+            for parameter, default in named
+            if default is not None
+        }
+    return ast.literal_eval(assigned["METRICS"]), over, tuple(without_zeros), constants
 
 
-METRICS, _OVER, LOSSES_WITHOUT_ZEROS = _read_losses()
+METRICS, _OVER, LOSSES_WITHOUT_ZEROS, LOSS_CONSTANTS = _read_losses()
 LOSSES = tuple(_OVER)
 DISTANCE_LOSSES = tuple(name for name in LOSSES if _OVER[name] == "distances")
 EMBEDDING_LOSSES = tuple(name for name in LOSSES if _OVER[name] == "embeddings")

@@ -7,8 +7,9 @@ LOSSES is the table of all losses. A new loss is a function and a line in that t
 loss per anchor, and the loss of a batch is their mean.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import tensorflow as tf
@@ -398,12 +399,25 @@ def _batch_all_without_zeros(
 # loss of 0 and no gradient.
 
 
-def multi_similarity(embs: tf.Tensor, pids: tf.Tensor, columns: Columns | None = None) -> tf.Tensor:
+def multi_similarity(
+    embs: tf.Tensor,
+    pids: tf.Tensor,
+    columns: Columns | None = None,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+) -> tf.Tensor:
     """The multi-similarity loss of Wang et al., CVPR 2019 (arXiv:1904.06627).
 
     Section 4.1 has the mining, section 4.2 the weights.
+
+    Args:
+        alpha, beta: how much the hardest positives and negatives outweigh the others, above 0.
+        base: the cosine, λ in the paper, that pairs are held against.
+        epsilon: how much easier than the hardest pair of the other kind a pair may be to count.
     """
-    alpha, beta, base, epsilon = 2.0, 50.0, 0.5, 0.1
     sims, positives, negatives = _similarities(embs, pids, columns)
     infinity = float("inf")
     least_positive = tf.reduce_min(tf.where(positives, sims, infinity), axis=1, keepdims=True)
@@ -416,12 +430,22 @@ def multi_similarity(embs: tf.Tensor, pids: tf.Tensor, columns: Columns | None =
     return pull + push
 
 
-def circle(embs: tf.Tensor, pids: tf.Tensor, columns: Columns | None = None) -> tf.Tensor:
+def circle(
+    embs: tf.Tensor,
+    pids: tf.Tensor,
+    columns: Columns | None = None,
+    *,
+    m: float = 0.25,
+    gamma: float = 64.0,
+) -> tf.Tensor:
     """The circle loss of Sun et al., CVPR 2020 (arXiv:2002.10857), section 3.
 
     Its weights have no gradient.
+
+    Args:
+        m: the margin: cosines should be above 1 - m for positives and below m for negatives.
+        gamma: scale of the cosines, above 0.
     """
-    m, gamma = 0.25, 64.0
     sims, positives, negatives = _similarities(embs, pids, columns)
     positive_weights = tf.stop_gradient(tf.nn.relu(1 + m - sims))
     negative_weights = tf.stop_gradient(tf.nn.relu(sims + m))
@@ -449,7 +473,8 @@ class Loss:
 
     Attributes:
         function: gives float32 [B], the loss of each anchor. It takes (dists, pids, margin,
-            columns) or (embs, pids, columns).
+            columns) or (embs, pids, columns), and its constants, each by name only, a number above
+            0 with a default: --loss_constants sets them.
         over: which of the two it takes.
         without_zeros: the same loss without its terms that are 0, if it has such a form. It takes
             (dists, pids, margin, columns) and gives two float32 [B]: the mean of the anchor's terms
@@ -481,11 +506,13 @@ class Choice(NamedTuple):
         name: a name in LOSSES.
         margin: see apply_margin; the losses over embeddings have none.
         ignore_zero: whether terms that are 0 do not count in the mean of a batch.
+        constants: of the loss, by name; those that are not there have their defaults.
     """
 
     name: str
     margin: float | str = "soft"
     ignore_zero: bool = False
+    constants: Mapping[str, float] = MappingProxyType({})
 
 
 def per_anchor(
@@ -521,9 +548,9 @@ def per_anchor(
             )
         return chosen.without_zeros(dists, pids, choice.margin, columns)
     if chosen.over == "embeddings":
-        losses = chosen.function(embs, pids, columns)
+        losses = chosen.function(embs, pids, columns, **choice.constants)
     else:
-        losses = chosen.function(dists, pids, choice.margin, columns)
+        losses = chosen.function(dists, pids, choice.margin, columns, **choice.constants)
     return losses, tf.ones_like(losses)
 
 

@@ -48,6 +48,9 @@ CHANGED_BY_RESUMING = (
     "early_stop",
 )
 
+# What --lr_factors can name.
+LR_PARTS = ("net", "head", "classifier", "bias")
+
 # What a validation measures, by the names that evaluate.py has for them.
 VALIDATION_FIGURES = ("mAP", "top-1", "top-5", "top-10", "mINP", "MAP@R", "R-precision")
 
@@ -151,6 +154,47 @@ def _margin_by_count(text: str) -> str:
     return text
 
 
+def named_numbers(text: str | None) -> dict[str, float]:
+    """What NAME=X,NAME=X,... says; an empty dict for None.
+
+    Raises:
+        ValueError: it is no such text, a name stands there twice, or a number is not above 0.
+    """
+    pairs = [part.split("=") for part in (text or "").split(",") if text is not None]
+    if any(len(pair) != 2 or not pair[0] for pair in pairs):
+        raise ValueError(text)
+    values = {name: float(number) for name, number in pairs}
+    if len(values) < len(pairs) or not all(0 < x < 3.4e38 for x in values.values()):
+        raise ValueError(text)
+    return values
+
+
+def _loss_constants(text: str) -> str:
+    """The text itself, as it stands in args.json. rules.py checks the names."""
+    try:
+        named_numbers(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "should be NAME=NUMBER,NAME=NUMBER,..., each name once and numbers above 0, such as "
+            f"gamma=64,m=0.25. Received: {text}"
+        ) from None
+    return text
+
+
+def _lr_factors(text: str) -> str:
+    """The text itself, as it stands in args.json."""
+    try:
+        unknown = named_numbers(text).keys() - set(LR_PARTS)
+    except ValueError:
+        unknown = {text}
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"should be numbers above 0 for parts of {', '.join(LR_PARTS)}, each once, such as head=10,bias=2. "
+            f"Received: {text}"
+        )
+    return text
+
+
 def _margin(text: str) -> float | str:
     if text in ("soft", "none"):
         return text
@@ -162,6 +206,15 @@ def _constants(name: str) -> str:
     values = {loss: getattr(each, name) for loss, each in id_losses.ID_LOSSES.items()}
     parts = [f"{value:g} with {loss}" for loss, value in values.items() if value is not None]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _defaults_of_constants() -> str:
+    """The constants of all losses and their defaults, in words."""
+    return "; ".join(
+        f"{loss} has {', '.join(f'{name} {value:g}' for name, value in constants.items())}"
+        for loss, constants in common.LOSS_CONSTANTS.items()
+        if constants
+    )
 
 
 # ------------------------------------------------------------------------- the table
@@ -489,9 +542,16 @@ class Settings(Architecture):
         "loss",
         "How the difference x of two distances becomes a loss. A number m gives max(0, m + x), "
         "soft gives log(1 + exp(x)), none gives x. The losses "
-        f"{' and '.join(common.EMBEDDING_LOSSES)} have constants of their own instead.",
+        f"{' and '.join(common.EMBEDDING_LOSSES)} have --loss_constants instead.",
         type=_margin,
         default="soft",
+    )
+    loss_constants: str | None = _flag(
+        "loss",
+        "Constants of the loss, such as gamma=32,m=0.4. Those that are not given have their "
+        f"defaults: {_defaults_of_constants()}.",
+        type=_loss_constants,
+        metavar="NAME=X,...",
     )
     loss_ignore_zero: bool = _switch(
         "loss",
@@ -630,6 +690,15 @@ class Settings(Architecture):
         metavar="X",
         default=0.1,
     )
+    lr_factors: str | None = _flag(
+        "optimization",
+        "Factors of the learning rate for parts of the weights, such as head=10,bias=2. net and "
+        "head are the net and all that is new: the head, classifiers. classifier is what the losses "
+        "train beside the network, where that is not to have the factor of head. bias is for biases "
+        "of all layers, those of norms included, times the factor of their part.",
+        type=_lr_factors,
+        metavar="PART=X,...",
+    )
     warmup_iterations: int = _flag(
         "optimization",
         "Let the learning rate rise linearly over the first N iterations, from a hundredth of it. "
@@ -640,9 +709,42 @@ class Settings(Architecture):
     )
     adam_beta1_decay: bool = _switch(
         "optimization",
-        "Lower Adam's beta1 from 0.9 to 0.5 at --decay_start_iteration, as in the paper but not in "
-        "its code.",
+        "Lower Adam's beta1 from --adam_beta1 to 0.5 at --decay_start_iteration, as in the paper but "
+        "not in its code.",
         only_with=OnlyWith("optimizer", ("adam", "adamw")),
+    )
+    adam_beta1: float = _flag(
+        "optimization",
+        "Part of Adam's mean of gradients that a step leaves in place.",
+        only_with=OnlyWith("optimizer", ("adam", "adamw")),
+        type=_below_one,
+        metavar="X",
+        default=0.9,
+    )
+    adam_beta2: float = _flag(
+        "optimization",
+        "Part of Adam's mean of squared gradients that a step leaves in place.",
+        only_with=OnlyWith("optimizer", ("adam", "adamw")),
+        type=_below_one,
+        metavar="X",
+        default=0.999,
+    )
+    rho: float | None = _flag(
+        "optimization",
+        "Part of the mean of squared gradients that a step of RMSprop or Adadelta leaves in place. "
+        "If it is not given, it is 0.9 for RMSprop and 0.95 for Adadelta.",
+        only_with=OnlyWith("optimizer", ("rmsprop", "adadelta")),
+        type=_below_one,
+        metavar="X",
+    )
+    optimizer_epsilon: float | None = _flag(
+        "optimization",
+        "What keeps the optimizer from dividing by 0: Adam adds it to the root of the mean of squared "
+        "gradients, RMSprop and Adadelta to the mean below the root. If it is not given, it is 1e-8 "
+        "for Adam and 1e-7 for the others.",
+        only_with=OnlyWith("optimizer", ("adam", "adamw", "rmsprop", "adadelta")),
+        type=common.positive_float,
+        metavar="X",
     )
     momentum: float = _flag(
         "optimization",
@@ -662,6 +764,15 @@ class Settings(Architecture):
         "Part of each kernel, but not of biases and scales, that a step takes away, times the "
         "learning rate. All optimizers but adam have it.",
         only_with=OnlyWith("optimizer", ("adamw", "sgd", "rmsprop", "adadelta")),
+        type=_non_negative_float,
+        metavar="X",
+        default=0.0,
+    )
+    l2: float = _flag(
+        "optimization",
+        "Part of every weight, those of biases, scales and classifiers included, that is added to its "
+        "gradient after --clip_norm: PyTorch's weight_decay of Adam and SGD. The bag of tricks has "
+        "0.0005.",
         type=_non_negative_float,
         metavar="X",
         default=0.0,
@@ -809,6 +920,16 @@ class Settings(Architecture):
         """The label smoothing of the loss of identities; None where it has no labels to smooth."""
         own = id_losses.ID_LOSSES[self.id_loss].smoothing
         return own if self.label_smoothing is None else self.label_smoothing
+
+    @property
+    def constants_of_loss(self) -> dict[str, float]:
+        """Those of --loss_constants by name."""
+        return named_numbers(self.loss_constants)
+
+    @property
+    def factors_of_parts(self) -> dict[str, float]:
+        """Those of --lr_factors by part, one of LR_PARTS."""
+        return named_numbers(self.lr_factors)
 
     @property
     def milestones(self) -> list[int]:

@@ -107,6 +107,7 @@ def _check_loss(settings: Settings) -> None:
             f"--loss {loss} compares by cosine. Received: --metric {settings.metric}. Leave it "
             "out, or give cosine"
         )
+    _check_loss_constants(settings)
     if settings.loss_ignore_zero and loss not in common.LOSSES_WITHOUT_ZEROS:
         raise UserError(
             f"--loss_ignore_zero is for --loss {' and '.join(common.LOSSES_WITHOUT_ZEROS)}. "
@@ -138,6 +139,22 @@ def _check_id_loss(settings: Settings) -> None:
                 f"--{name} of --id_loss {settings.id_loss} should give margins from 0 to below "
                 f"{own.margin_below:.3g}{unit}. Received: {getattr(settings, name)}"
             )
+
+
+def _check_loss_constants(settings: Settings) -> None:
+    constants = common.LOSS_CONSTANTS[settings.loss]
+    unknown = [name for name in settings.constants_of_loss if name not in constants]
+    if unknown and constants:
+        raise UserError(
+            f"--loss {settings.loss} has no constant {unknown[0]}. Received: --loss_constants "
+            f"{settings.loss_constants}. Give those of {', '.join(constants)} that are to differ from their defaults"
+        )
+    if unknown:
+        losses = [name for name, constants in common.LOSS_CONSTANTS.items() if constants]
+        raise UserError(
+            f"--loss {settings.loss} has no constants to set. Received: --loss_constants "
+            f"{settings.loss_constants}. Leave it out, or take one of {', '.join(losses)}"
+        )
 
 
 def _check_crops(settings: Settings) -> None:
@@ -219,6 +236,11 @@ def _check_optimization(settings: Settings) -> None:
         )
     if settings.nesterov and not settings.momentum:
         raise UserError("--nesterov needs a --momentum above 0, such as 0.9")
+    if settings.adam_beta1_decay and settings.adam_beta1 <= 0.5:
+        raise UserError(
+            f"--adam_beta1_decay lowers beta1 to 0.5. Received: --adam_beta1 {settings.adam_beta1}. Leave it out, or "
+            "give a higher --adam_beta1"
+        )
     if settings.adam_beta1_decay and settings.decay_start_iteration < 0:
         raise UserError(
             "--adam_beta1_decay needs a --decay_start_iteration, from which beta1 is 0.5. "

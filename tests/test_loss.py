@@ -271,19 +271,23 @@ def similarities(embs):
     return unit @ unit.T
 
 
-def multi_similarity(embs, pids):
+def multi_similarity(embs, pids, alpha=2, beta=50, base=0.5, epsilon=0.1):
     losses, all_sims = [], similarities(embs)
     for anchor, sims in enumerate(all_sims):
         positives, negatives = triplets_of(anchor, pids)
-        hard_positives = [p for p in positives if any(sims[p] < sims[n] + 0.1 for n in negatives)]
-        hard_negatives = [n for n in negatives if any(sims[n] > sims[p] - 0.1 for p in positives)]
-        pull = np.log(1 + sum(np.exp(-2 * (sims[p] - 0.5)) for p in hard_positives)) / 2
-        push = np.log(1 + sum(np.exp(50 * (sims[n] - 0.5)) for n in hard_negatives)) / 50
+        hard_positives = [
+            p for p in positives if any(sims[p] < sims[n] + epsilon for n in negatives)
+        ]
+        hard_negatives = [
+            n for n in negatives if any(sims[n] > sims[p] - epsilon for p in positives)
+        ]
+        pull = np.log(1 + sum(np.exp(-alpha * (sims[p] - base)) for p in hard_positives)) / alpha
+        push = np.log(1 + sum(np.exp(beta * (sims[n] - base)) for n in hard_negatives)) / beta
         losses.append(pull + push)
     return np.array(losses)
 
 
-def circle(embs, pids, weighted_by=None):
+def circle(embs, pids, weighted_by=None, m=0.25, gamma=64):
     """Weights are those of the embeddings `weighted_by`: they have no gradient."""
     losses, all_sims = [], similarities(embs)
     weight_sims = all_sims if weighted_by is None else similarities(weighted_by)
@@ -292,9 +296,9 @@ def circle(embs, pids, weighted_by=None):
         positives, negatives = triplets_of(anchor, pids)
         for p in positives:
             for n in negatives:
-                pull = max(0, 1.25 - frozen[p]) * (sims[p] - 0.75)
-                push = max(0, frozen[n] + 0.25) * (sims[n] - 0.25)
-                total += np.exp(64 * (push - pull))
+                pull = max(0, 1 + m - frozen[p]) * (sims[p] - (1 - m))
+                push = max(0, frozen[n] + m) * (sims[n] - m)
+                total += np.exp(gamma * (push - pull))
         losses.append(np.log(1 + total))
     return np.array(losses)
 
@@ -316,6 +320,25 @@ def test_losses_over_embeddings_and_their_gradients(name, spread):
         lambda x: weights @ EMBEDDING_REFERENCES[name](x, PIDS, **frozen), embs
     )
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
+
+
+OTHER_CONSTANTS = {
+    "multi_similarity": {"alpha": 3.0, "beta": 20.0, "base": 0.7, "epsilon": 0.3},
+    "circle": {"m": 0.4, "gamma": 16.0},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CONSTANTS)
+def test_each_constant_of_a_loss_can_be_set(name):
+    defaults = common.LOSS_CONSTANTS[name]
+    assert defaults.keys() == OTHER_CONSTANTS[name].keys()
+    embs, pids = np.random.default_rng(6).normal(size=(len(PIDS), 5)), tf.constant(PIDS)
+    for constant, value in OTHER_CONSTANTS[name].items():
+        constants = {constant: value}
+        losses, _ = loss.per_anchor(loss.Choice(name, constants=constants), embs, None, pids)
+        expected = EMBEDDING_REFERENCES[name](embs, PIDS, **defaults | constants)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+        assert np.abs(expected - EMBEDDING_REFERENCES[name](embs, PIDS)).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -554,6 +577,11 @@ def test_flags_offer_exactly_the_losses_and_metrics_there_are():
         assert (name in common.DISTANCE_LOSSES) == (entry.over == "distances")
         assert (name in common.EMBEDDING_LOSSES) == (entry.over == "embeddings")
         assert (name in common.LOSSES_WITHOUT_ZEROS) == (entry.without_zeros is not None)
+        parameters = inspect.signature(entry.function).parameters.values()
+        constants = {
+            each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY
+        }
+        assert common.LOSS_CONSTANTS[name] == constants
 
 
 @pytest.mark.parametrize("name", common.LOSSES)

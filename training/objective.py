@@ -147,5 +147,10 @@ def _triplet_losses(
         seed=tf.stack([settings.seed + tf.cast(stream, tf.int64), iteration]),
         embs=all_embs[part],
     )
-    choice = loss.Choice(settings.loss, settings.margin, settings.loss_ignore_zero)
+    choice = loss.Choice(
+        name=settings.loss,
+        margin=settings.margin,
+        ignore_zero=settings.loss_ignore_zero,
+        constants=settings.constants_of_loss,
+    )
     return loss.per_anchor(choice, emb, dists[:, part], labels[own], columns)

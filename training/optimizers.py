@@ -7,8 +7,7 @@ import keras
 import tensorflow as tf
 
 from training.adam import Adam
-
-_ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}  # the original's
+from training.per_variable import PerVariable, Treatment
 
 
 class Options(NamedTuple):
@@ -19,15 +18,37 @@ class Options(NamedTuple):
     # Taken from the weights directly, times the rate (arXiv:1711.05101); of kernels only, not of
     # biases, scales and other variables of less than two dimensions.
     weight_decay: float = 0.0
+    l2: float = 0.0  # part of each weight that is added to its gradient
     momentum: float = 0.0  # of sgd and rmsprop
     nesterov: bool = False  # of sgd
+    beta_1: float = 0.9  # of adam; the original's, as beta_2 and epsilon
+    beta_2: float = 0.999
     low_beta_1_from: int | None = None  # iteration from which Adam's beta1 is 0.5
+    rho: float | None = None  # of rmsprop and adadelta; None: Keras' default
+    epsilon: float | None = None  # None: 1e-8 of adam, 1e-7 of the others
     scale_loss: bool = False  # for float16, which would lose small gradients
+
+
+class AdamPerVariable(PerVariable, Adam):
+    pass
+
+
+class SGDPerVariable(PerVariable, keras.optimizers.SGD):
+    pass
+
+
+class RMSpropPerVariable(PerVariable, keras.optimizers.RMSprop):
+    pass
+
+
+class AdadeltaPerVariable(PerVariable, keras.optimizers.Adadelta):
+    pass
 
 
 def build(
     options: Options,
     variables: Sequence[keras.Variable],
+    factors: Sequence[float] = (),
     frozen: Sequence[keras.Variable] = (),
     frozen_iterations: int = 0,
 ) -> keras.optimizers.Optimizer:
@@ -35,34 +56,45 @@ def build(
 
     Args:
         variables: all that are ever trained.
-        frozen: those of them that are not trained in the first `frozen_iterations`.
+        factors: of the learning rate, one for each variable; none: all are 1.
+        frozen: those of the variables that are not trained in the first `frozen_iterations`.
 
     Returns:
         the optimizer, within a LossScaleOptimizer if `scale_loss` is set.
     """
-    shared = {"learning_rate": options.rate, "weight_decay": options.weight_decay or None}
+    optimizer = _make(options, frozen, frozen_iterations)
+    treatments = [
+        Treatment(factor, options.l2, options.weight_decay if len(variable.shape) >= 2 else 0.0)
+        for variable, factor in zip(variables, factors or [1.0] * len(variables), strict=True)
+    ]
+    optimizer.treat(variables, treatments)
+    if options.scale_loss:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(list(variables))
+    return optimizer
+
+
+def _make(
+    options: Options, frozen: Sequence[keras.Variable], frozen_iterations: int
+) -> PerVariable:
     if options.name in ("adam", "adamw"):
-        optimizer = Adam(
-            **shared,
-            **_ADAM,
+        return AdamPerVariable(
+            options.rate,
+            beta_1=options.beta_1,
+            beta_2=options.beta_2,
+            epsilon=options.epsilon or 1e-8,
             late_beta_1=None if options.low_beta_1_from is None else 0.5,
             late_from=options.low_beta_1_from or 0,
             delayed=frozen,
             delay=frozen_iterations,
         )
-    elif options.name == "sgd":
-        optimizer = keras.optimizers.SGD(
-            **shared, momentum=options.momentum, nesterov=options.nesterov
-        )
-    elif options.name == "rmsprop":
-        optimizer = keras.optimizers.RMSprop(**shared, momentum=options.momentum)
-    else:
-        optimizer = keras.optimizers.Adadelta(**shared)
-    optimizer.exclude_from_weight_decay([var for var in variables if len(var.shape) < 2])
-    if options.scale_loss:
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(list(variables))
-    return optimizer
+    if options.name == "sgd":
+        return SGDPerVariable(options.rate, momentum=options.momentum, nesterov=options.nesterov)
+    constants = {name: getattr(options, name) for name in ("rho", "epsilon")}
+    given = {name: value for name, value in constants.items() if value is not None}
+    if options.name == "rmsprop":
+        return RMSpropPerVariable(options.rate, momentum=options.momentum, **given)
+    return AdadeltaPerVariable(options.rate, **given)
 
 
 def apply(

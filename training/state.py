@@ -1,5 +1,6 @@
 """All that training changes: the network, its average, what accompanies it, and the optimizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -12,7 +13,7 @@ from network import checkpoint_paths, checkpoints, model, pretrained
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
-from training import averages, companions, optimizers
+from training import averages, companions, optimizers, rates
 
 
 class State:
@@ -47,6 +48,7 @@ class State:
             self.optimizer = optimizers.build(
                 _optimizer_options(settings),
                 self.trainable,
+                factors=self._rate_factors(settings),
                 frozen=self.net.trainable_variables,
                 frozen_iterations=settings.freeze_body_iterations,
             )
@@ -67,6 +69,20 @@ class State:
             averaged = averages.named_variables(self.average, self.network)
             self._names_of_averages.update(averaged)
             self.variables |= averaged
+
+    def _rate_factors(self, settings: Settings) -> list[float]:
+        """The factor of the learning rate of each trainable variable."""
+        net = _trainable_names([self.net])
+        network = _trainable_names([self.network])
+        companions = _trainable_names(self.companions.layers)
+        parts = {
+            "net": net.values(),
+            "head": [name for key, name in network.items() if key not in net],
+            "classifier": companions.values(),
+        }
+        by_name = rates.factors(parts, settings.factors_of_parts)
+        names = network | companions
+        return [by_name[names[id(variable)]] for variable in self.trainable]
 
     def _build_another(self) -> keras.Model:
         """The network as embed.py builds it, in float32, with weights that do not matter."""
@@ -131,6 +147,12 @@ class State:
         return source
 
 
+def _trainable_names(layers: Sequence[keras.layers.Layer]) -> dict[int, str]:
+    """The trained variables' names in checkpoints, by their ids."""
+    variables = checkpoints.named_variables(layers)
+    return {id(each): name for name, each in variables.items() if each.trainable}
+
+
 def _build_network(settings: Settings, precision: str) -> keras.Model:
     options = flags.net_options(settings)
     if settings.drop_path:
@@ -160,8 +182,13 @@ def _optimizer_options(settings: Settings) -> optimizers.Options:
         name=settings.optimizer,
         rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        l2=settings.l2,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
+        beta_1=settings.adam_beta1,
+        beta_2=settings.adam_beta2,
         low_beta_1_from=beta1_from,
+        rho=settings.rho,
+        epsilon=settings.optimizer_epsilon,
         scale_loss=settings.precision == "mixed_float16",
     )

@@ -32,11 +32,12 @@ def update(state: State, gradients: Sequence, variables: list, settings: Setting
             "--freeze_body_iterations leaves nothing to train: no weights of --head_name "
             f"{settings.head_name} come before the loss. Leave it out, or add an --id_loss_weight."
         )
-    # The weights of a neck have none where the only loss is taken before it.
-    gradients = [
-        tf.zeros(weight.shape) if gradient is None else gradient
-        for gradient, weight in zip(gradients, variables, strict=True)
-    ]
+    # The weights of a neck have none where the only loss is taken before it: they stay as they are,
+    # with --l2, too.
+    pairs = zip(gradients, variables, strict=True)
+    used = [(gradient, weight) for gradient, weight in pairs if gradient is not None]
+    gradients = [gradient for gradient, _ in used]
+    variables = [weight for _, weight in used]
     if settings.precision == "mixed_float16":
         gradients = _agreed(gradients)
     optimizers.apply(state.optimizer, gradients, variables, settings.clip_norm)

@@ -52,6 +52,10 @@ EXAMPLES = {
     "lr_milestones": "4,7",
     "lr_decay_factor": "0.5",
     "adam_beta1_decay": None,
+    "adam_beta1": "0.8",
+    "adam_beta2": "0.99",
+    "rho": "0.8",
+    "optimizer_epsilon": "1e-3",
     "momentum": "0.9",
     "nesterov": None,
     "weight_decay": "0.01",
@@ -84,6 +88,60 @@ def test_a_flag_without_effect_is_an_error(name):
     (wrong, *_) = [choice for choice in choices if choice not in only_with.values]
     with pytest.raises(UserError, match=f"--{name} is for --{only_with.name} .*Received: {wrong}"):
         rules.check_combinations(settings_of(flag, f"--{only_with.name}={wrong}"))
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--loss_constants=m=0.3"],
+            "--loss batch_hard has no constants .*Received: --loss_constants m=0.3. .*multi_similarity, circle",
+        ),
+        (
+            ["--loss=circle", "--loss_constants=m=0.3,alpha=3"],
+            "--loss circle has no constant alpha. Received: .*m=0.3,alpha=3. Give those of m, gamma",
+        ),
+        (
+            ["--adam_beta1_decay", "--adam_beta1=0.5"],
+            "--adam_beta1_decay lowers beta1 to 0.5. Received: --adam_beta1 0.5",
+        ),
+    ],
+)
+def test_constants_that_do_not_fit_are_refused(argv, message):
+    with pytest.raises(UserError, match=message):
+        rules.check_combinations(settings_of(*argv))
+
+
+def test_constants_that_fit():
+    settings = settings_of(
+        "--loss=circle", "--loss_constants=gamma=32", "--lr_factors=bias=2,net=.1"
+    )
+    rules.check_combinations(settings)
+    assert settings.constants_of_loss == {"gamma": 32}
+    assert settings.factors_of_parts == {"bias": 2, "net": 0.1}
+    assert settings_of().constants_of_loss == settings_of().factors_of_parts == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2", "m", "=2", "m=", "m=x", "m=0", "m=-1", "m=nan", "m=inf", "m=1,m=2", "m=1,", "m=1=2"],
+)
+@pytest.mark.parametrize("flag, name", [("loss_constants", "m"), ("lr_factors", "net")])
+def test_other_texts_than_names_with_numbers_are_refused(flag, name, text, capsys):
+    with pytest.raises(SystemExit):
+        settings_of(f"--{flag}={text.replace('m', name)}")
+    told = capsys.readouterr().err
+    assert "each" in told and "above 0" in told and "Received: " in told
+
+
+def test_factors_are_for_parts_that_there_are(capsys):
+    with pytest.raises(SystemExit):
+        settings_of("--lr_factors=head=10,body=2")
+    told = capsys.readouterr().err
+    assert (
+        "--lr_factors: should be numbers above 0 for parts of net, head, classifier, bias" in told
+    )
+    assert "Received: head=10,body=2" in told
 
 
 GOOD = ["--val_query=a.csv", "--val_gallery=b.csv", "--val_excluder=diagonal"]

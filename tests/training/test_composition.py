@@ -38,8 +38,11 @@ CASES = {
     "adam with a late beta1": ["--adam_beta1_decay", "--decay_start_iteration=1"],
     "adamw": ["--optimizer=adamw", "--weight_decay=0.01"],
     "sgd": ["--optimizer=sgd", "--momentum=0.9", "--nesterov", "--clip_norm=0.1"],
-    "rmsprop": ["--optimizer=rmsprop"],
+    "rmsprop": ["--optimizer=rmsprop", "--rho=0.8", "--optimizer_epsilon=1e-3"],
     "adadelta": ["--optimizer=adadelta"],
+    "constants of adam": ["--adam_beta1=0.8", "--adam_beta2=0.99", "--l2=5e-4"],
+    "factors of rates": ["--lr_factors=net=0.5,head=2,classifier=10,bias=2", "--id_loss_weight=1"],
+    "constants of a loss": ["--loss=circle", "--loss_constants=gamma=32,m=0.4"],
     "a frozen body": ["--freeze_body_iterations=1"],
     "chunks": ["--chunk=2", "--head_name=fc1024"],
     "chunks of a neck in bfloat16": [

@@ -15,6 +15,7 @@ import common
 from network import checkpoints, model
 from network.layers import BatchNorm
 from training import optimizers
+from training.adam import Adam
 from training.optimizers import Options
 from training.schedule import Schedule, learning_rate
 
@@ -42,11 +43,11 @@ SLOTS = {
 }
 
 
-def trajectory(options, schedule=CONSTANT, frozen_iterations=0, steps=8):
+def trajectory(options, schedule=CONSTANT, frozen_iterations=0, steps=8, factor=1.0):
     """The values [steps, 3, 2] of one variable, and its gradients."""
     variable = keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
     frozen = [variable] if frozen_iterations else []
-    optimizer = optimizers.build(options, [variable], frozen, frozen_iterations)
+    optimizer = optimizers.build(options, [variable], [factor], frozen, frozen_iterations)
     gradients = np.random.default_rng(0).normal(size=(steps, 3, 2)).astype(np.float32)
     values = []
 
@@ -66,14 +67,16 @@ def trajectory(options, schedule=CONSTANT, frozen_iterations=0, steps=8):
     return np.array(values), gradients.astype(np.float64)
 
 
-def adam(gradients, rates, beta_1s, weight_decay=0.0):
+def adam(gradients, rates, beta_1s, **constants):
     """tf.train.AdamOptimizer's: the powers of both betas are products over the steps so far."""
+    beta_2, epsilon = constants.get("beta_2", 0.999), constants.get("epsilon", 1e-8)
     x, m, v, power_1, power_2, values = np.arange(1.0, 7).reshape(3, 2), 0.0, 0.0, 1.0, 1.0, []
     for g, rate, beta_1 in zip(gradients, rates, beta_1s, strict=True):
-        power_1, power_2 = power_1 * beta_1, power_2 * 0.999
-        m, v = beta_1 * m + (1 - beta_1) * g, 0.999 * v + 0.001 * g * g
-        x = x * (1 - rate * weight_decay)
-        x = x - rate * np.sqrt(1 - power_2) / (1 - power_1) * m / (np.sqrt(v) + 1e-8)
+        g = g + constants.get("l2", 0.0) * x
+        power_1, power_2 = power_1 * beta_1, power_2 * beta_2
+        m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
+        x = x * (1 - rate * constants.get("weight_decay", 0.0))
+        x = x - rate * np.sqrt(1 - power_2) / (1 - power_1) * m / (np.sqrt(v) + epsilon)
         values.append(x)
     return np.array(values)
 
@@ -106,6 +109,68 @@ def test_the_rate_of_each_step_counts():
     np.testing.assert_allclose(got, adam(gradients, rates, [0.9] * 8), rtol=1e-5)
 
 
+@pytest.mark.parametrize("beta_1", [0.5, 0.0])
+def test_adams_constants(beta_1):
+    constants = {"beta_2": 0.9, "epsilon": 0.01}
+    got, gradients = trajectory(Options(beta_1=beta_1, **constants))
+    np.testing.assert_allclose(
+        got, adam(gradients, [0.01] * 8, [beta_1] * 8, **constants), rtol=1e-5
+    )
+
+
+def test_l2_is_added_to_the_gradient():
+    got, gradients = trajectory(Options(l2=0.3))
+    np.testing.assert_allclose(got, adam(gradients, [0.01] * 8, [0.9] * 8, l2=0.3), rtol=1e-5)
+    got, gradients = trajectory(Options(name="sgd", l2=0.3))
+    values = [np.arange(1.0, 7).reshape(3, 2)]
+    for gradient in gradients:
+        values.append(values[-1] - 0.01 * (gradient + 0.3 * values[-1]))
+    np.testing.assert_allclose(got, values[1:], rtol=1e-5)
+
+
+def test_l2_is_of_all_weights_and_is_not_clipped():
+    options = Options(name="sgd", rate=1.0, l2=0.25)
+    variables = [keras.Variable(np.full(shape, 4.0, np.float32)) for shape in [(), (3,), (3, 2)]]
+    optimizer = optimizers.build(options, variables)
+    gradients = [tf.zeros(v.shape) for v in variables]
+    optimizers.apply(optimizer, gradients, variables, clip_norm=0.01)
+    for variable in variables:
+        np.testing.assert_array_equal(variable, np.full(variable.shape, 3.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_factor_makes_the_steps_of_that_rate(kind):
+    options = KINDS[kind]._replace(l2=0.1)
+    got, _ = trajectory(options, factor=0.25)
+    expected, _ = trajectory(options, Schedule(rate=0.0025))
+    np.testing.assert_array_equal(got, expected)
+    others, _ = trajectory(options)
+    assert (others != expected).all()
+
+
+def operations_of_a_step(optimizer, variables):
+    @tf.function
+    def step(gradients):
+        optimizer.apply(gradients, variables)
+
+    gradients = [tf.zeros(variable.shape) for variable in variables]
+    graph = step.get_concrete_function(gradients).graph
+    return sorted(operation.type for operation in graph.get_operations())
+
+
+def test_what_has_no_effect_adds_no_operation_and_a_factor_one_for_all_its_variables():
+    variables = [keras.Variable(np.ones((3, 2), np.float32)) for _ in range(6)]
+    plain = Adam(0.01, epsilon=1e-8)
+    plain.build(variables)
+    expected = operations_of_a_step(plain, variables)
+    optimizer = optimizers.build(Options(), variables)
+    assert operations_of_a_step(optimizer, variables) == expected
+    optimizer = optimizers.build(Options(), variables, [1.0, 2.0, 2.0, 2.0, 3.0, 3.0])
+    more = operations_of_a_step(optimizer, variables)
+    assert len(more) - len(expected) <= 2 * 3  # the rate is read, and times a constant
+    assert more.count("ResourceApplyAdam") == 6
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_momentum(nesterov):
     got, gradients = trajectory(KINDS["momentum"]._replace(nesterov=nesterov))
@@ -121,6 +186,14 @@ def test_rmsprop_and_adadelta_are_keras_own():
     for options, other in (
         (KINDS["rmsprop"], keras.optimizers.RMSprop(0.01, momentum=0.5)),
         (KINDS["adadelta"], keras.optimizers.Adadelta(0.01)),
+        (
+            Options(name="rmsprop", rho=0.5, epsilon=1e-3),
+            keras.optimizers.RMSprop(0.01, rho=0.5, epsilon=1e-3),
+        ),
+        (
+            Options(name="adadelta", rho=0.5, epsilon=1e-3),
+            keras.optimizers.Adadelta(0.01, rho=0.5, epsilon=1e-3),
+        ),
     ):
         got, gradients = trajectory(options)
         variable = keras.Variable(np.arange(1, 7, dtype=np.float32).reshape(3, 2))
@@ -185,7 +258,7 @@ gradients = np.random.default_rng(0).normal(size=(4, 2, 3, 2)).astype(np.float32
 def run(strategy, per_replica):
     with strategy.scope():
         variable = keras.Variable(np.ones((3, 2), np.float32))
-        optimizer = optimizers.build(options, [variable])
+        optimizer = optimizers.build(options, [variable], [0.5])
     @tf.function
     def step(gradients):
         def on_replica():
@@ -205,7 +278,7 @@ assert np.abs(one - 1).max() > 1e-3
 
 @pytest.mark.parametrize("kind", ["adam_beta1_decay", "momentum"])
 def test_two_replicas_take_the_step_of_the_summed_gradient(kind):
-    options = json.dumps(KINDS[kind]._replace(rate=0.1)._asdict())
+    options = json.dumps(KINDS[kind]._replace(rate=0.1, l2=0.1)._asdict())
     done = subprocess.run(
         [sys.executable, "-c", REPLICAS, options], cwd=common.HERE, capture_output=True, text=True
     )
@@ -230,7 +303,9 @@ class Run:
         )
         self.body = model.net_of(self.network).trainable_variables
         self.weights = self.network.trainable_variables
-        self.optimizer = optimizers.build(KINDS[kind], self.weights, self.body, frozen_iterations)
+        self.optimizer = optimizers.build(
+            KINDS[kind], self.weights, frozen=self.body, frozen_iterations=frozen_iterations
+        )
         self.state = checkpoints.named_variables(self.network, self.optimizer)
         self.step = tf.function(self._step)
 

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import replicas
+import tensorflow as tf
+
+from common import UserError
+from experiment.flags import Settings
+from training import rates
+from training.state import State
+from training.update import update
+
+PARTS = {
+    "net": ["net/conv/weights", "net/conv/biases", "net/norm/gamma", "net/norm/beta"],
+    "head": ["emb/weights", "emb/biases", "gem/p"],
+    "classifier": ["classifier/weights"],
+}
+
+
+def factors(**of_parts):
+    found = rates.factors(PARTS, of_parts)
+    assert list(found) == [name for names in PARTS.values() for name in names]
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    "of_parts, expected",
+    [
+        ({}, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"net": 0.5}, [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1]),
+        ({"head": 10}, [1, 1, 1, 1, 10, 10, 10, 10]),
+        ({"head": 10, "classifier": 2}, [1, 1, 1, 1, 10, 10, 10, 2]),
+        ({"bias": 2}, [1, 2, 1, 2, 1, 2, 1, 1]),
+        ({"bias": 2, "net": 0.5, "head": 3}, [0.5, 1, 0.5, 1, 3, 6, 3, 3]),
+    ],
+)
+def test_a_factor_is_for_its_part_and_times_that_of_biases(of_parts, expected):
+    assert factors(**of_parts) == expected
+
+
+def state_of(**flags):
+    settings = Settings(
+        experiment_root="exp",
+        model_name="lunet_narrow",
+        embedding_dim=16,
+        net_input_height=24,
+        net_input_width=16,
+        seed=3,
+        optimizer="sgd",
+        learning_rate=1.0,
+        **flags,
+    )
+    with replicas.plain_net():
+        return State(settings, 4, tf.distribute.get_strategy()), settings
+
+
+def change(state, settings, gradient=1.0):
+    """How far a step takes each variable; a gradient of None is for those of the neck."""
+    names = {id(each): name for name, each in state.variables.items()}
+    before = [variable.numpy() for variable in state.trainable]
+    gradients = [
+        None if gradient is None and "Norm" in names[id(each)] else tf.ones(each.shape)
+        for each in state.trainable
+    ]
+    state.optimizer.learning_rate.assign(1.0)
+    update(state, gradients, state.trainable, settings)
+    return {
+        names[id(each)]: np.mean(old - each.numpy())
+        for each, old in zip(state.trainable, before, strict=True)
+    }
+
+
+def test_each_variable_of_a_training_has_the_rate_of_its_part():
+    moved = change(
+        *state_of(
+            head_name="fc1024", id_loss_weight=1.0, lr_factors="net=0.5,head=4,classifier=8,bias=2"
+        )
+    )
+    assert moved == pytest.approx(
+        {
+            "plain/conv1/weights": 0.5,
+            "plain/conv1/biases": 1,
+            "plain/conv2/weights": 0.5,
+            "plain/conv2/biases": 1,
+            "fully_connected/weights": 4,
+            "fully_connected/BatchNorm/gamma": 4,
+            "fully_connected/BatchNorm/beta": 8,
+            "emb/weights": 4,
+            "emb/biases": 8,
+            "classifier/weights": 8,
+        },
+        rel=1e-5,
+    )
+
+
+def test_a_factor_for_what_is_not_there_is_an_error():
+    with pytest.raises(UserError, match="classifier=10 has no effect: this training has no class"):
+        state_of(lr_factors="head=2,classifier=10")
+
+
+def test_l2_leaves_alone_what_the_loss_does_not_depend_on():
+    moved = change(*state_of(head_name="bnneck", l2=0.5), gradient=None)
+    assert moved["emb/BatchNorm/gamma"] == 0
+    assert moved["plain/conv1/biases"] == 1  # 0.5 of a bias that is 0 is nothing

@@ -50,7 +50,7 @@ def state_of(**flags):
         **flags,
     )
     with replicas.plain_net():
-        return State(settings, 4, tf.distribute.get_strategy()), settings
+        return State(settings, np.full(4, 3), tf.distribute.get_strategy()), settings
 
 
 def change(state, settings, gradient=1.0):

@@ -24,7 +24,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_modules_that_contributing_names_exist():
-    text = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (PROJECT / "docs" / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = re.findall(r"`([a-z_]+/[a-z0-9_/]+\.py)`", text)
     missing = [path for path in paths if not (PROJECT / path).exists()]
     assert paths and not missing, missing

@@ -564,6 +564,13 @@ def build_options(folder: str, name: str) -> list[str]:
     return []
 
 
+def constants(folder: str, name: str) -> list[str]:
+    """The names that a plug-in assigns at the top of its file, read as build_options reads."""
+    source = _plugin_files(folder)[name][0].read_text(encoding="utf-8")
+    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return [ast.unparse(target) for node in assigned for target in node.targets]
+
+
 def load_plugin(folder: str, name: str) -> ModuleType:
     """Import folder/name.py, of the project or of the current directory.
 

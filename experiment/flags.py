@@ -699,6 +699,16 @@ class Settings(Architecture):
         type=_lr_factors,
         metavar="PART=X,...",
     )
+    layer_decay: float = _flag(
+        "optimization",
+        "Factor of the learning rate for each layer of the net that comes after a weight's own: "
+        "with 0.75 the last layer has 0.75 of the rate, the one before 0.75², and so on. Layers are "
+        "the blocks of transformers, ConvNeXt and MobileNet, and the stages of other nets. 1 gives "
+        "all the same rate.",
+        type=common.number(float, lambda x: 0 < x <= 1, "a number above 0 and up to 1"),
+        metavar="X",
+        default=1.0,
+    )
     warmup_iterations: int = _flag(
         "optimization",
         "Let the learning rate rise linearly over the first N iterations, from a hundredth of it. "
@@ -761,8 +771,9 @@ class Settings(Architecture):
     )
     weight_decay: float = _flag(
         "optimization",
-        "Part of each kernel, but not of biases and scales, that a step takes away, times the "
-        "learning rate. All optimizers but adam have it.",
+        "Part of each kernel that a step takes away, times its learning rate; not of biases, norms "
+        "and other scales, tokens and embeddings of positions or cameras. All optimizers but adam "
+        "have it.",
         only_with=OnlyWith("optimizer", ("adamw", "sgd", "rmsprop", "adadelta")),
         type=_non_negative_float,
         metavar="X",

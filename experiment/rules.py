@@ -21,6 +21,7 @@ def check_combinations(settings: Settings) -> None:
         _check_option_of_net("drop_path", "drop_path", settings.drop_path, settings.model_name)
     _check_only_with(settings)
     _check_optimization(settings)
+    _check_layer_decay(settings)
     _check_validation(settings)
     if settings.jit_compile and settings.strategy not in ("auto", "one"):
         raise UserError(
@@ -246,6 +247,18 @@ def _check_optimization(settings: Settings) -> None:
             "--adam_beta1_decay needs a --decay_start_iteration, from which beta1 is 0.5. "
             f"Received: {settings.decay_start_iteration}"
         )
+
+
+def _check_layer_decay(settings: Settings) -> None:
+    net = settings.model_name
+    if settings.layer_decay == 1 or "LAYERS" in common.constants("nets", net):
+        return
+    names = common.plugin_names("nets")
+    nets = [name for name in names if "LAYERS" in common.constants("nets", name)]
+    raise UserError(
+        f"--layer_decay is not for --model_name {net}, which does not say what its layers are. Received: "
+        f"{settings.layer_decay}. Nets that do: {', '.join(nets)}"
+    )
 
 
 def _check_validation(settings: Settings) -> None:

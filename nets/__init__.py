@@ -1,4 +1,4 @@
-"""The nets, one a file; --model_name chooses one by the name of its file.
+r"""The nets, one a file; --model_name chooses one by the name of its file.
 
 The contract: `build(input_shape: tuple[int | None, int | None, int]) -> keras.Model` makes a model
 that takes images, float32 RGB in 0..255, [B, H, W, 3], and gives features, float32 [B, C]. Whatever
@@ -28,6 +28,11 @@ A net may also have, at the top of its file:
     APPLICATION = keras.applications.ResNet50
                                 Its model in Keras, whose ImageNet weights --initial_checkpoint
                                 imagenet takes.
+    LAYERS = r"block\d"         A regular expression for --layer_decay. What it finds in the names of
+                                variables, behind the net's own, are the layers, from the images on:
+                                stages of a CNN, blocks of a transformer. What no layer has in its
+                                name belongs to the next one; before the first it is a layer of its
+                                own, and behind the last it has the head's learning rate.
 
 Names of layers are the scopes of the variables in checkpoints, with "." for "/": layer
 `resnet_v1_50.conv1` holds `resnet_v1_50/conv1/weights`. Every layer with weights is named, so that

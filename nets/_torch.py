@@ -3,9 +3,6 @@
 Layers bear the names of PyTorch's modules, so that network/torch_weights.py finds their weights.
 """
 
-import re
-from collections.abc import Iterable
-
 import keras
 import numpy as np
 
@@ -130,37 +127,3 @@ def _he():
     return keras.initializers.VarianceScaling(
         2.0, mode="fan_out", distribution="untruncated_normal"
     )
-
-
-# ------------------------------------------------------------------------- depths
-
-# blocks/3, stages/1/blocks/2, stages/1/downsample, layer2/1, features/7
-_BLOCK = re.compile(r"/(?:blocks/|features/|stages/|layer)(\d+)/(?:(?:blocks/)?(\d+)/)?")
-
-
-def depths(names: Iterable[str]) -> dict[str, int]:
-    """How deep in its net each variable is, for learning rates that fall from the end to the start.
-
-    Args:
-        names: of all variables of one of PyTorch's nets, as checkpoints.named_variables has them.
-
-    Returns:
-        by name, 0 for what stands before the first block, 1, 2 and so on for the blocks, and one
-        more than for the last block for the norm behind it.
-    """
-    names = list(names)
-    blocks = {name: _block_of(name) for name in names}
-    in_order = sorted({block for block in blocks.values() if block})
-    result = {}
-    depth_outside = 0
-    for name, block in blocks.items():
-        if block:
-            depth_outside = len(in_order) + 1
-        result[name] = in_order.index(block) + 1 if block else depth_outside
-    return result
-
-
-def _block_of(name: str) -> tuple[int, int] | None:
-    """The stage and the number of the block that a variable belongs to; None outside of blocks."""
-    found = _BLOCK.search(name)
-    return (int(found[1]), int(found[2] or 0)) if found else None

@@ -5,6 +5,7 @@ import keras
 from nets import _keras
 
 APPLICATION = keras.applications.ConvNeXtTiny
+LAYERS = r"stage_\d_block_\d"
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:

@@ -9,6 +9,7 @@ _CHANNELS = (96, 192, 384, 768)
 _BLOCKS = (3, 3, 9, 3)
 _LAYER_SCALE = 1e-6
 _SMALLEST = 32  # pixels: the stages halve the images five times
+LAYERS = r"stages/\d/blocks/\d"
 
 
 def build(input_shape: tuple[int | None, int | None, int], drop_path: float = 0.0) -> keras.Model:

@@ -9,6 +9,7 @@ APPLICATION = keras.applications.DenseNet121
 # Of ImageNet, RGB in 0..1.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+LAYERS = r"conv\d_block"
 
 
 def build(

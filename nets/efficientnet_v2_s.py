@@ -5,6 +5,7 @@ import keras
 from nets import _keras
 
 APPLICATION = keras.applications.EfficientNetV2S
+LAYERS = r"block\d"
 
 
 def build(

@@ -16,6 +16,7 @@ _STAGES = [
     [(128, 512), (128, 512)],
 ]
 FROM_SCRATCH = True
+LAYERS = r"stage\d|last"
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:

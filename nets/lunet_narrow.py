@@ -10,6 +10,7 @@ from nets import _lunet
 
 _STAGES = [[], [(16, 64)], [(16, 64), (32, 128)], [(32, 128), (32, 128)]]
 FROM_SCRATCH = True
+LAYERS = r"stage\d|last"
 
 
 def build(input_shape: tuple[int | None, int | None, int]) -> keras.Model:

@@ -15,6 +15,8 @@ _SEPARABLE = (
     + [(2, 1024), (1, 1024)]
 )
 
+LAYERS = r"Conv2d_\d+"
+
 
 def build(
     input_shape: tuple[int | None, int | None, int],

@@ -16,6 +16,7 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 _LAST_WITH_STRIDE = 5
+LAYERS = r"features/\d+"
 
 
 def build(

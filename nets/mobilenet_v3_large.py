@@ -5,6 +5,7 @@ import keras
 from nets import _keras
 
 APPLICATION = keras.applications.MobileNetV3Large
+LAYERS = r"expanded_conv_(\d+_)?"
 
 
 def build(

@@ -8,6 +8,7 @@ from nets import _keras
 APPLICATION = keras.applications.ResNet50
 # Of ImageNet, in the order that the weights expect.
 _BGR_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
+LAYERS = r"conv\d_block"
 
 
 def build(

@@ -4,6 +4,8 @@ import keras
 
 from nets import _resnet_torch
 
+LAYERS = r"layer\d"
+
 
 def build(
     input_shape: tuple[int | None, int | None, int],

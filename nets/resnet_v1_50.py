@@ -4,6 +4,8 @@ import keras
 
 from nets import _resnet_v1
 
+LAYERS = r"block\d"
+
 
 def build(
     input_shape: tuple[int | None, int | None, int],

@@ -4,6 +4,8 @@ import keras
 
 from nets import _vit
 
+LAYERS = r"blocks/\d+"
+
 
 def build(
     input_shape: tuple[int | None, int | None, int],

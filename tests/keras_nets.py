@@ -1,10 +1,13 @@
 """What the tests of keras.applications' nets share."""
 
+import re
+
 import keras
 import numpy as np
 
 import common
 from network import checkpoints
+from training import rates
 
 # The lightest.
 SMALL = "mobilenet_v3_large"
@@ -34,6 +37,16 @@ def weights(net):
     """The variables by name, but for random states."""
     named = checkpoints.named_variables(net)
     return {name: variable for name, variable in named.items() if "seed_generator" not in name}
+
+
+def layers(name, net):
+    """How many layers of --layer_decay a net has, and whether something comes before the first."""
+    pattern = common.load_plugin("nets", name).LAYERS
+    names = [each.partition("/")[2] for each in weights(net)]
+    found = {match[0] for match in (re.search(pattern, each) for each in names) if match}
+    deepest = min(rates.decayed(list(weights(net)), pattern, 0.5).values())
+    assert -np.log2(deepest) in (len(found), len(found) + 1)
+    return len(found), bool(-np.log2(deepest) > len(found))
 
 
 def scramble(variables, seed=0):

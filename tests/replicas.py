@@ -31,7 +31,9 @@ def build_plain(input_shape):
 
 def plain_net():
     """Within the context the plain net stands in for lunet_narrow."""
-    return common.plugin("nets", "lunet_narrow", SimpleNamespace(build=build_plain))
+    return common.plugin(
+        "nets", "lunet_narrow", SimpleNamespace(build=build_plain, LAYERS=r"conv\d")
+    )
 
 
 def main(strategy: str, *trainings: str) -> None:

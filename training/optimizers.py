@@ -1,5 +1,6 @@
 """The optimizers of --optimizer, and a step of one."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,9 +16,7 @@ class Options(NamedTuple):
 
     name: str = "adam"  # adam, adamw, sgd, rmsprop or adadelta
     rate: float = 3e-4
-    # Taken from the weights directly, times the rate (arXiv:1711.05101); of kernels only, not of
-    # biases, scales and other variables of less than two dimensions.
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of what _decays, times the rate (arXiv:1711.05101)
     l2: float = 0.0  # part of each weight that is added to its gradient
     momentum: float = 0.0  # of sgd and rmsprop
     nesterov: bool = False  # of sgd
@@ -64,7 +63,7 @@ def build(
     """
     optimizer = _make(options, frozen, frozen_iterations)
     treatments = [
-        Treatment(factor, options.l2, options.weight_decay if len(variable.shape) >= 2 else 0.0)
+        Treatment(factor, options.l2, options.weight_decay if _decays(variable) else 0.0)
         for variable, factor in zip(variables, factors or [1.0] * len(variables), strict=True)
     ]
     optimizer.treat(variables, treatments)
@@ -72,6 +71,13 @@ def build(
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(list(variables))
     return optimizer
+
+
+def _decays(variable: keras.Variable) -> bool:
+    """Whether weight decay is for it: not for biases, scales of norms and the like, which have less
+    than two dimensions, and not for tokens and embeddings of positions and cameras, as in timm.
+    """
+    return len(variable.shape) >= 2 and not re.search("token|embed|position", variable.name)
 
 
 def _make(

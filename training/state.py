@@ -80,7 +80,11 @@ class State:
             "head": [name for key, name in network.items() if key not in net],
             "classifier": companions.values(),
         }
-        by_name = rates.factors(parts, settings.factors_of_parts)
+        by_depth = {}
+        if settings.layer_decay != 1:
+            layers = common.load_plugin("nets", settings.model_name).LAYERS
+            by_depth = rates.decayed(list(net.values()), layers, settings.layer_decay)
+        by_name = rates.factors(parts, settings.factors_of_parts, by_depth)
         names = network | companions
         return [by_name[names[id(variable)]] for variable in self.trainable]
 

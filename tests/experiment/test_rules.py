@@ -112,6 +112,19 @@ def test_constants_that_do_not_fit_are_refused(argv, message):
         rules.check_combinations(settings_of(*argv))
 
 
+def test_a_layer_decay_is_for_nets_that_say_what_their_layers_are(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "plain.py").write_text("def build(input_shape): pass")
+    (tmp_path / "nets" / "deep.py").write_text('LAYERS = r"layer\\d"\ndef build(input_shape): pass')
+    monkeypatch.chdir(tmp_path)
+    rules.check_combinations(settings_of("--model_name=deep", "--layer_decay=0.5"))
+    rules.check_combinations(settings_of("--model_name=plain", "--layer_decay=1"))
+    with pytest.raises(
+        UserError, match="for --model_name plain.*Received: 0.5. Nets .*lunet.*deep"
+    ):
+        rules.check_combinations(settings_of("--model_name=plain", "--layer_decay=0.5"))
+
+
 def test_constants_that_fit():
     settings = settings_of(
         "--loss=circle", "--loss_constants=gamma=32", "--lr_factors=bias=2,net=.1"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from golden.nets import deviation
-from keras_nets import SMALL, images, keras_features, net_of, original, scramble, weights
+from keras_nets import SMALL, images, keras_features, layers, net_of, original, scramble, weights
 
 from common import UserError
 from network import checkpoints, model
@@ -17,6 +17,15 @@ NETS = {
     "convnext_tiny": 768,
     "mobilenet_v3_large": 960,
     "densenet121": 1024,
+}
+# As in test_nets.py.
+LAYERS = {
+    "resnet50": (4, True),
+    "efficientnet_v2_b0": (6, True),
+    "efficientnet_v2_s": (6, True),
+    "convnext_tiny": (18, True),
+    "mobilenet_v3_large": (15, True),
+    "densenet121": (4, True),
 }
 
 
@@ -51,6 +60,11 @@ def test_features_are_keras_own(made):
     assert features.shape == (2, NETS[net])
     assert features.dtype == tf.float32
     assert deviation(features, keras_features(net, theirs, images(64, 32)).numpy()) < 1e-5
+
+
+def test_layers(made):
+    net, network, _, _ = made
+    assert layers(net, model.net_of(network)) == LAYERS[net]
 
 
 def test_a_training_step_and_embeddings_of_another_size(made):

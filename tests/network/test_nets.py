@@ -1,4 +1,5 @@
 import keras
+import keras_nets
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,6 +30,16 @@ def test_every_net_of_the_table_is_found_by_name():
     assert set(NETS) <= set(common.plugin_names("nets"))
 
 
+# How many layers of --layer_decay each net has, and whether something comes before the first.
+LAYERS = {
+    "lunet": (6, True),
+    "lunet_narrow": (4, True),
+    "mobilenet_v1_1_224": (14, False),
+    "resnet_v1_50": (4, True),
+    "resnet_v1_101": (4, True),
+}
+
+
 @pytest.fixture(scope="module", params=NETS)
 def built(request):
     return request.param, build(request.param)
@@ -42,6 +53,11 @@ def test_features_and_parameters(built):
     assert net.output.dtype == "float32"
     assert (count(net.variables), count(net.trainable_variables)) == parameters
     assert all(variable.startswith(f"{scope}/") for variable in checkpoints.named_variables(net))
+
+
+def test_layers(built):
+    name, net = built
+    assert keras_nets.layers(name, net) == LAYERS[name]
 
 
 def test_kernels_start_with_the_spread_of_their_initializer(built):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import keras
+import keras_nets
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -45,6 +46,20 @@ def test_all_weights_are_found_behind_their_prefix(loaded):
     assert told.missing == []
     assert len(told.taken) == len(checkpoints.named_variables(net))
     assert told.passed_over == [f"module.backbone.{each}" for each in CLASSIFIERS[name]]
+
+
+# As in test_nets.py.
+LAYERS = {
+    "mobilenet_v2_torch": (19, False),
+    "resnet50_torch": (4, True),
+    "resnet50_ibn_a": (4, True),
+    "resnet101_torch": (4, True),
+}
+
+
+def test_layers(loaded):
+    name, net, _ = loaded
+    assert keras_nets.layers(name, net) == LAYERS[name]
 
 
 @pytest.mark.parametrize("size", ["64x32", "128x64"])

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 from weights import refuse
 
 import common
-from nets import _torch, _vit
+from nets import _vit
 from network import checkpoint_paths, checkpoints, model, pretrained, readers
+from training import rates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ARRAYS = np.load(GOLDEN / "torch_nets.npz")
@@ -109,28 +110,36 @@ def test_an_experiment_of_another_size_gives_its_weights(tmp_path):
         np.testing.assert_array_equal(ours["vit/pos_embed"], expected)
 
 
-# ------------------------------------------------------------------------- depths
+# ------------------------------------------------------------------------- layers
 
 
-def depths(name, size=(32, 32)):
-    net = common.load_plugin("nets", name).build((*size, 3))
-    return _torch.depths(checkpoints.named_variables(net))
+def rates_of(name):
+    """The exponents of --layer_decay, by names without the net's own."""
+    module = common.load_plugin("nets", name)
+    names = list(checkpoints.named_variables(module.build((32, 32, 3))))
+    found = rates.decayed(names, module.LAYERS, 0.5)
+    return {key.partition("/")[2]: -np.log2(factor) for key, factor in found.items()}
 
 
-def test_depths_rise_from_the_stem_to_the_last_norm():
-    found = depths("vit_small_patch16")
+def test_rates_fall_from_the_last_norm_to_the_stem():
+    found = rates_of("vit_small_patch16")
     stem = ["cls_token", "class_position", "pos_embed", "patch_embed/proj/weights"]
-    assert {found[f"vit_small_patch16/{name}"] for name in stem} == {0}
-    assert found["vit_small_patch16/blocks/0/norm1/gamma"] == 1
-    assert found["vit_small_patch16/blocks/11/mlp/fc2/biases"] == 12
-    assert found["vit_small_patch16/norm/gamma"] == 13
+    expected = dict.fromkeys(stem, 13) | {"blocks/0/norm1/gamma": 12}
+    expected |= {"blocks/11/mlp/fc2/biases": 1, "norm/gamma": 0}
+    assert {name: found[name] for name in expected} == expected
 
-    found = depths("convnext_tiny_torch")
-    expected = {"stem/0/weights": 0, "stages/0/blocks/0/layer_scale": 1, "head/norm/gamma": 19}
-    # As in timm, a stage's downsampling is of the depth of its first block.
-    expected |= {"stages/1/downsample/0/gamma": 4, "stages/1/blocks/0/conv_dw/biases": 4}
-    assert {name: found[f"convnext_tiny_torch/{name}"] for name in expected} == expected
+    found = rates_of("convnext_tiny_torch")
+    expected = {"stem/0/weights": 19, "stages/0/blocks/0/layer_scale": 18, "head/norm/gamma": 0}
+    # As in timm, a stage's downsampling has the rate of its first block.
+    expected |= {"stages/1/downsample/0/gamma": 15, "stages/1/blocks/0/conv_dw/biases": 15}
+    assert {name: found[name] for name in expected} == expected
 
-    found = depths("resnet50_torch")
-    expected = {"conv1/weights": 0, "layer1/0/downsample/0/weights": 1, "layer4/2/bn3/beta": 16}
-    assert {name: found[f"resnet50_torch/{name}"] for name in expected} == expected
+    found = rates_of("resnet50_torch")
+    expected = {"conv1/weights": 5, "layer1/0/downsample/0/weights": 4, "layer4/2/bn3/beta": 1}
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_each_transformer_says_what_its_layers_are(name):
+    blocks = {"convnext_tiny_torch": r"stages/\d/blocks/\d"}.get(name, r"blocks/\d+")
+    assert blocks == common.load_plugin("nets", name).LAYERS

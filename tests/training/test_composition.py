@@ -42,6 +42,7 @@ CASES = {
     "adadelta": ["--optimizer=adadelta"],
     "constants of adam": ["--adam_beta1=0.8", "--adam_beta2=0.99", "--l2=5e-4"],
     "factors of rates": ["--lr_factors=net=0.5,head=2,classifier=10,bias=2", "--id_loss_weight=1"],
+    "a rate for each layer": ["--layer_decay=0.5", "--optimizer=adamw", "--weight_decay=0.01"],
     "constants of a loss": ["--loss=circle", "--loss_constants=gamma=32,m=0.4"],
     "a frozen body": ["--freeze_body_iterations=1"],
     "chunks": ["--chunk=2", "--head_name=fc1024"],

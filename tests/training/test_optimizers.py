@@ -216,6 +216,14 @@ def test_only_kernels_decay(kind):
     np.testing.assert_allclose(after, [1, 1, 1 - 0.5 * options.weight_decay], rtol=1e-6)
 
 
+def test_tokens_and_embeddings_do_not_decay():
+    names = ("kernel", "cls_token", "pos_embed", "class_position", "camera_embed")
+    variables = [keras.Variable(np.ones((2, 3), np.float32), name=name) for name in names]
+    optimizer = optimizers.build(Options(name="sgd", rate=0.5, weight_decay=0.5), variables)
+    optimizers.apply(optimizer, [tf.zeros((2, 3))] * len(names), variables, clip_norm=0.0)
+    assert [float(np.mean(variable)) for variable in variables] == [0.75, 1, 1, 1, 1]
+
+
 # ------------------------------------------------------------------------- clipping
 
 

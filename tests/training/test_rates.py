@@ -17,7 +17,7 @@ PARTS = {
 
 
 def factors(**of_parts):
-    found = rates.factors(PARTS, of_parts)
+    found = rates.factors(PARTS, of_parts, by_depth={})
     assert list(found) == [name for names in PARTS.values() for name in names]
     return list(found.values())
 
@@ -35,6 +35,41 @@ def factors(**of_parts):
 )
 def test_a_factor_is_for_its_part_and_times_that_of_biases(of_parts, expected):
     assert factors(**of_parts) == expected
+
+
+@pytest.mark.parametrize(
+    "layer, names, above",
+    [
+        # Blocks of a transformer, of which 1 and 11 are two; what comes before is one layer.
+        (
+            r"blocks/\d+",
+            [
+                "pos_embed",
+                "patch_embed/w",
+                "blocks/0/w",
+                "blocks/1/w",
+                "blocks/1/b",
+                "blocks/11/w",
+                "norm/b",
+            ],
+            [4, 4, 3, 2, 2, 1, 0],
+        ),
+        # Stages, with what leads to the next between them, and the first conv a layer itself.
+        (r"conv\d", ["conv1/w", "conv2/1", "conv2/2", "pool/w", "conv3/w"], [3, 2, 2, 1, 1]),
+        # Names may be mixed where a graph has branches.
+        (r"layer\d", ["stem", "layer1/a", "layer2/down", "layer1/b", "layer2/c"], [3, 2, 1, 2, 1]),
+    ],
+)
+def test_the_rate_falls_with_each_layer_above(layer, names, above):
+    names = [f"net12/{name}" for name in names]
+    found = rates.decayed(names, layer, 0.5)
+    assert found == {name: 0.5**count for name, count in zip(names, above, strict=True)}
+
+
+def test_factors_of_depth_and_parts_are_multiplied():
+    by_depth = {"net/conv/weights": 0.25, "net/conv/biases": 0.25}
+    found = rates.factors(PARTS, {"net": 2.0, "bias": 3.0, "head": 5.0}, by_depth)
+    assert list(found.values()) == [0.5, 1.5, 2, 6, 5, 15, 5, 5]
 
 
 def state_of(**flags):
@@ -72,15 +107,18 @@ def change(state, settings, gradient=1.0):
 def test_each_variable_of_a_training_has_the_rate_of_its_part():
     moved = change(
         *state_of(
-            head_name="fc1024", id_loss_weight=1.0, lr_factors="net=0.5,head=4,classifier=8,bias=2"
+            head_name="fc1024",
+            id_loss_weight=1.0,
+            lr_factors="net=4,head=4,classifier=8,bias=2",
+            layer_decay=0.5,
         )
     )
     assert moved == pytest.approx(
         {
-            "plain/conv1/weights": 0.5,
-            "plain/conv1/biases": 1,
-            "plain/conv2/weights": 0.5,
-            "plain/conv2/biases": 1,
+            "plain/conv1/weights": 1,
+            "plain/conv1/biases": 2,
+            "plain/conv2/weights": 2,
+            "plain/conv2/biases": 4,
             "fully_connected/weights": 4,
             "fully_connected/BatchNorm/gamma": 4,
             "fully_connected/BatchNorm/beta": 8,

@@ -564,7 +564,7 @@ def _missing(image_root: str, fids: Sequence[str]) -> list[str]:
 
     missing = []
     starts = range(0, len(asked), _CHUNK)
-    for found in _in_threads(missing_of, starts, f"x {_CHUNK} files"):
+    for found in in_threads(missing_of, starts, f"x {_CHUNK} files"):
         missing += found
     return missing
 
@@ -589,15 +589,21 @@ def _not_listed(image_root: str, fids: Sequence[str]) -> list[str]:
             files = set()
         return [fid for fid in wanted[folder] if fid[len(folder) :] not in files]
 
-    not_listed = list(_in_threads(not_listed_of, to_list, "folders"))
+    not_listed = list(in_threads(not_listed_of, to_list, "folders"))
     for folder, those in zip(to_list, not_listed, strict=True):
         wanted[folder] = those
     asked = set(itertools.chain.from_iterable(wanted.values()))
     return [fid for fid in fids if fid in asked] if asked else []
 
 
-def _in_threads(function: Callable[[T], U], items: Sequence[T], unit: str) -> Iterator[U]:
-    """The function's result for each item, in order. On a terminal a line shows the progress."""
+def in_threads(function: Callable[[T], U], items: Sequence[T], unit: str) -> Iterator[U]:
+    """The function's result for each item, in order, from 32 threads: most of their time is waiting.
+
+    On a terminal a line shows the progress.
+
+    Args:
+        unit: what an item is.
+    """
     pool = ThreadPoolExecutor(_THREADS)
     try:
         with terminal.bar(len(items), unit, delay=1) as bar:

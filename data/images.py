@@ -78,12 +78,14 @@ class Loading(NamedTuple):
         cache: what is held in memory: "none", "encoded" (the files) or "decoded" (the images).
         finished: False where an accelerator takes the last step, augment.finish.
         reduced: whether large JPEGs are decoded smaller, as data.decoding.reduction says.
+        stored: the function of data.resized.reader, where images are on disk, resized.
     """
 
     threads: int = 8
     cache: str = "none"
     finished: bool = True
     reduced: bool = False
+    stored: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 def on_accelerator() -> bool:
@@ -125,6 +127,9 @@ def reader(
     """
     images = _as_files(images)
     at_least = size if loading.reduced else None
+    if loading.stored is not None:
+        read_stored = loading.stored
+        return Reader(lambda rows: {"row": rows}, lambda file: read_stored(file["row"]))
     if loading.cache == "decoded":
 
         def load(path, box=None):

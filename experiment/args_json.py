@@ -20,6 +20,7 @@ from runtime.terminal import log
 PATHS = (
     "train_set",
     "image_root",
+    "cache_dir",
     "initial_checkpoint",
     "val_query",
     "val_gallery",
@@ -291,6 +292,11 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
         if name in given and name not in lacking and given[name] != getattr(stored, name):
             changes[name] = given[name]
             log.info(f"--{name} is {given[name]} from now on; it was {getattr(stored, name)}.")
+    if "cache" in changes and "resized" in (stored.cache, changes["cache"]):
+        raise UserError(
+            f"--cache resized rounds images to whole gray levels, so a training keeps to it or does without. Received: "
+            f"--cache {changes['cache']}, where args.json says {stored.cache}. Leave it out."
+        )
     resumed = dataclasses.replace(stored, **changes)
     finished = folder.newest_iteration(root)
     if "train_iterations" in given and resumed.train_iterations < finished:

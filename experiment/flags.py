@@ -43,6 +43,7 @@ CHANGED_BY_RESUMING = (
     "image_frequency",
     "loading_threads",
     "cache",
+    "cache_dir",
     "strategy",
     "val_frequency",
     "early_stop",
@@ -506,9 +507,18 @@ class Settings(Architecture):
         "data",
         "What to hold in memory from the start on: nothing, the bytes of all image files "
         "(encoded), or all decoded images, height x width x 3 bytes each (decoded; Market-1501: "
-        "320 MB). It does not change any result.",
-        choices=("none", "encoded", "decoded"),
+        "320 MB). It does not change any result. Or what to keep on disk, in --cache_dir: all images "
+        "as they are resized, rounded to whole gray levels (resized).",
+        choices=("none", "encoded", "decoded", "resized"),
         default="none",
+    )
+    cache_dir: str | None = _flag(
+        "data",
+        "Directory for the file of --cache resized: images x height x width x 3 bytes, at the "
+        "pre_crop size with --crop_augment, else at the net_input size. Trainings of one "
+        "data set and one size share it, and images whose files have changed are written anew.",
+        only_with=OnlyWith("cache", ("resized",)),
+        metavar="DIR",
     )
     on_bad_image: str = _flag(
         "data",

@@ -13,6 +13,7 @@ def check_combinations(settings: Settings) -> None:
     """Raises: UserError for values that are each allowed, but not together or not for training."""
     _check_batch(settings)
     _check_sets(settings)
+    _check_cache(settings)
     _check_loss(settings)
     _check_id_loss(settings)
     _check_crops(settings)
@@ -88,6 +89,13 @@ def _check_sets(settings: Settings) -> None:
             f"--set_weights {' '.join(map(str, weights))} would give the {count} {unit}s of a batch as "
             f"{' and '.join(map(str, shares))} to the files. Give each a weight that makes at least one {unit}, or a "
             f"larger --batch_{flag}"
+        )
+
+
+def _check_cache(settings: Settings) -> None:
+    if settings.cache == "resized" and not settings.cache_dir:
+        raise UserError(
+            "--cache resized needs a --cache_dir, a directory that several trainings may share"
         )
 
 

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common import UserError
@@ -169,6 +169,34 @@ def is_locked(path: str | os.PathLike) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike, waiting: Callable[[], None]) -> Iterator[None]:
+    """A context that one process at a time has for a path; the others wait for its end.
+
+    On a file system without locks nobody waits.
+
+    Args:
+        path: of a file, which need not exist, in a folder that does.
+        waiting: called once where there is another process.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{_shortened(path.name)}.lock")
+    told = False
+    while True:
+        try:
+            descriptor, _ = _open_and_lock(lock, os.O_RDWR | os.O_CREAT, "")
+            break
+        except UserError:
+            if not told:
+                waiting()
+            told = True
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        _close_and_remove(descriptor, lock)
 
 
 # ------------------------------------------------------------------------- complete files

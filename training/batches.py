@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from common import first_few
-from data import augment, cameras, patience, pictures, samplers
+from data import augment, cameras, patience, pictures, resized, samplers
 from data import images as image_data
 from data.augment import Augmentation
 from data.dataset import Dataset, ImageFiles, labels_of
 from data.images import Loading
+from data.resized import Stored
 from experiment.flags import Settings, known
 from runtime import devices
 from runtime.cluster import Cluster
@@ -73,6 +74,14 @@ class Batches:
             settings.random_erasing,
         )
         self._on_accelerator = image_data.on_accelerator()
+        self._stored = None
+        if settings.cache == "resized":
+            self._stored = resized.reader(
+                Stored(self.files, self._augmentation.resized, settings.reduced),
+                known(settings.cache_dir),
+                settings.loading_threads,
+                show=cluster.is_chief,
+            )
 
     def starting_at(self, iteration: int, interrupt: Uninterrupt | None = None) -> Iterator[Batch]:
         """The batches of iteration `iteration` (counted from 0) and of those that follow.
@@ -117,6 +126,7 @@ class Batches:
             settings.cache,
             finished=not self._on_accelerator,
             reduced=settings.reduced,
+            stored=self._stored,
         )
         return image_data.training_batches(
             enumerate(rows, iteration),

@@ -146,6 +146,15 @@ def test_how_long_how_often_and_on_what_may_be_given_anew(name, value, tmp_path,
     assert not any("not used" in line for line in lines)
 
 
+@pytest.mark.parametrize("began, given", [("resized", "none"), ("none", "resized")])
+def test_rounded_images_are_kept_to(began, given, tmp_path, capfd):
+    write_args(tmp_path, cache=began, cache_dir="a")
+    with pytest.raises(UserError, match=f"Received: --cache {given}, where args.json says {began}"):
+        resumed(tmp_path, capfd, f"--cache={given}")
+    settings, _ = resumed(tmp_path, capfd, f"--cache={began}", "--cache_dir=b")
+    assert (settings.cache, settings.cache_dir) == (began, "b")
+
+
 def test_fewer_iterations_than_are_finished_are_an_error(tmp_path, capfd):
     write_args(tmp_path)
     for name in ("checkpoint-9.index", "checkpoint-10.index", "checkpoint-99.data", "x-11.index"):

@@ -39,6 +39,7 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
 
 
 EXAMPLES = {
+    "cache_dir": "somewhere",
     "id_loss": "arcface",
     "id_scale": "30",
     "id_margin": "0.3",
@@ -255,3 +256,9 @@ def test_sets_that_go_together(argv, files):
 def test_sets_that_do_not_go_together(argv, message, files):
     with pytest.raises(UserError, match=message):
         rules.check_combinations(settings_of(*argv.split()))
+
+
+def test_images_on_disk_need_a_place():
+    with pytest.raises(UserError, match="--cache resized needs a --cache_dir"):
+        rules.check_combinations(settings_of("--cache=resized"))
+    rules.check_combinations(settings_of("--cache=resized", "--cache_dir=somewhere"))

@@ -137,7 +137,7 @@ def _decided(call: Call) -> Call:
     root = call.settings.experiment_root
     if not call.start_or_resume or not os.path.exists(Path(root, "args.json")):
         return call
-    args_json.check_same(call.settings)
+    args_json.check_same(call.settings, call.given)
     return call._replace(resume=True)
 
 

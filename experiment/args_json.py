@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +233,15 @@ def architecture(experiment_root: str | os.PathLike, given: dict[str, Any]) -> A
     return assumed
 
 
-def check_same(settings: Settings) -> None:
+def check_same(settings: Settings, given: Collection[str]) -> None:
     """Check that an experiment was started with the flags of this call.
 
     What resuming may change need not be the same, nor what args.json lacks, nor a seed that was
-    drawn.
+    drawn, nor a flag that was not given and had another default in an earlier version.
 
     Args:
         settings: the flags of this call, as for a new experiment.
+        given: the names of those that were given.
 
     Raises:
         UserError: as `load` does, and for flags that differ, with both values.
@@ -249,6 +251,11 @@ def check_same(settings: Settings) -> None:
     may_differ = OF_THE_CALL | set(flags.CHANGED_BY_RESUMING) | set(lacking)
     if settings.seed is None:
         may_differ.add("seed")
+    may_differ |= {
+        field.name
+        for field in flags.rows()
+        if field.name not in given and getattr(stored, field.name) == field.metadata["before"]
+    }
     differing = [
         f"--{name} is {now} and was {getattr(stored, name)}"
         for name, now in vars(settings).items()

@@ -294,6 +294,14 @@ def test_it_resumes_what_an_earlier_version_started(place):
     assert args_json.resume(call.settings, call.given).orientation == "stored"
 
 
+def test_an_earlier_default_is_no_difference(place):
+    make_folder(place / "exp")
+    experiment("exp", orientation="stored")
+    assert decided(*DATA).resume
+    with pytest.raises(UserError, match="--orientation is exif and was stored"):
+        decided(*DATA, "--orientation=exif")
+
+
 def test_it_goes_with_like(place):
     make_folder(place / "old")
     make_folder(place / "exp")

@@ -25,13 +25,14 @@ the exit code is 1 unless all experiments of the table are finished.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import common
 from common import UserError
-from experiment import args_json, metrics_log, provenance, train_log, validations
+from experiment import args_json, evaluations, metrics_log, provenance, train_log, validations
+from experiment.evaluations import Evaluation
 from runtime import json_files, terminal
 from runtime.terminal import log
 
@@ -41,35 +42,6 @@ if TYPE_CHECKING:
 # Different in each experiment, or without a part in what it learns.
 _NOT_COMPARED = {"experiment_root", "resume", json_files.DIGEST}
 _NONE = "-"
-
-
-# Flags of evaluate.py that change the figures of the same embeddings.
-_POST_PROCESSING = ("pool_tracklets", "multi_query", "query_expansion", "rerank", "use_market_ap")
-
-
-class Kind(NamedTuple):
-    """What must be the same in evaluations that are compared."""
-
-    data: str  # query set, gallery and excluder
-    extras: tuple[str, ...] | None  # what was done besides; None where the file does not tell
-
-    @property
-    def words(self) -> str:
-        return _NONE if self.extras is None else ", ".join(self.extras) or "plain"
-
-    @property
-    def plainness(self) -> tuple[int, str]:
-        """For sorting: first the plain ones, then those of which it is not known."""
-        return (1 if self.extras is None else 2 * len(self.extras)), str(self)
-
-
-class Evaluation(NamedTuple):
-    """What evaluate.py wrote to a file."""
-
-    path: Path
-    mean_ap: float
-    top_1: float
-    kind: Kind
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -141,7 +113,7 @@ def table(roots: Sequence[Path], flags: Sequence[dict]) -> "pd.DataFrame":
     import pandas as pd  # only here, so that --help does not wait for it
 
     differing = differing_flags(flags)
-    found = [list(evaluations(root)) for root in roots]
+    found = [list(evaluations.read(root)) for root in roots]
     several = len({evaluation.kind.data for of_run in found for evaluation in of_run}) > 1
     rows = []
     for root, args, alike in zip(roots, flags, compare_alike(found), strict=True):
@@ -179,56 +151,6 @@ def differing_flags(flags: Sequence[dict]) -> list[str]:
 def as_text(runs: "pd.DataFrame") -> str:
     """The table in columns of equal width, for a terminal."""
     return "\n".join(terminal.columns([list(runs), *runs.to_numpy().tolist()]))
-
-
-def evaluations(root: Path) -> Iterator[Evaluation]:
-    """The evaluations in an experiment's directory, from the oldest to the newest.
-
-    A file that has changed, or that cannot be read, is told in a warning.
-    """
-    found = [path for path in root.glob("*.json") if path.is_file() and path.name != "args.json"]
-    for path in sorted(found, key=lambda path: (path.stat().st_mtime, path)):
-        try:
-            result = json_files.read(path)
-        except (OSError, ValueError) as error:
-            log.warning(f"{path} is left out: {common.reason(error)}.")
-            continue
-        if isinstance(result, dict) and json_files.is_changed(result):
-            log.warning(
-                f"{path} was changed after evaluate.py wrote it. If nobody edited it, it is damaged: evaluate again."
-            )
-        try:
-            yield Evaluation(path, float(result["mAP"]), float(result["CMC"][0]), kind_of(result))
-        except (ValueError, TypeError, LookupError):  # another JSON file
-            continue
-
-
-def kind_of(result: dict) -> Kind:
-    """The kind of an evaluation, from `made` of its JSON file, which older files lack."""
-    made = _part(result, "made")
-    flags = _part(made, "flags")
-    if not flags:
-        return Kind(_NONE, None)
-    sets = [_part(made, name) for name in ("query", "gallery")]
-    views = max(len(_views(part)) for part in sets)
-    extras = [f"{views} views"] if views > 1 else []
-    for name in _POST_PROCESSING:
-        value = flags.get(name)
-        if value:
-            extras.append(name if value is True else f"{name} {value}")
-    names = ["/".join(Path(str(part.get("dataset", "?"))).parts[-2:]) for part in sets]
-    return Kind(f"{' in '.join(names)}, {flags.get('excluder', '?')}", tuple(extras))
-
-
-def _part(values: dict, name: str) -> dict:
-    part = values.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _views(part: dict) -> list:
-    """Names of the views of each image; [] where a file does not tell."""
-    names = part.get("views")
-    return names if isinstance(names, list) else []
 
 
 def compare_alike(found: Sequence[Sequence[Evaluation]]) -> list[list[Evaluation]]:

@@ -23,6 +23,7 @@ from data.samplers import Sampler
 from experiment import args_json, flags, folder, like, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
+from network import hub
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
@@ -116,6 +117,8 @@ def main(call: Call) -> None:
         log.warning(line)
     if cluster.is_chief:
         _check_root(call)
+        if not call.resume and str(settings.initial_checkpoint).startswith(hub.PREFIX):
+            hub.fetch(known(settings.initial_checkpoint))
     data = _load_data(settings, call.resume)
     run = _begin_run(settings, data, call, cluster.is_chief)
     lock = _lock(call, seen) if cluster.is_chief else contextlib.nullcontext()

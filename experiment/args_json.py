@@ -74,6 +74,23 @@ def content(settings: Settings) -> dict:
     return dataclasses.asdict(settings) | {"resume": False}
 
 
+def shareable(architecture: Architecture) -> dict[str, Any]:
+    """The flags by name, for a file that others get: of what lies elsewhere, without its folders."""
+    values = dataclasses.asdict(architecture)
+    values.pop("experiment_root", None)
+    for name in PATHS:
+        stored = values.get(name)
+        if isinstance(stored, list):
+            values[name] = [_without_folders(each) for each in stored]
+        elif stored is not None:
+            values[name] = _without_folders(stored)
+    return values
+
+
+def _without_folders(path: str) -> str:
+    return os.path.basename(path) if os.path.isabs(path) else path
+
+
 def write(settings: Settings) -> None:
     """Write args.json: all flags and a digest of them. Keys in it that are no flags stay."""
     root = Path(settings.experiment_root)

@@ -533,7 +533,8 @@ class Settings(Architecture):
         "model",
         "Pretrained weights of the net, not of the head: a TF-slim checkpoint, an experiment or a "
         "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, a "
-        ".safetensors file of PyTorch, or the word imagenet for nets that Keras has weights for.",
+        ".safetensors file of PyTorch or export.py, hf:owner/name[:file] of Hugging Face, or the word "
+        "imagenet for nets that Keras has weights for.",
         metavar="CHECKPOINT",
     )
     drop_path: float = _flag(

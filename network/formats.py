@@ -1,5 +1,6 @@
 """The network of an experiment in the formats of other programs; export.py tells what they hold."""
 
+import json
 import logging
 import tempfile
 import warnings
@@ -7,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from common import UserError, reason
 from data.decoding import decode_exportable
+from experiment import args_json
+from network import checkpoints, pretrained
 from network.embedder import Embedder
+from runtime import version
 
 
 def write_saved_model(embedder: Embedder, directory: Path) -> None:
@@ -79,6 +84,25 @@ def write_litert(embedder: Embedder, directory: Path) -> None:
     _write_network(embedder, directory / "model.tflite", "litert")
 
 
+def write_safetensors(embedder: Embedder, directory: Path) -> None:
+    """Write directory/model.safetensors: the variables by their names in checkpoints, in our layout."""
+    from safetensors.numpy import save  # one of the packages that only this format needs
+
+    variables = checkpoints.named_variables(embedder.network)
+    tensors = {
+        name: np.ascontiguousarray(variable)
+        for name, variable in variables.items()
+        if not name.endswith(pretrained.RANDOM_STATE)
+    }
+    metadata = {
+        "made_by": f"triplet-reid {version.version()}",
+        "checkpoint": Path(embedder.checkpoint).name,
+        "weights": embedder.weights or "raw",
+        "flags": json.dumps(args_json.shareable(embedder.flags), sort_keys=True),
+    }
+    (directory / "model.safetensors").write_bytes(save(tensors, metadata))
+
+
 def _write_network(embedder: Embedder, path: Path, kind: str) -> None:
     """From float32 images of the network's input size to embeddings."""
     network = keras.Model(embedder.network.inputs, {"emb": embedder.network.output["emb"]})
@@ -91,6 +115,7 @@ WRITERS: dict[str, Callable[[Embedder, Path], None]] = {
     "saved_model": write_saved_model,
     "onnx": write_onnx,
     "litert": write_litert,
+    "safetensors": write_safetensors,
 }
 
 

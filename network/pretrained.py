@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, first_few
-from network import checkpoint_paths, checkpoints, keras_weights, other_files, torch_weights
+from network import checkpoint_paths, checkpoints, hub, keras_weights, other_files, torch_weights
 from network.readers import Fitted, Reader
 
 # The state of a net's random numbers is no weight.
-_RANDOM_STATE = "seed_generator_state"
+RANDOM_STATE = "seed_generator_state"
 
 
 class Loaded(NamedTuple):
@@ -40,7 +40,8 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
     Args:
         source: a checkpoint of TF-slim or TensorFlow 1 (the single file of format V1; the prefix,
             .index or .data file of V2) or of ours, an experiment's directory (its newest
-            checkpoint) or the checkpoint-best in it, a weights file of Keras, or the word imagenet:
+            checkpoint) or the checkpoint-best in it, a weights file of Keras or of PyTorch
+            (safetensors), a file of Hugging Face as network/hub.py has it, or the word imagenet:
             what Keras has for this net.
         model_name: the file of nets/ that made the net.
         variables: {name: variable}, as from checkpoints.named_variables(model.net_of(network)).
@@ -50,7 +51,7 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
             name fits. Nothing is assigned then.
     """
     variables = {
-        name: variable for name, variable in variables.items() if not name.endswith(_RANDOM_STATE)
+        name: variable for name, variable in variables.items() if not name.endswith(RANDOM_STATE)
     }
     reader = Fitted(_open(source, model_name, variables), variables)
     wrong = checkpoints.misfits(reader, variables)
@@ -82,7 +83,7 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> Rea
     """Find out what `source` is, and open it."""
     if str(source) == "imagenet":
         return keras_weights.imagenet(model_name, variables)
-    path = Path(source)
+    path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
     if path.name == checkpoint_paths.BEST:
         path = checkpoints.find(path.parent, path.name)
     other = other_files.name_of(path)
@@ -100,6 +101,6 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> Rea
         raise UserError(
             f"the checkpoint {prefix} does not exist. Give the file of a TF-slim checkpoint, the .index file or the "
             "name before .index of a newer one, the directory of an experiment, a .weights.h5, .keras or .h5 file of "
-            "Keras, a .safetensors file of PyTorch, or the word imagenet."
+            "Keras, a .safetensors file of PyTorch, hf:owner/name of Hugging Face, or the word imagenet."
         )
     return checkpoints.read(prefix)

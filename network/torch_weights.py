@@ -41,8 +41,9 @@ _NO_WEIGHT = "num_batches_tracked"
 def read(path: Path, variables: Mapping) -> Arrays:
     """The arrays of a safetensors file.
 
-    What stands before the names, such as `module.` or `backbone.`, is recognized: it is what most
-    of the net's names have in common there.
+    A file of export.py has our names and our layout. Of PyTorch's names, what stands before them,
+    such as `module.` or `backbone.`, is recognized: it is what most of the net's names have in
+    common there.
 
     Args:
         variables: {name: variable} of the net that they are for.
@@ -55,6 +56,8 @@ def read(path: Path, variables: Mapping) -> Arrays:
         UserError: the file is damaged, or none; or the package that reads it is missing.
     """
     tensors = _load(path)
+    if tensors.keys() & variables.keys():  # of export.py, by our names; PyTorch's have no slash
+        return Arrays(tensors)
     names = {name: torch_name(name) for name in variables}
     prefix = _prefix(tensors, names.values())
     _check_tokens(path, tensors, prefix, names.values())

@@ -1,8 +1,11 @@
+import json
+import os
 import re
 import resource
 import subprocess
 import sys
 
+import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,11 +14,14 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from image_kinds import BY_PILLOW, BY_TENSORFLOW, REFUSED, oriented
 from PIL import Image
+from safetensors import safe_open
 from small_network import SIZE
 
 import common
 import export
-from network import checkpoints, formats, model
+from experiment import args_json
+from experiment.flags import Settings
+from network import checkpoints, formats, model, pretrained
 from network.embedder import Embedder
 from runtime import files
 
@@ -252,3 +258,104 @@ def test_a_full_disk_is_told_and_nothing_is_left(name, experiment, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------- safetensors, model card
+
+
+@pytest.fixture(scope="module")
+def weights(experiment, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exports") / "weights"
+    evaluation = {"mAP": 0.5, "CMC": [0.75], "made": {"flags": {"excluder": "a|b"}, "query": {}}}
+    files.write_json(experiment / "result.json", evaluation)
+    run(experiment, directory, "--formats", "safetensors")
+    return directory
+
+
+def test_our_safetensors_are_loaded_again_bit_for_bit(experiment, weights):
+    assert sorted(path.name for path in weights.iterdir()) == ["README.md", "model.safetensors"]
+    with safe_open(weights / "model.safetensors", "numpy") as file:
+        metadata = file.metadata()
+        names = set(file.keys())
+    stored = json.loads(metadata["flags"])
+    assert (stored["model_name"], stored["embedding_dim"]) == ("lunet_narrow", small_network.DIM)
+    assert metadata["checkpoint"] == "checkpoint-3" and "experiment_root" not in stored
+    net = common.load_plugin("nets", "lunet_narrow").build((*SIZE, 3))
+    wanted = checkpoints.named_variables(net)
+    told = pretrained.load_net(weights / "model.safetensors", "lunet_narrow", wanted)
+    assert set(told.taken) == set(wanted) and not told.missing
+    assert set(told.passed_over) == names - set(wanted)  # the head
+    reader = checkpoints.read(experiment / "checkpoint-3")
+    for name, variable in wanted.items():
+        np.testing.assert_array_equal(variable, reader.get_tensor(name))
+
+
+def test_folders_of_a_machine_are_not_published(tmp_path):
+    flags = Settings(
+        experiment_root="/home/me/exp",
+        train_set=["/home/me/a.csv", "b/c.csv"],
+        initial_checkpoint="hf:timm/x",
+        image_root="/home/me/images",
+    )
+    values = args_json.shareable(flags)
+    assert "/home" not in json.dumps(values)
+    assert (values["train_set"], values["image_root"]) == (["a.csv", "b/c.csv"], "images")
+    assert values["initial_checkpoint"] == "hf:timm/x"
+
+
+def test_the_model_card_has_data_figures_and_flags(weights):
+    card = (weights / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: triplet-reid\n")
+    assert "`lunet_narrow` with the head `fc1024_normalize`" in card
+    assert "a\\|b | plain | 50.0% | 75.0% |" in card
+    assert "does not say what it was trained on" in card
+    assert "--model_name lunet_narrow --head_name fc1024_normalize" in card
+    assert "--initial_checkpoint model.safetensors" in card and "saved_model" not in card
+
+
+class Hub:
+    """Stands in for huggingface_hub.HfApi."""
+
+    def __init__(self, fails=None):
+        self.calls = []
+        self.fails = fails
+
+    def __call__(self):
+        return self
+
+    def create_repo(self, repository, private, exist_ok):
+        self.calls.append(("create", repository, private, exist_ok))
+        if self.fails == "create":
+            raise OSError("no token")
+
+    def upload_folder(self, repo_id, folder_path):
+        self.calls.append(("upload", repo_id, sorted(os.listdir(folder_path))))
+        if self.fails == "upload":
+            raise OSError("no connection")
+
+
+def push(experiment, directory, monkeypatch, fails=None):
+    api = Hub(fails)
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    run(experiment, directory, "--formats", "safetensors", "--push_to_hub", "me/net")
+    return api.calls
+
+
+def test_a_folder_is_uploaded_as_it_is(experiment, tmp_path, monkeypatch):
+    calls = push(experiment, tmp_path / "out", monkeypatch)
+    files_of = ["README.md", "model.safetensors"]
+    assert calls == [("create", "me/net", True, True), ("upload", "me/net", files_of)]
+    assert "--initial_checkpoint hf:me/net" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_upload_that_fails_leaves_what_was_written(experiment, tmp_path, monkeypatch):
+    with pytest.raises(common.UserError, match=r"me/net is not possible: no token. Log in"):
+        push(experiment, tmp_path / "out", monkeypatch, "create")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(
+        common.UserError, match="out is written, but was not.*no connection.*hf upl"
+    ):
+        push(experiment, tmp_path / "out", monkeypatch, "upload")
+    assert (tmp_path / "out/model.safetensors").exists()
+    with pytest.raises(common.UserError, match="should be like owner/name. Received: net"):
+        run(experiment, tmp_path / "other", "--push_to_hub", "net")

@@ -9,7 +9,7 @@ from paths import PROJECT
 
 import common
 import runs
-from experiment import folder, train_log
+from experiment import evaluations, folder, train_log
 from experiment.metrics_log import MetricsLog
 from runtime import files, json_files
 
@@ -147,7 +147,7 @@ def test_other_json_files_and_unfinished_ones_are_no_evaluations(tmp_path):
         "empty_cmc": '{"mAP": 1, "CMC": []}',
     }.items():
         (root / f"{name}.json").write_text(text)
-    (found,) = runs.evaluations(root)
+    (found,) = evaluations.read(root)
     assert found[:3] == (root / "right.json", 0.5, 0.5)  # path, mAP, top-1
     assert found.kind == ("-", None)
 
@@ -192,20 +192,20 @@ def cells(tmp_path):
     ],
 )
 def test_the_kind_of_an_evaluation(values, words):
-    kind = runs.kind_of({"made": made(**values)})
+    kind = evaluations.kind_of({"made": made(**values)})
     assert kind.words == words
     assert kind.data == "market/query.csv in market/gallery.csv, market1501"
 
 
 @pytest.mark.parametrize("value", [None, 5, [], {}, {"flags": None}, {"flags": {}}, "x"])
 def test_old_and_strange_files_do_not_tell_their_kind(value):
-    assert runs.kind_of({"made": value}).words == "-"
-    assert runs.kind_of({}).words == "-"
+    assert evaluations.kind_of({"made": value}).words == "-"
+    assert evaluations.kind_of({}).words == "-"
 
 
 def test_a_file_that_tells_a_part_of_it():
     part = {"flags": {"rerank": True}, "query": {"views": 5, "dataset": None}, "gallery": []}
-    assert runs.kind_of({"made": part}).words == "rerank"
+    assert evaluations.kind_of({"made": part}).words == "rerank"
 
 
 def test_a_re_ranked_result_is_not_the_best_beside_a_plain_one(tmp_path):

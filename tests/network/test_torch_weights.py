@@ -3,10 +3,12 @@
 import json
 import pickle
 import struct
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from paths import GOLDEN
 from safetensors.numpy import save_file
 from weights import refuse
 
@@ -46,6 +48,28 @@ def test_what_stands_before_the_names_is_recognized(tmp_path, prefix):
     for out, inner, h in np.ndindex(4, 3, 2):
         assert kernel.numpy()[h, 0, inner, out] == KERNEL[out, inner, h, 0]
     assert bias.numpy().tolist() == BIAS.tolist()
+
+
+PREFIXES = ["base.", "backbone.", "module.", "module.backbone.", "model.", "net.", "encoder."]
+PREFIXES += ["student.", "teacher.", "student.backbone.", "teacher.module.backbone.", "state_dict."]
+SHAPES = json.loads((GOLDEN / "torch_nets_shapes.json").read_text())
+
+
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+@pytest.mark.parametrize("net", SHAPES)
+def test_every_net_is_found_behind_every_prefix(net, prefix, monkeypatch):
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in SHAPES[net].items()}
+    stored = {f"{prefix}{name}": array for name, array in zeros.items()}
+    monkeypatch.setattr(torch_weights, "_load", lambda path: {**stored, "fc.weight": BIAS})
+    names = [name for name in zeros if "num_batches_tracked" not in name]
+    names = [name for name in names if not name.startswith(("fc.", "classifier.", "head."))]
+    grid = SimpleNamespace(
+        shape=(2, 1, zeros["pos_embed"].shape[-1]) if "pos_embed" in zeros else ()
+    )
+    ours = [name.replace(".", "/").replace("/gamma", "/layer_scale") for name in names]
+    wanted = {f"{net}/{name}": grid for name in ours}
+    read = torch_weights.read("net.safetensors", wanted)
+    assert wanted.keys() <= read.keys()
 
 
 def test_names_are_those_of_pytorch():

@@ -7,7 +7,8 @@ r"""The time of a training iteration, beside stock Keras and beside the machine'
 The network, the loss and the optimizer are those of train.py, on images that are there already.
 Beside them the same with Keras' batch norm in the net, and with that and Keras' Adam. The peak is
 that of a large convolution, which is measured in turns with the iterations; the work of an
-iteration is counted as that of its convolutions, forward, to the inputs and to the kernels.
+iteration is counted as that of its convolutions and dense layers, forward, to the inputs and to the
+kernels.
 """
 
 import argparse
@@ -115,11 +116,11 @@ def with_keras_norm(name: str) -> SimpleNamespace:
 
 
 def training_operations(settings: Settings) -> float:
-    """Multiplications and additions that an iteration takes for its convolutions.
+    """Multiplications and additions that an iteration takes for its convolutions and dense layers.
 
-    Each convolution is computed three times: forward, and backward to inputs and to kernels.
+    Each is computed three times: forward, and backward to inputs and to kernels.
     """
-    import keras
+    from keras import layers
 
     from network import model
 
@@ -132,11 +133,11 @@ def training_operations(settings: Settings) -> float:
     )
     operations = 0
     for layer in network._flatten_layers():
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
-            _, height, width, _ = layer.output.shape
-            # A kernel has as many weights as each pixel of the output takes products, depthwise or
-            # not.
-            operations += 3 * 2 * int(np.prod(layer.kernel.shape)) * height * width
+        if isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D | layers.Dense):
+            # A kernel has as many weights as each pixel or token of the output takes products,
+            # depthwise or not.
+            places = int(np.prod(layer.output.shape[1:-1]))
+            operations += 3 * 2 * int(np.prod(layer.kernel.shape)) * places
     return float(settings.batch_p * settings.batch_k * operations)
 
 

@@ -129,8 +129,8 @@ def _check_size(name: str, input_shape: tuple[int | None, int | None, int], patc
     if height % patch or width % patch:
         raise UserError(
             f"{name} takes images whose height and width are multiples of {patch}, the size of its patches. Received: "
-            f"{height}x{width}. Give such a --net_input_height and --net_input_width, as "
-            f"{_nearest(height, patch)} and {_nearest(width, patch)}."
+            f"{height}x{width}. Give a size such as {_nearest(height, patch)}x{_nearest(width, patch)} "
+            "(--net_input_height, --net_input_width; --pre_crop_... where embed.py has --crop_augment avgpool)."
         )
 
 

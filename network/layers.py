@@ -275,11 +275,13 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training:
             return inputs
-        stays = self._draw(tf.shape(inputs)[0]) >= self.rate
+        # Fixed in a training: XLA takes no other sizes.
+        count = inputs.shape[0] or tf.shape(inputs)[0]
+        stays = self._draw(count) >= self.rate
         factors = tf.cast(stays, inputs.dtype) / (1 - self.rate)
         return inputs * tf.reshape(factors, [-1, *[1] * (len(inputs.shape) - 1)])
 
-    def _draw(self, count: tf.Tensor) -> tf.Tensor:
+    def _draw(self, count) -> tf.Tensor:
         """float32 in [0, 1) for each of `count` images, those of this chunk on this replica."""
         draws = _draws.get()
         if draws is None:
@@ -295,7 +297,7 @@ class DropPath(keras.layers.Layer):
         of_batch = tf.random.stateless_uniform(
             [context.num_replicas_in_sync * of_replica], seed=seed
         )
-        return of_batch[first : first + count]
+        return tf.slice(of_batch, [first], [count])
 
 
 def gelu(x):

@@ -82,7 +82,8 @@ def _stretched(strengths: np.ndarray) -> np.ndarray:
 def last_maps(net: keras.Model) -> keras.Model | None:
     """The part of a net up to its last maps.
 
-    Maps of a single place, such as a mean over all places, do not count.
+    Maps of a single place, such as a mean over all places, do not count. The tokens of a vision
+    transformer do, as a map of its patches.
 
     Args:
         net: one of nets/, from images [B, H, W, 3].
@@ -91,6 +92,8 @@ def last_maps(net: keras.Model) -> keras.Model | None:
         A model from the same images to the maps [B, h, w, C]; None if there are none.
     """
     operations = list(net.operations)
+    # Of the patches of a vision transformer: h, w, C.
+    grid = next((tuple(each.shape) for each in net.weights if each.name == "pos_embed"), None)
     for before, operation in reversed(list(zip(operations, operations[1:], strict=False))):
         if isinstance(operation, keras.Model):
             # The application in nets/_keras.py; of all models within nets, only it follows `before`.
@@ -100,4 +103,7 @@ def last_maps(net: keras.Model) -> keras.Model | None:
         shape = operation.output.shape
         if len(shape) == 4 and shape[1:3] != (1, 1):
             return keras.Model(net.input, operation.output)
+        if grid and shape[1:] == (1 + grid[0] * grid[1], grid[2]):
+            patches = keras.layers.Reshape(grid)(operation.output[:, 1:])
+            return keras.Model(net.input, patches)
     return None

@@ -5,6 +5,7 @@ import tensorflow as tf
 from PIL import Image
 
 import common
+from nets import _vit
 from network import checkpoints, model
 from reports.activations import Activations, _stretched, last_maps
 from runtime import files
@@ -32,6 +33,16 @@ def test_the_maps_are_the_last_before_the_features(name, shape, averaged):
         np.testing.assert_allclose(
             maps.mean(axis=(1, 2)), net(images, training=False), rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_maps_of_a_vision_transformer_are_its_last_patch_tokens(class_token):
+    shape = _vit.Shape(patch=8, channels=64, depth=1)
+    net = _vit.build((24, 16, 3), "vit", shape, class_token=class_token)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 24, 16, 3)).astype(np.float32)
+    tokens = keras.Model(net.input, net.get_layer("vit.norm").output)(images).numpy()
+    expected = tokens[:, 1:].reshape(2, 3, 2, 64)
+    np.testing.assert_array_equal(last_maps(net)(images), expected)
 
 
 def test_a_net_without_maps_has_none():

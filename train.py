@@ -248,7 +248,8 @@ def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -
     """Warn of batches that have few pairs of a pid. Raises: UserError where all are without."""
     if isinstance(sampler, pk_sampler.Sampler):
         return
-    share = sampler.share_with_positive(dataset.labels_of(train_set.pids))
+    labels = dataset.labels_of(_with_copies(train_set, settings).pids)
+    share = sampler.share_with_positive(labels)
     if not share and not settings.id_loss_weight:
         raise UserError(
             f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
@@ -264,7 +265,11 @@ def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -
 
 def _make_sampler(train_set: Dataset, settings: Settings) -> Sampler:
     """Make a sampler to check the data set. Raises: UserError where there are too few pids."""
-    return samplers.make(train_set, settings.batch_plan, seed=0)
+    return samplers.make(_with_copies(train_set, settings), settings.batch_plan, seed=0)
+
+
+def _with_copies(train_set: Dataset, settings: Settings) -> Dataset:
+    return dataset.with_mirrored(train_set) if settings.flip_makes_new_pid else train_set
 
 
 def _begin_run(settings: Settings, data: validation_set.Data, call: Call, is_chief: bool) -> Run:

@@ -1,24 +1,28 @@
-"""What is changed in an image: random flips, crops, colors and holes for training, and the views
-that are embedded.
+"""What is changed in an image: random flips, crops, distortions and holes for training, and the
+views that are embedded.
 
 Sizes are (height, width) in pixels. All randomness is drawn by `draws`, a pure function of
 (seed, iteration), before any image is read.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from data import distortions, trivial_augment
 from data.view_names import FIVE_CROPS, view_names
 
 # The third stream of random numbers, after the two of data/pk_sampler.py, and those within it that
 # came later: what is drawn for one kind of augmentation does not depend on which others are on.
 _AUGMENTATIONS = 2
-_COLORS, _HOLES = 1, 2
+_COLORS, _HOLES, _PARTS, _ANGLES, _TRIVIAL, _GRAY, _BLUR = range(1, 8)
 
 _MEAN_PIXEL = (123.68, 116.78, 103.94)  # of ImageNet, as nets/resnet_v1_50.py subtracts it
 _ERASING_TRIES = 10
+# Of SimCLR (arXiv:2002.05709, appendix A), in images of 224 pixels.
+_SIGMAS, _SIDE_OF_SIGMAS = (0.1, 2.0), 224
 
 
 def flip(image: tf.Tensor) -> tf.Tensor:
@@ -47,6 +51,11 @@ class Augmentation(NamedTuple):
         pad_crop: black pixels that are added at each side before a random crop.
         color_jitter: brightness, contrast and saturation are changed by factors of 1 ± this.
         random_erasing: the probability that a rectangle of an image is erased.
+        least_area: of a random part of the image that is resized to net_size in its place, as a
+            share of its area; 0 takes the whole image.
+        aspect: factor by which the shape of such a part differs from that of the image, at most.
+        rotation: images are rotated by up to so many degrees.
+        trivial_augment, gray, blur: the probability of each for an image.
     """
 
     net_size: tuple[int, int]
@@ -55,11 +64,26 @@ class Augmentation(NamedTuple):
     pad_crop: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    least_area: float = 0.0
+    aspect: float = 1.0
+    rotation: float = 0.0
+    trivial_augment: float = 0.0
+    gray: float = 0.0
+    blur: float = 0.0
 
     @property
     def resized(self) -> tuple[int, int]:
         """The size that images are resized to, before they are padded and cropped."""
         return self.pre_crop_size or self.net_size
+
+    @property
+    def needed(self) -> tuple[int, int]:
+        """The size of a whole image of which no part has to be enlarged."""
+        if not self.least_area:
+            return self.resized
+        # `parts` draws no shorter side than this, as a share of the image's.
+        shortest = math.sqrt(self.least_area * max(1 / self.aspect, self.least_area))
+        return math.ceil(self.net_size[0] / shortest), math.ceil(self.net_size[1] / shortest)
 
     @property
     def slack(self) -> tuple[int, int]:
@@ -131,6 +155,65 @@ def holes(
     return np.concatenate([corners, corners + sides], axis=1)
 
 
+def parts(seed: int, iteration: int, count: int, least_area: float, aspect: float) -> np.ndarray:
+    """Which part of each image of one batch is taken, whatever its size.
+
+    After Szegedy et al. 2015, "Going Deeper with Convolutions", section 6, but the shape is drawn
+    relative to that of the image, and among those that fit.
+
+    Args:
+        least_area: of a part, as a share of the image's; areas are uniform from there to 1.
+        aspect: its height by its width, relative to those of the image, is between 1/aspect and
+            aspect; its logarithm is uniform.
+
+    Returns:
+        float32 [B, 4], the top, left, bottom and right of each part, 0..1 of the image's sides.
+    """
+    rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _PARTS])
+    area = rng.uniform(least_area, 1, count)
+    most = np.minimum(np.log(aspect), -np.log(area))  # a longer part would not fit
+    shape = np.exp(most * rng.uniform(-1, 1, count))
+    sides = np.sqrt([area * shape, area / shape]).T
+    corners = (1 - sides) * rng.random((count, 2))
+    return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+
+
+def sigmas(
+    seed: int, iteration: int, count: int, probability: float, size: tuple[int, int]
+) -> np.ndarray:
+    """How far each image of one batch is blurred, in pixels of `size`: float32 [B]; 0: not."""
+    rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _BLUR])
+    blurred = rng.random(count) < probability
+    scale = max(size) / _SIDE_OF_SIGMAS
+    return np.where(blurred, scale * rng.uniform(*_SIGMAS, count), 0).astype(np.float32)
+
+
+def _distortions(
+    seed: int, iteration: int, count: int, augmentation: Augmentation
+) -> dict[str, np.ndarray]:
+    """What is drawn for the functions of data/distortions.py and data/trivial_augment.py."""
+    drawn = {}
+    size = augmentation.net_size
+    angles, shears, shifts = np.zeros(count), np.zeros((count, 2)), np.zeros((count, 2))
+    if augmentation.trivial_augment:
+        rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _TRIVIAL])
+        trivial = trivial_augment.draw(rng, count, augmentation.trivial_augment)
+        drawn["operations"] = trivial.operations
+        drawn["amounts"] = trivial_augment.amounts(trivial)
+        angles, shears, shifts = trivial_augment.geometry(trivial, size)
+    if augmentation.rotation:
+        rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _ANGLES])
+        angles = angles + rng.uniform(-augmentation.rotation, augmentation.rotation, count)
+    if augmentation.rotation or augmentation.trivial_augment:
+        drawn["matrices"] = distortions.inverse_affine(size, angles, shears, shifts)
+    if augmentation.gray:
+        rng = np.random.default_rng([_AUGMENTATIONS, seed, iteration, _GRAY])
+        drawn["gray"] = rng.random(count) < augmentation.gray
+    if augmentation.blur:
+        drawn["sigmas"] = sigmas(seed, iteration, count, augmentation.blur, size)
+    return drawn
+
+
 def draws(
     seed: int, iteration: int, count: int, augmentation: Augmentation
 ) -> dict[str, np.ndarray]:
@@ -138,22 +221,38 @@ def draws(
 
     Returns:
         "flips" and "corners" as of flips_and_corners, and, where the augmentation asks for them,
-        "colors" as of color_factors and "holes" as of holes.
+        "parts" as of parts, "colors" as of color_factors, "holes" as of holes, and what `finish`
+        needs for distortions.
     """
     flips, corners = flips_and_corners(
         seed, iteration, count, augmentation.slack, augmentation.random_flip
     )
     drawn = {"flips": flips, "corners": corners}
+    if augmentation.least_area:
+        drawn["parts"] = parts(seed, iteration, count, augmentation.least_area, augmentation.aspect)
     if augmentation.color_jitter:
         drawn["colors"] = color_factors(seed, iteration, count, augmentation.color_jitter)
     if augmentation.random_erasing:
         drawn["holes"] = holes(
             seed, iteration, count, augmentation.random_erasing, augmentation.net_size
         )
-    return drawn
+    return drawn | _distortions(seed, iteration, count, augmentation)
 
 
 # ------------------------------------------------------------------------- what is done
+
+
+def take_part(image: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    """A part of an image, to whole pixels and at least one: [H, W, 3] -> [h, w, 3].
+
+    Args:
+        part: float32 [4], as from `parts`; 0, 0, 1, 1 is the whole image.
+    """
+    size = tf.shape(image)[:2]
+    place = tf.cast(tf.round(part * tf.cast(tf.tile(size, [2]), tf.float32)), tf.int32)
+    start = tf.minimum(place[:2], size - 1)
+    sides = tf.maximum(place[2:] - start, 1)
+    return tf.slice(image, tf.pad(start, [[0, 1]]), tf.concat([sides, [3]], axis=0))
 
 
 def pad_and_crop(
@@ -249,16 +348,10 @@ def recolor(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
         images: float32 [B, H, W, 3], 0..255, as what is returned.
         factors: float32 [B, 3], as from color_factors.
     """
-    brightness, contrast, saturation = tf.unstack(factors[:, :, None, None, None], axis=1)
-    images = tf.clip_by_value(images * brightness, 0, 255)
-    mean = tf.reduce_mean(_gray(images), axis=(1, 2), keepdims=True)
-    images = tf.clip_by_value(mean + (images - mean) * contrast, 0, 255)
-    gray = _gray(images)
-    return tf.clip_by_value(gray + (images - gray) * saturation, 0, 255)
-
-
-def _gray(images: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(images * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+    brightness, contrast, saturation = tf.unstack(factors, axis=1)
+    images = distortions.brightness(images, brightness)
+    images = distortions.contrast(images, contrast)
+    return distortions.saturation(images, saturation)
 
 
 def erase(images: tf.Tensor, rectangles: tf.Tensor) -> tf.Tensor:
@@ -288,8 +381,16 @@ def finish(batch: dict[str, tf.Tensor], augmentation: Augmentation) -> tf.Tensor
         images = resize_and_crop(
             batch["pixels"], batch["sizes"], batch["flips"], batch["corners"], augmentation
         )
+    if "matrices" in batch:
+        images = distortions.warp(images, batch["matrices"])
     if "colors" in batch:
         images = recolor(images, batch["colors"])
+    if "operations" in batch:
+        images = trivial_augment.recolor(images, batch["operations"], batch["amounts"])
+    if "gray" in batch:
+        images = distortions.some_gray(images, batch["gray"])
+    if "sigmas" in batch:
+        images = distortions.blur(images, batch["sigmas"])
     if "holes" in batch:
         images = erase(images, batch["holes"])
     return images

@@ -68,11 +68,13 @@ class ImageFiles:
         paths: str [N], of the files.
         boxes: int32 [N, 4], the part of each file that is meant, as of a Dataset; None for all.
         upright: whether pixels are turned as EXIF says, once the box is cut out.
+        mirrored: bool [N], which are mirrored after that; None for none.
     """
 
     paths: Sequence[str]
     boxes: np.ndarray | None = None
     upright: bool = False
+    mirrored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,7 +84,12 @@ class ImageFiles:
         paths = self.paths if isinstance(self.paths, Joined) else np.asarray(self.paths, object)
         paths = paths[rows]
         boxes = None if self.boxes is None else self.boxes[rows]
-        return ImageFiles(paths, boxes, self.upright)
+        mirrored = None if self.mirrored is None else self.mirrored[rows]
+        return ImageFiles(paths, boxes, self.upright, mirrored)
+
+    def is_mirrored(self, row: int) -> bool:
+        """Whether an image is mirrored."""
+        return self.mirrored is not None and bool(self.mirrored[row])
 
     def box(self, row: int) -> Box | None:
         """The box of an image; None for all of it."""
@@ -126,6 +133,8 @@ class Dataset:
         groups: str [N], none empty: what figures are told apart by, and batches can be.
         tracklets: str [N]; "" for an image that is in none.
         sets: int32 [N], which of several CSVs each row is of, from 0; None for rows of one.
+        mirrored: bool [N], which rows are the mirrored copies of with_mirrored; None for none. It
+            is no column of a CSV.
         upright: whether images are turned as EXIF says; it is no column.
     """
 
@@ -139,11 +148,12 @@ class Dataset:
     groups: np.ndarray | None = None
     tracklets: np.ndarray | None = None
     sets: np.ndarray | None = None
+    mirrored: np.ndarray | None = None
     upright: bool = False
 
     def __post_init__(self):
         for name, column in self.columns().items():
-            column = np.asarray(column, dtype=object if name in _TEXT else np.int32)
+            column = np.asarray(column, dtype=_dtype(name))
             object.__setattr__(self, name, column)  # it is frozen for all others
 
     def __len__(self) -> int:
@@ -177,7 +187,7 @@ class Dataset:
         """Where the pixels are. image_root: as for paths."""
         if isinstance(image_root, str | os.PathLike):
             return ImageFiles(Joined(image_root, self.fids), self.boxes, self.upright)
-        return ImageFiles(self.paths(image_root), self.boxes, self.upright)
+        return ImageFiles(self.paths(image_root), self.boxes, self.upright, self.mirrored)
 
     def name(self, row: int) -> str:
         """What an image is called; see names."""
@@ -186,14 +196,44 @@ class Dataset:
     def names(self) -> np.ndarray:
         """What each image is called where fids may come twice: str [N], an object array.
 
-        The fid, with `#x1,y1,x2,y2` after it for a box, and with `1:`, `2:` and so on before it for
-        a row of several sets.
+        The fid, with `#x1,y1,x2,y2` after it for a box, `#mirrored` after that for a mirrored copy,
+        and with `1:`, `2:` and so on before it for a row of several sets.
         """
         names = with_boxes(self.fids, self.boxes)
+        if self.mirrored is not None:
+            pairs = zip(names, self.mirrored.tolist(), strict=True)
+            named = [f"{name}#mirrored" if mirrored else name for name, mirrored in pairs]
+            names = np.array(named, dtype=object)
         if self.sets is None:
             return names
         pairs = zip(self.sets.tolist(), names, strict=True)
         return np.array([f"{number + 1}:{name}" for number, name in pairs], dtype=object)
+
+
+def _dtype(column: str) -> type:
+    if column in _TEXT:
+        return object
+    return bool if column == "mirrored" else np.int32
+
+
+def with_mirrored(images: Dataset) -> Dataset:
+    """All images, and after them a mirrored copy of each, as an image of another pid.
+
+    The pid 7 has the copies `7 mirrored`.
+
+    Raises:
+        UserError where there is a pid of that name.
+    """
+    pids = np.array([f"{pid} mirrored" for pid in images.pids], dtype=object)
+    taken = sorted(set(pids).intersection(images.pids))
+    if taken:
+        raise UserError(
+            f"--flip_makes_new_pid calls the mirrored images of a pid so, but {images.path} has these pids already: "
+            f"{first_few(taken)}. Rename them, or leave the flag out."
+        )
+    doubled = images.select(np.tile(np.arange(len(images)), 2))
+    mirrored = np.arange(len(doubled)) >= len(images)
+    return dataclasses.replace(doubled, pids=np.concatenate([images.pids, pids]), mirrored=mirrored)
 
 
 def _or(column: np.ndarray | None, otherwise: Sequence) -> np.ndarray:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from data import augment, patience
 from data.augment import Augmentation
-from data.dataset import ImageFiles
+from data.dataset import ImageFiles, distinct_files
 from data.decoding import decode, orientation, reduced_box, reduction, turn
 
 
@@ -113,7 +113,7 @@ class Reader(NamedTuple):
 def reader(
     images: ImageFiles | Sequence[str], loading: Loading, size: tuple[int, int] | None = None
 ) -> Reader:
-    """Read the images that are to be cached, now.
+    """Read the images that are to be cached, now. Those that are mirrored are read as they are.
 
     Paths and boxes come with the plan of each batch: as tensors, those of a million images would
     take a hundred megabytes more.
@@ -136,9 +136,12 @@ def reader(
             pixels = _pixels(tf.io.read_file(path), box, images.upright, at_least)
             return tf.io.serialize_tensor(pixels)
 
-        held_pixels = _hold(images, load, loading)
+        held, places = images, np.arange(len(images))
+        if images.mirrored is not None:  # copies share their pixels
+            held, places = distinct_files([images])
+        held_pixels = _hold(held, load, loading)
         return Reader(
-            lambda rows: {"place": rows},
+            lambda rows: {"place": places[rows]},
             lambda file: _parsed_pixels(held_pixels[file["place"]]),
         )
     if loading.cache == "encoded":
@@ -211,19 +214,22 @@ def training_batches(
         pixels. Images that are larger than they are resized to are then made that size first,
         rounded to whole gray levels.
     """
-    read_by = reader(images, loading, augmentation.resized)
+    images = _as_files(images)
+    read_by = reader(images, loading, augmentation.needed)
     b = len(range(B)[shards[0]])
 
     def plan():
         for iteration, rows in batches:
             drawn = augment.draws(seed, iteration, B, augmentation)
+            if images.mirrored is not None:
+                drawn["flips"] = drawn["flips"] ^ images.mirrored[rows]
             files = read_by.plan(rows)
             for shard in shards:
                 # Each image brings its part of the whole batch's rows along.
                 yield _part(files, shard), _part(drawn, shard), rows.reshape(b, -1)
 
     def load_one(file, drawn, rows):
-        image = read_by.read(file)
+        image = _part_of(read_by.read(file), drawn.pop("parts", None))
         image = _resize_small_as_float(image, augmentation.resized)
         drawn["images"] = augment.pad_and_crop(
             image, drawn["flips"], drawn["corners"], augmentation
@@ -231,7 +237,13 @@ def training_batches(
         return drawn, rows
 
     def load_all(files, drawn, rows):
-        pixels, sizes = _read_pixels(read_by.read, files, b, augmentation.resized)
+        if "parts" in drawn:
+            files["part"] = drawn.pop("parts")
+
+        def read(file):
+            return _part_of(read_by.read(file), file.get("part"))
+
+        pixels, sizes = _read_pixels(read, files, b, augmentation.resized)
         return drawn | {"pixels": pixels, "sizes": sizes}, tf.reshape(rows, [B])
 
     def finish(drawn, rows):
@@ -253,6 +265,10 @@ def training_batches(
     else:
         loaded = plans.map(load_all, num_parallel_calls=loading.threads)
     return loaded.with_options(_own_threads(loading.threads)).prefetch(2 * len(shards))
+
+
+def _part_of(image: tf.Tensor, part: tf.Tensor | None) -> tf.Tensor:
+    return image if part is None else augment.take_part(image, part)
 
 
 def _part(arrays: dict[str, np.ndarray], part: slice) -> dict[str, np.ndarray]:

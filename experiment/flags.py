@@ -475,6 +475,12 @@ class Settings(Architecture):
         metavar="RULE",
     )
     flip_augment: bool = _switch("data", "Mirror half of the images, at random.")
+    flip_makes_new_pid: bool = _switch(
+        "data",
+        "Add a mirrored copy of every image to the training set, as an image of another identity: "
+        "there are twice as many then. This is for animals whose left and right flanks differ, where "
+        "--flip_augment would call them the same.",
+    )
     crop_augment: bool = _switch(
         "data", "Resize to the pre_crop size and take a random crop of the net_input size."
     )
@@ -485,6 +491,55 @@ class Settings(Architecture):
         type=common.non_negative_int,
         metavar="PIXELS",
         default=0,
+    )
+    random_resized_crop: float = _flag(
+        "data",
+        "Instead of --crop_augment: take a random part of the image, AREA to all of its area, and "
+        "resize it to the net_input size. 0 takes no such crop.",
+        type=_fraction,
+        metavar="AREA",
+        default=0.0,
+    )
+    crop_aspect: float = _flag(
+        "data",
+        "The shape (height by width) of a --random_resized_crop is between 1/FACTOR and FACTOR times "
+        "that of the image.",
+        only_with=OnlyWith("random_resized_crop"),
+        type=common.number(float, lambda x: 1 <= x <= 10, "a number from 1 to 10"),
+        metavar="FACTOR",
+        default=1.33,
+    )
+    rotation: float = _flag(
+        "data",
+        "Rotate each image by a random angle, up to DEGREES in either direction; what comes into it "
+        "at the corners is black. 0 rotates nothing.",
+        type=common.number(float, lambda x: 0 <= x <= 180, "a number from 0 to 180"),
+        metavar="DEGREES",
+        default=0.0,
+    )
+    trivial_augment: float = _flag(
+        "data",
+        "Probability that an image is changed by TrivialAugment: by one of 14 operations on its "
+        "geometry and colors, of any strength. The paper has 1. 0 changes nothing.",
+        type=_fraction,
+        metavar="PROBABILITY",
+        default=0.0,
+    )
+    gray: float = _flag(
+        "data",
+        "Probability that an image loses its colors. 0 leaves them.",
+        type=_fraction,
+        metavar="PROBABILITY",
+        default=0.0,
+    )
+    blur: float = _flag(
+        "data",
+        "Probability that an image is blurred, by a Gaussian whose standard deviation is 0.1 to 2 "
+        "pixels where the longer side of the input is 224, and more or less in proportion. 0 blurs "
+        "nothing.",
+        type=_fraction,
+        metavar="PROBABILITY",
+        default=0.0,
     )
     color_jitter: float = _flag(
         "data",

@@ -17,6 +17,7 @@ def check_combinations(settings: Settings) -> None:
     _check_loss(settings)
     _check_id_loss(settings)
     _check_crops(settings)
+    _check_flips(settings)
     check_architecture(settings)
     if settings.drop_path:
         _check_option_of_net("drop_path", "drop_path", settings.drop_path, settings.model_name)
@@ -175,16 +176,35 @@ def _check_crops(settings: Settings) -> None:
                 f"--crop_augment takes its crops. Give a --pre_crop_{side} of at least {net}, or "
                 "no --crop_augment"
             )
-    if settings.crop_augment and settings.pad_crop:
+    ways = [
+        f"--{name}" if value is True else f"--{name} {value}"
+        for name in ("pad_crop", "random_resized_crop", "crop_augment")
+        if (value := getattr(settings, name))
+    ]
+    if len(ways) > 1:
         raise UserError(
-            f"--pad_crop {settings.pad_crop} and --crop_augment are two ways to take random crops. "
-            "Give one of them"
+            f"{ways[0]} and {ways[1]} are two ways to take random crops. Give one of them"
         )
     if settings.pad_crop >= min(settings.net_size):
         raise UserError(
             f"--pad_crop should be less than the sides of the input, {settings.net_input_height} "
             f"by {settings.net_input_width} pixels: crops would be empty. Received: "
             f"{settings.pad_crop}"
+        )
+
+
+def _check_flips(settings: Settings) -> None:
+    if not settings.flip_makes_new_pid:
+        return
+    if settings.flip_augment:
+        raise UserError(
+            "--flip_makes_new_pid says that a mirrored image shows another identity, and --flip_augment that it shows "
+            "the same. Give one of them"
+        )
+    if settings.val_views == "flip":
+        raise UserError(
+            "--val_views flip takes the mean of an image and its mirror image, which with --flip_makes_new_pid are two "
+            "identities. Leave out one of the two"
         )
 
 

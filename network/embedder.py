@@ -243,6 +243,7 @@ class Embedder(NetworkEmbedder):
         pooling.check_aggregator(aggregator, flip_augment, crop_augment)
         flags = args_json.architecture(experiment_root, architecture)
         _warn_about_other_crops(flags, crop_augment)
+        _warn_about_flips(flags, flip_augment)
         restored, network = load(
             experiment_root,
             flags,
@@ -333,6 +334,14 @@ def _warn_about_other_crops(flags: Architecture, crop_augment: str | None) -> No
         log.warning(
             f"--crop_augment is {crop_augment or 'not given'}, but the training was "
             f"{'with' if trained else 'without'} random crops: sizes of persons in the images differ."
+        )
+
+
+def _warn_about_flips(flags: Architecture, flip_augment: bool) -> None:
+    if flip_augment and getattr(flags, "flip_makes_new_pid", False):
+        log.warning(
+            "--flip_augment embeds mirrored images, too, which the training took for other identities "
+            "(--flip_makes_new_pid). Leave it out."
         )
 
 

@@ -106,6 +106,8 @@ def main(args: argparse.Namespace) -> None:
     image_root = several(known(args.image_root or settings.image_root))
     logged = detailed_logs.read_all(root)
     images = dataset.load_sets(train_set, "train", settings.join_pids)
+    if settings.flip_makes_new_pid:
+        images = dataset.with_mirrored(images)
     pid_of = dict(zip(images.names(), images.pids, strict=True))
     _warn_about_several_pids(images, pid_of)
     if args.directory:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 import common
 from common import UserError
@@ -103,7 +103,7 @@ def thumbnail(images: ImageFiles, row: int) -> Image.Image:
     """
     small = open_image(images.paths[row], box=images.box(row), upright=images.upright)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return small
+    return ImageOps.mirror(small) if images.is_mirrored(row) else small
 
 
 def picture(image: Image.Image, alt: str, attributes: str = "") -> str:

@@ -13,7 +13,7 @@ from common import first_few
 from data import augment, cameras, patience, pictures, resized, samplers
 from data import images as image_data
 from data.augment import Augmentation
-from data.dataset import Dataset, ImageFiles, labels_of
+from data.dataset import Dataset, ImageFiles, labels_of, with_mirrored
 from data.images import Loading
 from data.resized import Stored
 from experiment.flags import Settings, known
@@ -36,7 +36,8 @@ class Batches:
     """All batches of a training, each a pure function of (seed, iteration).
 
     Attributes:
-        dataset: what is trained on, without images that --on_bad_image skip leaves out.
+        dataset: what is trained on, without images that --on_bad_image skip leaves out, and with the
+            mirrored copies of --flip_makes_new_pid.
         files: where their pixels are.
         names: what they are called, str [N].
         labels: their pids as numbers from 0 on, int64 [N].
@@ -50,9 +51,11 @@ class Batches:
         if settings.on_bad_image == "skip":
             root = known(settings.image_root)
             dataset = without_bad_images(dataset, root, settings.loading_threads)
+        pictures.check_sample(dataset.files(known(settings.image_root)))
+        if settings.flip_makes_new_pid:
+            dataset = with_mirrored(dataset)
         self.dataset = dataset
         self.files = dataset.files(known(settings.image_root))
-        pictures.check_sample(self.files)
         self.names = dataset.names()
         self.labels = labels_of(dataset.pids)
         self._settings = settings
@@ -72,6 +75,12 @@ class Batches:
             settings.pad_crop,
             settings.color_jitter,
             settings.random_erasing,
+            least_area=settings.random_resized_crop,
+            aspect=settings.crop_aspect,
+            rotation=settings.rotation,
+            trivial_augment=settings.trivial_augment,
+            gray=settings.gray,
+            blur=settings.blur,
         )
         self._on_accelerator = image_data.on_accelerator()
         self._stored = None

@@ -227,6 +227,10 @@ def _signal_to_heed(interrupt: Uninterrupt, cluster: Cluster, previous: Iteratio
 def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster) -> None:
     data = describe_data(batches.labels, batches.sampler.describe())
     log.info(f"{data} on {devices.describe(strategy, cluster)}.")
+    if batches.dataset.mirrored is not None:
+        log.info(
+            "Half of them are mirrored copies, as images of other pids (--flip_makes_new_pid)."
+        )
     R = strategy.num_replicas_in_sync
     if R > 1:
         log.info(f"{R} replicas in {cluster.size} processes share each batch.")

@@ -107,6 +107,7 @@ def _card(image: ImageFiles, lines: list[str], color: str) -> np.ndarray:
     frame = 0, 0, width - 1, height - 1
     try:
         whole = open_image(image.paths[0], box=image.box(0), upright=image.upright)
+        whole = ImageOps.mirror(whole) if image.is_mirrored(0) else whole
         shown = ImageOps.contain(whole, (_WIDTH, _HEIGHT))
     except (UserError, MemoryError):  # a picture less is no reason to end a training
         draw.rectangle(frame, _GRAY, color, _EDGE)

@@ -115,7 +115,8 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
     )
     train_set = whole.select(~held)
     pid_count = len(set(train_set.pids))
-    if settings.sampler == "pk" and pid_count < settings.batch_p:
+    trained = pid_count * (2 if settings.flip_makes_new_pid else 1)
+    if settings.sampler == "pk" and trained < settings.batch_p:
         raise UserError(
             f"--val_pids {settings.val_pids} leaves {pid_count} pids to train on, fewer than "
             f"--batch_p {settings.batch_p}. Give a smaller --val_pids or --batch_p."

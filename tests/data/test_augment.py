@@ -90,6 +90,82 @@ def test_color_factors_are_around_one():
     assert (factors != augment.color_factors(1, 6, 4000, 0.3)).all()
 
 
+@pytest.mark.parametrize("least, aspect", [(0.08, 1.33), (0.5, 3.0), (1.0, 1.5), (0.3, 1.0)])
+def test_parts_have_their_areas_and_shapes_and_lie_within_the_image(least, aspect):
+    drawn = augment.parts(1, 5, 20000, least, aspect).astype(np.float64)
+    assert drawn.min() >= 0 and drawn.max() <= 1 + 1e-6
+    heights, widths = drawn[:, 2] - drawn[:, 0], drawn[:, 3] - drawn[:, 1]
+    area, shape = heights * widths, np.log(heights / widths)
+    # Uniform from the least area to 1: mean and standard deviation in closed form.
+    np.testing.assert_allclose(area.mean(), (least + 1) / 2, atol=0.01)
+    np.testing.assert_allclose(area.std(), (1 - least) / np.sqrt(12), atol=0.01)
+    most = np.minimum(np.log(aspect), -np.log(np.minimum(area, 1)))
+    assert (np.abs(shape) <= most + 1e-5).all()
+    assert abs(shape.mean()) < 0.02
+    slack = 1 - heights > 0.01
+    if slack.any():  # anywhere within the image
+        places = drawn[slack, 0] / (1 - heights[slack])
+        np.testing.assert_allclose([places.mean(), places.std()], [0.5, 12**-0.5], atol=0.03)
+    if least == 1:
+        np.testing.assert_allclose(drawn, np.tile([0, 0, 1, 1], (20000, 1)), atol=1e-6)
+
+
+def test_a_part_is_cut_out_to_whole_pixels():
+    image = tf.reshape(tf.range(10 * 7 * 3), [10, 7, 3])
+
+    def cut(*part):
+        return augment.take_part(image, tf.constant(part, tf.float32)).numpy()
+
+    np.testing.assert_array_equal(cut(0, 0, 1, 1), image)
+    np.testing.assert_array_equal(cut(0.26, 0.5, 0.84, 0.9), image[3:8, 4:6])
+    np.testing.assert_array_equal(cut(0.01, 0.99, 0.02, 1), image[:1, 6:])  # no part is empty
+    np.testing.assert_array_equal(cut(0.99, 0.01, 0.99, 0.02), image[9:, :1])
+
+
+def test_blurs_are_in_proportion_to_the_image():
+    drawn = augment.sigmas(1, 5, 20000, 0.25, (448, 100))
+    blurred = drawn > 0
+    assert abs(blurred.mean() - 0.25) < 0.02
+    assert 0.2 <= drawn[blurred].min() < 0.21 and 3.98 < drawn.max() <= 4.0
+    np.testing.assert_allclose(drawn[blurred].mean(), 2.1, atol=0.06)
+
+
+def test_one_distortion_does_not_change_what_is_drawn_for_another():
+    every = Augmentation(
+        NET, None, True, 5, 0.3, 0.5, least_area=0.2, aspect=2.0, rotation=9.0, gray=0.2, blur=0.4
+    )
+    everything = augment.draws(3, 8, 40, every)
+    alone = {
+        "parts": Augmentation(NET, least_area=0.2, aspect=2.0),
+        "matrices": Augmentation(NET, rotation=9.0),
+        "gray": Augmentation(NET, gray=0.2),
+        "sigmas": Augmentation(NET, blur=0.4),
+        "colors": Augmentation(NET, color_jitter=0.3),
+        "holes": Augmentation(NET, random_erasing=0.5),
+    }
+    for name, augmentation in alone.items():
+        drawn = augment.draws(3, 8, 40, augmentation)
+        assert drawn.keys() == {"flips", "corners", name}
+        np.testing.assert_array_equal(drawn[name], everything[name])
+        other = augment.draws(3, 9, 40, augmentation)[name]
+        assert (other != drawn[name]).any()
+    # Rotations add up with those of TrivialAugment, which has angles of its own.
+    trivial = augment.draws(3, 8, 40, every._replace(trivial_augment=1.0))
+    assert {"operations", "amounts"} == trivial.keys() - everything.keys()
+    unturned = trivial["operations"] < 9
+    np.testing.assert_array_equal(trivial["matrices"][unturned], everything["matrices"][unturned])
+    assert (trivial["matrices"][~unturned] != everything["matrices"][~unturned]).any(
+        axis=1
+    ).mean() > 0.9
+
+
+def test_rotations_are_within_their_degrees_in_both_directions():
+    matrices = augment.draws(3, 8, 4000, Augmentation(NET, rotation=30.0))["matrices"]
+    degrees = np.degrees(np.arctan2(matrices[:, 3], matrices[:, 0]))
+    assert -30 <= degrees.min() < -29.5 and 29.5 < degrees.max() <= 30
+    np.testing.assert_allclose([degrees.mean(), degrees.std()], [0, 60 / np.sqrt(12)], atol=1.2)
+
+
 @pytest.mark.parametrize("size", [(256, 128), (64, 64), (20, 60), (2, 2)])
 def test_holes_have_their_sizes_and_lie_within_the_image(size):
     top, left, bottom, right = augment.holes(1, 5, 4000, 0.5, size).T

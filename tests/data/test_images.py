@@ -37,7 +37,9 @@ def test_resize_is_the_rule_written_out(old, new):
 
 CROPS = Augmentation(NET, PRE, random_flip=True)
 PADDED = Augmentation(NET, random_flip=True, pad_crop=5)
+PARTS = Augmentation(NET, random_flip=True, least_area=0.2, aspect=1.5)
 ALL = PADDED._replace(color_jitter=0.4, random_erasing=0.9)
+MORE = PARTS._replace(rotation=20.0, trivial_augment=0.9, gray=0.3, blur=0.5)
 PLAN = np.random.default_rng(0).integers(0, len(PATHS), (12, 6))  # batches of images of all sizes
 WAYS = pytest.mark.parametrize("finished", [True, False], ids=["cpu", "accelerator"])
 
@@ -86,16 +88,50 @@ def test_training_batches_are_what_the_plan_says():
 
 
 @WAYS
-def test_a_stream_started_later_is_the_tail_whatever_the_threads(finished):
-    whole = training_stream(0, Loading(4, finished=finished))
+@pytest.mark.parametrize("augmentation", [ALL, MORE], ids=["all", "more"])
+def test_a_stream_started_later_is_the_tail_whatever_the_threads(finished, augmentation):
+    whole = training_stream(0, Loading(4, finished=finished), augmentation)
     for threads in (1, 8):
-        tail = training_stream(7, Loading(threads, finished=finished))
+        tail = training_stream(7, Loading(threads, finished=finished), augmentation)
         assert len(tail) == 5
         equal(tail, whole[7:])
 
 
+def test_random_parts_are_cut_out_and_resized():
+    batches = training_stream(0, Loading(4), PARTS)
+    for iteration, (pixels, rows) in enumerate(batches[:4]):
+        flips, _ = augment.flips_and_corners(9, iteration, 6, (0, 0), random_flip=True)
+        drawn = augment.parts(9, iteration, 6, 0.2, 1.5)
+        for pixel, row, flipped, part in zip(pixels, rows, flips, drawn, strict=True):
+            image = load(FILES[row]).numpy()
+            top, left, bottom, right = np.rint(part * np.tile(image.shape[:2], 2)).astype(int)
+            cut = reference_resize(image[top:bottom, left:right], NET)
+            expected = cut[:, ::-1] if flipped else cut
+            np.testing.assert_allclose(pixel, expected, atol=5e-3)
+
+
+@WAYS
+@pytest.mark.parametrize("cache", ["none", "encoded", "decoded"])
+def test_mirrored_copies_are_mirrored_whatever_else_is_done(finished, cache):
+    """A copy of an image at the same place of a batch is its mirror image, without random flips."""
+    count = len(PATHS)
+    files = ImageFiles(PATHS * 2, mirrored=np.arange(2 * count) >= count)
+    loading = Loading(2, cache, finished)
+    plain = Augmentation(NET)
+
+    def stream(rows):
+        batches = images.training_batches([(4, np.array(rows))], 6, files, 9, plain, loading)
+        ((pixels, got),) = finished_batches(batches, plain, loading)
+        np.testing.assert_array_equal(got, rows)
+        return pixels
+
+    of_images, of_copies = stream([0, 1, 2, 3, 4, 5]), stream([0, 9, 2, 11, 12, 5])
+    np.testing.assert_array_equal(of_copies[[0, 2, 5]], of_images[[0, 2, 5]])
+    np.testing.assert_allclose(of_copies[[1, 3, 4]], of_images[[1, 3, 4], :, ::-1], atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    "augmentation", [CROPS, PADDED, Augmentation(NET), Augmentation((256, 128))]
+    "augmentation", [CROPS, PADDED, Augmentation(NET), Augmentation((256, 128)), PARTS]
 )
 def test_the_way_of_an_accelerator_is_within_half_a_gray_level(augmentation):
     expected = training_stream(0, Loading(4), augmentation)

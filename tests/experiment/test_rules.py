@@ -45,6 +45,7 @@ EXAMPLES = {
     "id_margin": "0.3",
     "id_margin_by_count": "0.5,0.25,0.05",
     "id_centers": "2",
+    "crop_aspect": "2",
     "batch_size": "64",
     "batch_p": "8",
     "batch_k": "2",

@@ -104,6 +104,16 @@ CASES = {
         "--center_loss_weight=0.1",
     ],
     "balanced pids": ["--sampler=balanced", "--batch_size=6", "--chunk=3", "--cameras=market1501"],
+    "more augmentation": [
+        "--random_resized_crop=0.3",
+        "--crop_aspect=1.5",
+        "--rotation=15",
+        "--trivial_augment=1",
+        "--gray=0.3",
+        "--blur=0.5",
+        "--flip_makes_new_pid",
+        "--cache=decoded",
+    ],
     "crops and a cache": ["--crop_augment", "--cache=decoded"],
 }
 

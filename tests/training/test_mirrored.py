@@ -60,12 +60,15 @@ def test_a_resumed_training_is_the_whole_one(trained, tmp_path):
     assert kill_and_resume.differences(trained, resumed) == []
 
 
-def test_embeddings_have_no_copies_and_mirrored_views_are_warned_about(trained, dataset, caplog):
+def test_embeddings_have_no_copies_and_mirrored_views_are_warned_about(trained, dataset, capfd):
     argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", "--quiet"]
     embed.main(embed.parse_args([*argv, "--flip_augment", "--aggregator=mean"]))
     with h5py.File(trained / "all_embeddings.h5") as file:
         assert file["emb"].shape == (len(dataset.fids), 16)
-    assert "--flip_augment embeds mirrored images, too, which the training took" in caplog.text
+    assert (
+        "--flip_augment embeds mirrored images, too, which the training took"
+        in capfd.readouterr().err
+    )
 
 
 def test_hard_images_show_copies_by_their_names(trained, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_a_resumed_training_is_the_whole_one(trained, tmp_path):
 
 
 def test_embeddings_have_no_copies_and_mirrored_views_are_warned_about(trained, dataset, capfd):
-    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}", "--quiet"]
+    argv = [f"--experiment_root={trained}", f"--dataset={dataset.csv}"]
     embed.main(embed.parse_args([*argv, "--flip_augment", "--aggregator=mean"]))
     with h5py.File(trained / "all_embeddings.h5") as file:
         assert file["emb"].shape == (len(dataset.fids), 16)

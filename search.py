@@ -42,9 +42,9 @@ from evaluation import gallery as galleries
 from evaluation import gallery_index, pipeline
 from evaluation.gallery import Gallery, Threshold
 from evaluation.pipeline import Embedded
-from evaluation.search import Exact, Found, Ignore, Searcher
+from evaluation.search import Exact, Found, Ignore
 from experiment import args_json, flags
-from network import like_gallery, view_flags
+from network import like_gallery, search_flags, view_flags
 from network.queries import Queries, find_queries
 from runtime import files, terminal
 from runtime.terminal import log
@@ -86,21 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
-    group.add_argument(
-        "--gallery",
-        required=True,
-        type=common.readable_file,
-        metavar="FILE",
-        help="The images to search in: a file of embeddings that says its fids (HDF5 or Parquet of embed.py), or the "
-        "CSV that was embedded, which also tells pids and cameras.",
-    )
-    group.add_argument(
-        "--gallery_embeddings",
-        type=common.readable_file,
-        metavar="FILE",
-        help="Embeddings of a gallery that is a CSV. Without this flag, <name of the CSV>_embeddings.h5 in the "
-        "experiment_root.",
-    )
+    search_flags.add_gallery(group)
     group.add_argument(
         "--query",
         metavar="PATH",
@@ -121,11 +107,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="Number of gallery images to find for each query.",
     )
-    common.add_flag(
-        group,
-        "metric",
-        help="Distance between embeddings. Without this flag, that of the index or of the training.",
-    )
+    search_flags.add_metric(group)
     group.add_argument(
         "--excluder",
         type=common.plugin_name("excluders"),
@@ -134,19 +116,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         + ", ".join(common.plugin_names("excluders"))
         + ". Without this flag, none. Not for a search with --index.",
     )
-    group.add_argument(
-        "--threshold",
-        metavar="X",
-        help="A distance below which two images count as the same: a number, or the JSON file that evaluate.py writes "
-        "with --roc.",
-    )
-    group.add_argument(
-        "--threshold_at",
-        default="0.001",
-        metavar="FPR",
-        help="Which distance of that file: at this share of wrong pairs that are accepted, such as 0.0001 or 0.01, or "
-        "EER, at equal errors.",
-    )
+    search_flags.add_threshold(group)
     common.add_flag(
         group,
         "image_root",
@@ -178,9 +148,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("index of a large gallery")
-    group.add_argument(
-        "--index", metavar="DIR", help="Search in this index of the gallery. --build makes it."
-    )
+    search_flags.add_index(group)
     kinds = ", ".join(f"{name} ({what})" for name, what in gallery_index.KINDS.items())
     group.add_argument(
         "--build",
@@ -227,14 +195,11 @@ def main(args: argparse.Namespace) -> None:
     """Check all that can be wrong before anything slow and before anything is written; search."""
     terminal.setup_logging("search")
     gallery = galleries.load(args.gallery, args.gallery_embeddings, args.experiment_root)
-    metric = _metric(args)
+    metric = search_flags.metric(args)
     if args.build:
         gallery_index.check_metric(metric)
         _check_new(args.index)
-    threshold = None
-    if args.threshold is not None:
-        network = gallery.origin.network
-        threshold = galleries.threshold(args.threshold, args.threshold_at, metric, network)
+    threshold = search_flags.threshold(args, gallery, metric)
     queries, plan = None, None
     if args.query is not None:
         queries = find_queries(args.query, args.crop, _root(args, gallery), args.allow_any_path)
@@ -243,11 +208,11 @@ def main(args: argparse.Namespace) -> None:
         _check_report(args, gallery)
     if args.build:
         built = gallery_index.build(args.index, gallery.embs, metric, args.build, args.recall)
-        _tell_recall(built, args.recall)
+        search_flags.tell_recall(built, args.recall)
         log.info(f"Wrote the index to {args.index}.")
     if queries is None:
         return
-    searcher = _searcher(args, gallery, metric)
+    searcher = search_flags.searcher(args, gallery, metric)
     queries = _embedded(args, queries, plan)
     query_embs = queries.embs
     k = min(args.top_k, len(gallery.embs))
@@ -265,17 +230,6 @@ def main(args: argparse.Namespace) -> None:
         _print(queries.images, gallery.images, found, threshold)
     if args.report:
         _write_report(args, queries, gallery, found, threshold, made)
-
-
-def _metric(args: argparse.Namespace) -> str:
-    """The metric that is given, or that of the index, or of the training."""
-    if args.metric is not None:
-        return args.metric
-    if args.index and not args.build:
-        return gallery_index.about(args.index).metric
-    if args.experiment_root is None:
-        raise UserError("which --metric? Give it, or the --experiment_root of the training.")
-    return args_json.metric_of_training(args.experiment_root)
 
 
 def _check_new(directory: str) -> None:
@@ -349,24 +303,6 @@ def _check_report(args: argparse.Namespace, gallery: Gallery) -> None:
             f"--report needs the images of the gallery. Their directory is {root or 'not known'}: give --image_root."
         )
     dataset.check_paths(args.gallery, root, gallery.images.fids, args.allow_any_path)
-
-
-def _tell_recall(index: gallery_index.Index, wanted: float) -> None:
-    about = index.about
-    told = f"Recall@{gallery_index.RECALL_AT} against the exact search is {about.recall:.4f}."
-    if about.recall < wanted:
-        log.warning(f"{told} That is below --recall {wanted}, however far the search looks.")
-    else:
-        log.info(told)
-
-
-def _searcher(args: argparse.Namespace, gallery: Gallery, metric: str) -> Searcher:
-    if args.index is None:
-        return Exact(gallery.embs, metric, args.batch_size)
-    index = gallery_index.load(args.index, gallery.embs, metric)
-    if not args.build:
-        _tell_recall(index, 0)
-    return index
 
 
 def _ignored(excluder: str | None, queries: Queries, gallery: Gallery) -> Ignore | None:

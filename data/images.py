@@ -317,6 +317,10 @@ def _own_threads(count: int) -> tf.data.Options:
 # ------------------------------------------------------------------------- embedding
 
 
+# A path or the bytes of a file, and the part of the image that is meant.
+_TEXT_AND_BOX = [tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
+
+
 def make_loader(
     size: tuple[int, int], upright: bool = False, reduced: bool = False
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -327,9 +331,23 @@ def make_loader(
         reduced: whether large JPEGs are decoded smaller, as data.decoding.reduction says.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)])
+    decode_file = make_decoder(size, upright, reduced)
+
+    @tf.function(input_signature=_TEXT_AND_BOX)
     def load(path, box):
-        pixels = _pixels(tf.io.read_file(path), box, upright, size if reduced else None)
+        return decode_file(tf.io.read_file(path), box)
+
+    return load
+
+
+def make_decoder(
+    size: tuple[int, int], upright: bool = False, reduced: bool = False
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """As make_loader, from the bytes of a file in place of its path."""
+
+    @tf.function(input_signature=_TEXT_AND_BOX)
+    def load(encoded, box):
+        pixels = _pixels(encoded, box, upright, size if reduced else None)
         return tf.ensure_shape(resize(pixels, size), [*size, 3])
 
     return load

@@ -157,6 +157,33 @@ def orientation(encoded: bytes) -> int:
         return 1
 
 
+def size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of the bytes of an image file, without memory for its pixels.
+
+    Raises:
+        ValueError, as decode does; damage behind the header is not seen.
+    """
+    if kind_of(encoded[:16]) == "WebP":  # Pillow takes memory for its pixels when it opens one
+        return _size_of_webp(encoded)
+    with _opened(io.BytesIO(encoded)) as image:
+        return image.height, image.width
+
+
+def _size_of_webp(encoded: bytes) -> tuple[int, int]:
+    """(RFC 9649, sections 2.5 to 2.7)."""
+    chunk, numbers = encoded[12:16], encoded[20:30]
+    if len(numbers) < 10 or chunk not in (b"VP8 ", b"VP8L", b"VP8X"):
+        raise ValueError("it begins as a WebP file, but is damaged")
+    if chunk == b"VP8 ":
+        height, width = (int.from_bytes(numbers[at : at + 2], "little") & 0x3FFF for at in (8, 6))
+        return height, width
+    if chunk == b"VP8L":
+        packed = int.from_bytes(numbers[1:5], "little")
+        return 1 + (packed >> 14 & 0x3FFF), 1 + (packed & 0x3FFF)
+    height, width = (1 + int.from_bytes(numbers[at : at + 3], "little") for at in (7, 4))
+    return height, width
+
+
 def read_header(encoded: bytes) -> Header:
     """What the bytes of an image file say of it.
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from common import UserError, first_few
 from data import images as image_data
 from data.augment import Views
-from data.dataset import ImageFiles
+from data.dataset import WHOLE, Box, ImageFiles
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture, net_options
@@ -87,6 +87,7 @@ class NetworkEmbedder:
         self._images_at_a_time = images_a_replica * len(self._turns.own)
         self._loading_threads = loading_threads
         self._load_file = image_data.make_loader(self._resized, flags.upright, flags.reduced)
+        self._load_encoded = image_data.make_decoder(self._resized, flags.upright, flags.reduced)
         self._embed = self._make_embed()
 
     def __call__(self, images: Sequence | ImageFiles) -> np.ndarray:
@@ -138,6 +139,24 @@ class NetworkEmbedder:
             previous = current
         if previous is not None:
             yield previous.numpy()[:, :left]
+
+    def load(self, encoded: bytes, box: Box = WHOLE) -> np.ndarray:
+        """The bytes of an image file as embed_loaded takes them; threads may call it.
+
+        Args:
+            box: the part of the file that is meant, as of data.dataset.Dataset.
+
+        Returns:
+            float32 [H, W, 3], resized.
+
+        Raises:
+            tf.errors.OpError or ValueError for what cannot be decoded; data.decoding.fault says why.
+        """
+        return self._load_encoded(tf.constant(encoded), tf.constant(box)).numpy()
+
+    def embed_loaded(self, images: np.ndarray) -> np.ndarray:
+        """Embed images of `load`, at one time, on one worker: float32 [n, H, W, 3] -> [n, D]."""
+        return self.aggregate(self._embed(images).numpy())[: len(images)]
 
     def views(self, image) -> tf.Tensor:
         """What the network is given for an image.

@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import re
@@ -25,13 +26,16 @@ from network import checkpoints, formats, model, pretrained
 from network.embedder import Embedder
 from runtime import files
 
-# Reloads with nothing of ours.
+# Reloads with nothing of ours, and answers a request as TensorFlow Serving does: what is {"b64": ...}
+# in JSON comes to the signature as bytes.
 ALONE = """
-import sys
+import base64, json, sys
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1] + "/saved_model")
-files = [open(name, "rb").read() for name in sys.argv[3:]]
-np.save(sys.argv[2], model.signatures["encoded"](image_bytes=tf.constant(files))["emb"])
+request = json.load(open(sys.argv[3]))
+signature = model.signatures[request["signature_name"]]
+files = [base64.b64decode(each["image_bytes"]["b64"]) for each in request["instances"]]
+np.save(sys.argv[2], signature(image_bytes=tf.constant(files))["emb"])
 assert not [name for name in sys.modules if name.split(".")[0] in ("network", "nets", "heads", "data")]
 """
 
@@ -82,7 +86,18 @@ def test_only_what_was_asked_for_is_there(exported):
 
 
 def test_saved_model_embeds_files_in_a_process_without_us(embedder, exported, photos, tmp_path):
-    command = [sys.executable, "-c", ALONE, exported, tmp_path / "emb.npy", *photos]
+    encoded = [base64.b64encode(path.read_bytes()).decode() for path in photos]
+    instances = [{"image_bytes": {"b64": text}} for text in encoded]
+    request = {"signature_name": "encoded", "instances": instances}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    command = [
+        sys.executable,
+        "-c",
+        ALONE,
+        exported,
+        tmp_path / "emb.npy",
+        tmp_path / "request.json",
+    ]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=120)
     emb = np.load(tmp_path / "emb.npy")
     assert emb.dtype == np.float32

@@ -21,6 +21,23 @@ def test_any_image_becomes_rgb(tmp_path):
     assert (np.asarray(image) == 100).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_is_that_of_the_pixels(kind):
+    file = KINDS[kind][0]
+    assert pictures.size(file) == pictures.decode(file).shape[:2]
+
+
+def test_the_size_of_a_bomb_takes_no_memory_and_damage_is_told():
+    riff = b"RIFF\x20\0\0\0WEBP"
+    numbers = (16382).to_bytes(3, "little") * 2
+    assert pictures.size(riff + b"VP8X\n\0\0\0\x10\0\0\0" + numbers) == (16383, 16383)
+    for file in (riff + b"VP8X\n\0\0\0", riff + b"ALPH" + bytes(20), b"\x89PNG\r\n\x1a\n\0\0"):
+        with pytest.raises(ValueError, match="."):
+            pictures.size(file)
+    with pytest.raises(pictures.UnfitError, match="unknown kind"):
+        pictures.size(b"no image")
+
+
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(tmp_path):
     Image.new("RGB", (400, 800), "red").save(tmp_path / "large.jpg")
     assert open_image(tmp_path / "large.jpg").size == (400, 800)

@@ -27,7 +27,7 @@ from network import hub
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
-from training import validation_set
+from training import trackers, validation_set
 from training.validation_set import Data
 
 # Below this share of images with a positive a batch is warned about. A convention, not measured.
@@ -116,6 +116,7 @@ def main(call: Call) -> None:
     for line in rules.unreached(settings):
         log.warning(line)
     if cluster.is_chief:
+        trackers.check(settings)
         _check_root(call)
         if not call.resume and str(settings.initial_checkpoint).startswith(hub.PREFIX):
             hub.fetch(known(settings.initial_checkpoint))

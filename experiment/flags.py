@@ -47,10 +47,14 @@ CHANGED_BY_RESUMING = (
     "strategy",
     "val_frequency",
     "early_stop",
+    "report_to",
 )
 
 # What --lr_factors can name.
 LR_PARTS = ("net", "head", "classifier", "bias")
+
+# Packages that a training can be followed in.
+TRACKERS = ("none", "wandb", "mlflow")
 
 # What a validation measures, by the names that evaluate.py has for them.
 VALIDATION_FIGURES = ("mAP", "top-1", "top-5", "top-10", "mINP", "MAP@R", "R-precision")
@@ -336,6 +340,15 @@ class Settings(Architecture):
         type=common.non_negative_int,
         metavar="N",
         default=500,
+    )
+    report_to: str | list[str] = _flag(
+        "experiment",
+        "Trackers that are told flags, scalars, pictures and where checkpoints are: wandb, mlflow or both. They work "
+        "offline, in the experiment, unless WANDB_MODE, WANDB_BASE_URL or MLFLOW_TRACKING_URI says otherwise.",
+        nargs="+",
+        action=OneOrSeveral,
+        choices=TRACKERS,
+        default="none",
     )
     detailed_logs: bool = _switch(
         "experiment",

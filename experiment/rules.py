@@ -12,6 +12,7 @@ from experiment.flags import Architecture, Settings
 def check_combinations(settings: Settings) -> None:
     """Raises: UserError for values that are each allowed, but not together or not for training."""
     _check_batch(settings)
+    _check_trackers(settings)
     _check_sets(settings)
     _check_cache(settings)
     _check_loss(settings)
@@ -29,6 +30,15 @@ def check_combinations(settings: Settings) -> None:
         raise UserError(
             f"--jit_compile works on one device. Received: --strategy {settings.strategy}. Leave "
             "out one of the two"
+        )
+
+
+def _check_trackers(settings: Settings) -> None:
+    names = flags.several(settings.report_to)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or ("none" in names and len(names) > 1):
+        raise UserError(
+            f"--report_to should name each tracker once, or none. Received: {' '.join(names)}"
         )
 
 

@@ -68,8 +68,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
     _record(settings, run, iteration, devices.describe(strategy, cluster))
     _log_data_and_devices(batches, strategy, cluster)
     validator.log_data()
-    log.info(f"Starting training from iteration {iteration}, with {source}.")
-    _log_flags(settings, ran_with, iteration)
+    _log_start(settings, source, ran_with, iteration)
 
     step = make_step(strategy, state, settings)
     schedule = Schedule.of(settings)
@@ -79,6 +78,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         state.variables,
         keep=settings.keep_checkpoints,
         sync=recorder.sync,
+        saved=recorder.saved,
         active=cluster.is_chief,
     )
     saved = _saved_when_images_fail(settings, lambda: iteration, recorder, saver)
@@ -236,7 +236,10 @@ def _log_data_and_devices(batches: Batches, strategy, cluster: Cluster) -> None:
         log.info(f"{R} replicas in {cluster.size} processes share each batch.")
 
 
-def _log_flags(settings: Settings, ran_with: Mapping[str, str], iteration: int) -> None:
+def _log_start(
+    settings: Settings, source: str, ran_with: Mapping[str, str], iteration: int
+) -> None:
+    log.info(f"Starting training from iteration {iteration}, with {source}.")
     log.info(f"Flags that differ from their defaults: {describe_flags(settings)}")
     warning = rate_jump(settings, ran_with, iteration)
     if warning:

@@ -1,4 +1,4 @@
-"""What a training tells: train.log, metrics.jsonl, TensorBoard, detailed logs, the live line."""
+"""What a training tells: train.log, metrics.jsonl, TensorBoard, detailed logs, trackers, the live line."""
 
 import contextlib
 import dataclasses
@@ -22,6 +22,7 @@ from runtime.terminal import log
 from training import summaries
 from training.batches import Batch, Batches
 from training.collapse import CollapseWatch
+from training.trackers import Trackers
 
 
 class Iteration(NamedTuple):
@@ -57,6 +58,7 @@ class Recorder:
         self._collapse = CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
         self._details = DetailedLogs(self._root, self._layout_of_details())
         self._metrics = MetricsLog(self._root, active=is_chief)
+        self._trackers = Trackers(settings, finished, active=is_chief)
         self._writer = tf.summary.create_noop_writer()
         if is_chief:
             self._writer = tf.summary.create_file_writer(str(self._root))
@@ -70,7 +72,8 @@ class Recorder:
         self._contexts = contextlib.ExitStack()
 
     def __enter__(self) -> "Recorder":
-        for context in (self._writer.as_default(), self._metrics, self._details, self._bar):
+        files_and_line = (self._writer.as_default(), self._metrics, self._details, self._bar)
+        for context in (*files_and_line, self._trackers):
             self._contexts.enter_context(context)
         return self
 
@@ -110,9 +113,15 @@ class Recorder:
         scalars = validations.tags(figures)
         summaries.write_scalars(iteration, scalars)
         self._metrics.write(iteration, scalars)
+        self._trackers.line(iteration, scalars)
+
+    def saved(self, iteration: int, is_best: bool) -> None:
+        """Tell that a checkpoint is complete. A thread may call this."""
+        self._trackers.checkpoint(iteration, is_best)
 
     def end(self, iterations: int) -> None:
-        """Tell TensorBoard that the training is over, after so many iterations."""
+        """Tell TensorBoard and trackers that the training is over, after so many iterations."""
+        self._trackers.is_finished = True
         summaries.write_end(iterations)
         self._writer.flush()
 
@@ -174,6 +183,7 @@ class Recorder:
         scalars |= {"learning_rate": done.rate} | timing
         summaries.write_scalars(number, scalars)
         self._metrics.write(number, scalars)
+        self._trackers.line(number, scalars)
         self._write_pictures(number, result, done.batch.rows)
         if settings.detailed_logs:
             self._details.write(
@@ -227,9 +237,11 @@ class Recorder:
         if triplets:
             images = self._batches.files.select(rows)
             pids = [self._batches.dataset.pids[row] for row in rows]
-            summaries.write_hardest_triplets(number, images, pids, dists)
+            picture = summaries.write_hardest_triplets(number, images, pids, dists)
+            self._trackers.picture(number, "hardest_triplets", picture)
 
     def _write_network_input(self, batch: Batch) -> None:
         if self._is_chief and self._settings.image_frequency:
             images = self._batches.images_of_first_device(batch)
-            summaries.write_network_input(1, images, self._settings.batch_k)
+            picture = summaries.write_network_input(1, images, self._settings.batch_k)
+            self._trackers.picture(1, "network_input", picture)

@@ -22,6 +22,7 @@ class Saver:
         keep: number of newest checkpoints to keep. 0 keeps all.
         sync: called in the thread before each save: what was logged up to a checkpoint is on the
             disk before it.
+        saved: called in the thread after each save, with its iteration and whether it is the best.
         active: False for a worker that is not the chief; nothing is written then.
     """
 
@@ -31,12 +32,14 @@ class Saver:
         variables: Mapping,
         keep: int,
         sync: Callable[[], None],
+        saved: Callable[[int, bool], None] = lambda *_: None,
         active: bool = True,
     ):
         self._root = root
         self._variables = variables
         self._keep = keep
         self._sync = sync
+        self._saved = saved
         self._active = active
         self._of_earlier_runs = checkpoints.iterations(root)  # they stay as they are
         self._kept_as_best: int | None = None
@@ -104,4 +107,5 @@ class Saver:
                 checkpoints.delete(self._root, self._kept_as_best)
             self._kept_as_best = None if is_due else iteration
         checkpoints.keep_newest(self._root, self._keep)
+        self._saved(iteration, is_best)
         log.info(f"Saved {path}.")

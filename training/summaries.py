@@ -173,28 +173,36 @@ def _write(summaries: Sequence[Summary], iteration: int) -> None:
     tf.summary.experimental.write_raw_pb(event.SerializeToString(), step=iteration)
 
 
-def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> None:
+def write_network_input(iteration: int, images: np.ndarray, batch_k: int) -> np.ndarray:
     """Write what the network sees of the first pids.
 
     Args:
         images: of the batch, float32 RGB in 0..255 [B, H, W, 3].
+
+    Returns:
+        The picture, uint8 RGB [H, W, 3].
     """
-    picture = pictures.network_input(images, batch_k)[None]
-    tf.summary.image(
-        "network_input", picture, step=iteration, description=DESCRIPTIONS["network_input"]
-    )
+    picture = pictures.network_input(images, batch_k)
+    _write_picture("network_input", picture, iteration)
+    return picture
 
 
 def write_hardest_triplets(
     iteration: int, images: ImageFiles, pids: Sequence[str], dists: np.ndarray
-) -> None:
+) -> np.ndarray:
     """Write the triplets that are most wrong.
 
     Args:
         images, pids: of the batch, B of each.
         dists: of the batch, float [B, B].
+
+    Returns:
+        The picture, uint8 RGB [H, W, 3].
     """
-    picture = pictures.draw_triplets(images, pids, dists)[None]
-    tf.summary.image(
-        "hardest_triplets", picture, step=iteration, description=DESCRIPTIONS["hardest_triplets"]
-    )
+    picture = pictures.draw_triplets(images, pids, dists)
+    _write_picture("hardest_triplets", picture, iteration)
+    return picture
+
+
+def _write_picture(tag: str, picture: np.ndarray, iteration: int) -> None:
+    tf.summary.image(tag, picture[None], step=iteration, description=DESCRIPTIONS[tag])

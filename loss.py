@@ -454,6 +454,25 @@ def circle(
     return _hinge(difference, "soft", positives, negatives)
 
 
+def supcon(
+    embs: tf.Tensor, pids: tf.Tensor, columns: Columns | None = None, *, temperature: float = 0.1
+) -> tf.Tensor:
+    """The supervised contrastive loss of Khosla et al., NeurIPS 2020 (arXiv:2004.11362), eq. 2.
+
+    It is the mean over the positives p of log Σ e^(cos / τ) over all columns but the anchor itself,
+    minus cos_p / τ.
+
+    Args:
+        temperature: τ, above 0.
+    """
+    sims, positives, negatives = _similarities(embs, pids, columns)
+    logits = sims / temperature
+    counts = tf.math.count_nonzero(positives, axis=1, dtype=tf.float32)
+    pull = tf.math.divide_no_nan(tf.reduce_sum(tf.where(positives, logits, 0.0), axis=1), counts)
+    difference = _log_sum_exp(logits, positives | negatives) - pull
+    return _hinge(difference, "none", positives, negatives)
+
+
 def _similarities(
     embs: tf.Tensor, pids: tf.Tensor, columns: Columns | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -496,6 +515,7 @@ LOSSES = {
     "triplet": Loss(function=triplet, over="distances"),
     "multi_similarity": Loss(function=multi_similarity, over="embeddings"),
     "circle": Loss(function=circle, over="embeddings"),
+    "supcon": Loss(function=supcon, over="embeddings"),
 }
 
 

@@ -617,6 +617,14 @@ class Settings(Architecture):
     loss: str = _flag(
         "loss", "The loss, one of those in loss.py.", choices=common.LOSSES, default="batch_hard"
     )
+    loss_weight: float = _flag(
+        "loss",
+        "Weight of --loss. With 0 only losses of identities train the network, and this one is only "
+        "logged.",
+        type=_non_negative_float,
+        metavar="W",
+        default=1.0,
+    )
     margin: float | str = _flag(
         "loss",
         "How the difference x of two distances becomes a loss. A number m gives max(0, m + x), "
@@ -654,7 +662,8 @@ class Settings(Architecture):
         "losses of identities",
         "The loss over the pids of the training set: the cross-entropy of a linear classifier "
         "(softmax); or of cosines with a center of each pid, with a margin in the cosine (cosface), "
-        "in the angle (arcface), or by the circle loss (circle).",
+        "in the angle (arcface), or by the circle loss (circle); or the proxy anchor loss of such "
+        "centers (proxy_anchor), whose learning rate is 100 times as high, as in its paper.",
         only_with=OnlyWith("id_loss_weight"),
         choices=tuple(id_losses.ID_LOSSES),
         default="softmax",

@@ -17,6 +17,7 @@ class IdLoss(NamedTuple):
         sub_centers: whether a pid may have several centers.
         margin_by_count: whether the margin may depend on the number of a pid's images.
         smoothing: label smoothing where none is given. None: it has no labels to smooth.
+        rate_factor: of the learning rate of what it learns, as its paper has it.
     """
 
     scale: float | None = None
@@ -25,6 +26,7 @@ class IdLoss(NamedTuple):
     sub_centers: bool = False
     margin_by_count: bool = False
     smoothing: float | None = 0.0
+    rate_factor: float = 1.0
 
 
 ID_LOSSES = {
@@ -32,6 +34,7 @@ ID_LOSSES = {
     "cosface": IdLoss(64.0, 0.35, margin_below=2.0, sub_centers=True, margin_by_count=True),
     "arcface": IdLoss(64.0, 0.5, margin_below=math.pi, sub_centers=True, margin_by_count=True),
     "circle": IdLoss(256.0, 0.25, sub_centers=True),
+    "proxy_anchor": IdLoss(32.0, 0.1, smoothing=None, rate_factor=100.0),
 }
 
 WITH_COSINES = tuple(name for name, loss in ID_LOSSES.items() if loss.scale)

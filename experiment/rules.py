@@ -142,6 +142,16 @@ def _check_loss(settings: Settings) -> None:
 
 def _check_id_loss(settings: Settings) -> None:
     own = id_losses.ID_LOSSES[settings.id_loss]
+    if not settings.loss_weight and not settings.id_loss_weight:
+        raise UserError(
+            "--loss_weight 0 leaves nothing that tells pids apart. Add an --id_loss_weight above 0, or "
+            "leave it out"
+        )
+    if own.smoothing is None and settings.label_smoothing:
+        raise UserError(
+            f"--id_loss {settings.id_loss} has no labels to smooth. Received: --label_smoothing "
+            f"{settings.label_smoothing}. Leave it out"
+        )
     margin, by_count = settings.id_margin, settings.id_margin_by_count
     if by_count is not None and margin is not None:
         raise UserError(

@@ -142,7 +142,7 @@ CASES = {
     "a margin of softmax": (
         [*TRAIN, "--id_loss_weight=1", "--id_margin=0.3"],
         2,
-        "--id_margin is for --id_loss cosface or arcface or circle. Received: softmax",
+        "--id_margin is for --id_loss cosface or arcface or circle or proxy_anchor. Received: softmax",
     ),
     "a margin in degrees": (
         [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_margin=28.6"],
@@ -179,6 +179,21 @@ CASES = {
         ],
         2,
         "--id_margin 0.3 is one margin.*--id_margin_by_count 0.5,0.25,0.*Give one",
+    ),
+    "nothing to train": (
+        [*TRAIN, "--loss_weight=0", "--center_loss_weight=1"],
+        2,
+        "--loss_weight 0 leaves nothing.*Add an --id_loss_weight",
+    ),
+    "smoothing of proxies": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=proxy_anchor", "--label_smoothing=0.2"],
+        2,
+        "--id_loss proxy_anchor has no labels to smooth. Received: --label_smoothing 0.2",
+    ),
+    "several proxies": (
+        [*TRAIN, "--id_loss_weight=1", "--id_loss=proxy_anchor", "--id_centers=2"],
+        2,
+        "--id_centers is for --id_loss cosface or arcface or circle. Received: proxy_anchor",
     ),
     "no centers": (
         [*TRAIN, "--id_loss_weight=1", "--id_loss=arcface", "--id_centers=0"],

@@ -303,7 +303,17 @@ def circle(embs, pids, weighted_by=None, m=0.25, gamma=64):
     return np.array(losses)
 
 
-EMBEDDING_REFERENCES = {"multi_similarity": multi_similarity, "circle": circle}
+def supcon(embs, pids):
+    losses, all_sims = [], similarities(embs) / 0.1
+    for anchor, sims in enumerate(all_sims):
+        positives, negatives = triplets_of(anchor, pids)
+        total = sum(np.exp(sims[other]) for other in positives + negatives)
+        terms = [np.log(total) - sims[positive] for positive in positives]
+        losses.append(np.mean(terms) if positives and negatives else 0.0)
+    return np.array(losses)
+
+
+EMBEDDING_REFERENCES = {"multi_similarity": multi_similarity, "circle": circle, "supcon": supcon}
 
 
 @pytest.mark.parametrize("spread", [0.3, 1, 30])
@@ -346,6 +356,7 @@ def test_each_constant_of_a_loss_can_be_set(name):
     [
         (loss.multi_similarity, np.log1p(np.exp(3)) / 2 + np.log1p(np.exp(25)) / 50),
         (loss.circle, 64 * (2.25 * 1.75 + 1.25 * 0.75)),
+        (loss.supcon, 20 + np.log(1 + 2 * np.exp(-20))),
     ],
 )
 def test_losses_over_embeddings_are_finite_far_from_their_optimum(function, expected):
@@ -354,6 +365,46 @@ def test_losses_over_embeddings_are_finite_far_from_their_optimum(function, expe
     losses, gradient = with_gradient(lambda x: function(x, pids), embs, np.ones(4))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+def test_a_temperature_divides_the_cosines(temperature):
+    rng = np.random.default_rng(11)
+    embs, pids = tf.constant(rng.normal(size=(6, 4)), tf.float32), tf.constant([0, 0, 0, 1, 1, 1])
+    sims = similarities(embs.numpy().astype(float)) / temperature
+    losses = loss.supcon(embs, pids, temperature=temperature)
+    others = np.exp(sims[0, 1:] - sims[0, 1:].max()).sum()
+    expected = np.log(others) + sims[0, 1:].max() - sims[0, 1:3].mean()
+    assert float(losses[0]) == pytest.approx(expected, rel=1e-4)
+
+
+# Of pytorch-metric-learning 2.9; see golden/metric_learning.py.
+THEIRS = np.load(GOLDEN / "metric_learning.npz")
+CHOICES = {
+    "batch_hard": loss.Choice("batch_hard", 0.5),
+    "batch_hard_soft": loss.Choice("batch_hard"),
+    "batch_all": loss.Choice("batch_all", 0.5),
+    "batch_all_without_zeros": loss.Choice("batch_all", 0.5, ignore_zero=True),
+    "lifted": loss.Choice("lifted", 1.0),
+    "multi_similarity": loss.Choice("multi_similarity"),
+    "circle": loss.Choice("circle"),
+    "supcon": loss.Choice("supcon"),
+}
+
+
+@pytest.mark.parametrize("theirs", CHOICES)
+def test_losses_are_those_of_pytorch_metric_learning(theirs):
+    pids = tf.constant(THEIRS["pk_pids"])
+
+    def of_batch(embs):
+        dists = loss.cdist(embs, embs)
+        losses, counts = loss.per_anchor(CHOICES[theirs], embs, dists, pids)
+        return losses * counts / tf.reduce_sum(counts)
+
+    parts, gradient = with_gradient(of_batch, THEIRS["pk_embs"], np.ones(len(pids)))
+    assert parts.sum() == pytest.approx(THEIRS[f"{theirs}/loss"], rel=1e-6)
+    scale = np.abs(THEIRS[f"{theirs}/by_embs"]).max()
+    np.testing.assert_allclose(gradient, THEIRS[f"{theirs}/by_embs"], rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("margin", ["soft", "none", 0.2])

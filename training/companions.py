@@ -37,19 +37,21 @@ class CosineClassifier(keras.layers.Layer):
     Args:
         count: N, how many pids there are.
         centers: K, how many centers each has.
+        spread: standard deviation of the centers at the start; 0.01 as in ArcFace's own code.
+            Lengths do not count, but short centers turn faster.
     """
 
-    def __init__(self, count: int, centers: int = 1, **kwargs):
+    def __init__(self, count: int, centers: int = 1, spread: float = 0.01, **kwargs):
         super().__init__(**({"name": "classifier", "dtype": "float32"} | kwargs))
         self.count = count
         self.centers = centers
+        self.spread = spread
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(input_shape[-1], self.count * self.centers),
-            # As in ArcFace's own code. Lengths do not count, but short centers turn faster.
-            initializer=keras.initializers.RandomNormal(stddev=0.01),
+            initializer=keras.initializers.RandomNormal(stddev=self.spread),
         )
 
     def call(self, embs):
@@ -76,8 +78,19 @@ class IdLoss(NamedTuple):
     margins: np.ndarray | None = None
     smoothing: float = 0.1
 
+    @property
+    def of_whole_batch(self) -> bool:
+        """Whether it is no mean of the losses of anchors, but takes all of a batch together."""
+        return self.name == "proxy_anchor"
+
+    def mean(self, scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """The loss of a batch, a float32 scalar. scores, labels: as of `losses`."""
+        if not self.of_whole_batch:
+            return tf.reduce_mean(self.losses(scores, labels))
+        return proxy_anchor(tf.cast(scores, tf.float32), labels, self.margins, self.scale)
+
     def losses(self, scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """The losses of anchors.
+        """The losses of anchors, unless it is of the whole batch.
 
         Args:
             scores: float [B, N], what the classifier gives: logits, or cosines.
@@ -156,6 +169,33 @@ def _with_own(scores: tf.Tensor, labels: tf.Tensor, function) -> tf.Tensor:
 
 
 WITH_MARGIN = {"cosface": cosface, "arcface": arcface, "circle": circle}
+
+
+def proxy_anchor(
+    cosines: tf.Tensor, labels: tf.Tensor, margins: np.ndarray, scale: float
+) -> tf.Tensor:
+    """The proxy anchor loss, eq. 4 of arXiv:2003.13911: a center of each pid is the anchor.
+
+    Args:
+        cosines: float32 [B, N], with the proxies.
+        labels: int [B], in 0..N-1.
+        margins: float32 [N], δ in the paper. scale: α.
+
+    Returns:
+        float32 scalar: over the pids of the batch, the mean of log(1 + Σ e^(-α (cos - δ))) of their
+        embeddings; and over all N, that of log(1 + Σ e^(α (cos + δ))) of those of the others.
+    """
+    positives = tf.equal(tf.range(tf.shape(cosines)[1]), tf.cast(labels, tf.int32)[:, None])
+    pull = _log_sum_exp(-scale * (cosines - margins), positives)
+    push = _log_sum_exp(scale * (cosines + margins), ~positives)
+    present = tf.math.count_nonzero(tf.reduce_any(positives, axis=0), dtype=tf.float32)
+    # softplus(log Σ e^x) = log(1 + Σ e^x), and 0 without any x.
+    return tf.reduce_sum(tf.nn.softplus(pull)) / present + tf.reduce_mean(tf.nn.softplus(push))
+
+
+def _log_sum_exp(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """log Σ e^x of the rows in the mask, [B, N] -> [N]; -inf without any."""
+    return tf.reduce_logsumexp(tf.where(mask, logits, -float("inf")), axis=0)
 
 
 # ------------------------------------------------------------------------- the center loss
@@ -256,6 +296,8 @@ def build(images: np.ndarray, settings: Settings) -> Companions:
 def _classifier(count: int, settings: Settings) -> keras.layers.Layer:
     if settings.id_loss == "softmax":
         return classifier(count)
+    if settings.id_loss == "proxy_anchor":
+        return CosineClassifier(count, spread=(2 / count) ** 0.5)  # as in the paper's code
     return CosineClassifier(count, settings.id_centers)
 
 

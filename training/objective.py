@@ -59,16 +59,19 @@ def of_embeddings(
     means = {"loss": tf.reduce_sum(losses * counts) / tf.maximum(total_count, 1)}
     R = context.num_replicas_in_sync
     if companions.classifier:
-        of_ids = companions.id_loss.losses(companions.classifier(embs["emb"]), pids)
-        means["id_loss"] = tf.reduce_mean(of_ids) / R
+        scores = companions.classifier(embs["emb"])
+        if companions.id_loss.of_whole_batch:
+            means["id_loss"] = companions.id_loss.mean(devices.gather(scores), labels) / R
+        else:
+            means["id_loss"] = companions.id_loss.mean(scores, pids) / R
     if companions.centers:
         means["center_loss"] = tf.reduce_mean(companions.centers(emb, pids)) / R
     weight = {
-        "loss": 1.0,
+        "loss": settings.loss_weight,
         "id_loss": settings.id_loss_weight,
         "center_loss": settings.center_loss_weight,
     }
-    total = tf.add_n([weight[name] * mean for name, mean in means.items()])
+    total = tf.add_n([weight[name] * mean for name, mean in means.items() if weight[name]])
     scaled = state.optimizer.scale_loss(total)
     return Objective(scaled, means, losses, dists, emb, all_embs)
 

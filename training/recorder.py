@@ -55,7 +55,12 @@ class Recorder:
         self._is_chief = is_chief
         self._pending: Iteration | None = None
         self._root = Path(settings.experiment_root)
-        self._collapse = CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
+        # A loss that is only logged may be anything.
+        self._collapse = (
+            CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
+            if settings.loss_weight
+            else lambda *_: None
+        )
         self._details = DetailedLogs(self._root, self._layout_of_details())
         self._metrics = MetricsLog(self._root, active=is_chief)
         self._trackers = Trackers(settings, finished, active=is_chief)

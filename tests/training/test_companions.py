@@ -185,10 +185,78 @@ def test_losses_with_a_margin_are_finite_wherever_embeddings_are(name, scale):
 
 
 def test_one_pid_has_no_loss_whatever_the_margin():
-    for name in ID_LOSSES:
+    for name in ["softmax", *companions.WITH_MARGIN]:
         losses, by_embs, _ = losses_and_gradients(build([4], id_loss=name), np.eye(4), [0] * 4)
         np.testing.assert_allclose(losses, 0, atol=1e-5)
         np.testing.assert_allclose(by_embs, 0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------- proxies
+
+
+def proxy_anchor(embs, proxies, labels, alpha, delta):
+    """Pair by pair, in float64."""
+    cosines = cosines_of(embs, proxies, proxies.shape[1])
+    present, total = sorted(set(labels)), 0.0
+    for pid, of_pid in enumerate(cosines.T):
+        pulled = [
+            np.exp(-alpha * (c - delta)) for c, p in zip(of_pid, labels, strict=True) if p == pid
+        ]
+        pushed = [
+            np.exp(alpha * (c + delta)) for c, p in zip(of_pid, labels, strict=True) if p != pid
+        ]
+        total += np.log(1 + sum(pulled)) / len(present) + np.log(1 + sum(pushed)) / cosines.shape[1]
+    return total
+
+
+def proxy_loss(made, embs, labels):
+    """The loss of a batch, and its gradients by embeddings and by proxies."""
+    embs = tf.Variable(embs, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        mean = made.id_loss.mean(made.classifier(embs), labels)
+    by_embs, by_proxies = tape.gradient(mean, [embs, made.classifier.kernel.value])
+    return float(mean), by_embs.numpy(), by_proxies.numpy()
+
+
+@pytest.mark.parametrize("flags", [{}, {"id_scale": 4.0, "id_margin": 0.3}])
+@pytest.mark.parametrize("labels", [LABELS, [1] * 5], ids=["several pids", "one pid"])
+def test_proxy_anchor_pair_by_pair_and_by_finite_differences(labels, flags):
+    rng = np.random.default_rng(4)
+    made = build([1] * 4, id_loss="proxy_anchor", **flags)
+    embs, proxies = rng.normal(size=(5, 4)), rng.normal(size=(4, 4))
+    made.classifier.kernel.assign(proxies)
+    constants = flags.get("id_scale", 32.0), flags.get("id_margin", 0.1)
+    mean, by_embs, by_proxies = proxy_loss(made, embs, labels)
+    assert mean == pytest.approx(proxy_anchor(embs, proxies, labels, *constants), rel=1e-5)
+    numeric = numeric_gradient(lambda x: proxy_anchor(x, proxies, labels, *constants), embs)
+    np.testing.assert_allclose(by_embs, numeric, rtol=1e-3, atol=1e-4)
+    numeric = numeric_gradient(lambda x: proxy_anchor(embs, x, labels, *constants), proxies)
+    np.testing.assert_allclose(by_proxies, numeric, rtol=1e-3, atol=1e-4)
+
+
+def test_proxy_anchor_is_that_of_pytorch_metric_learning():
+    made = build([1] * 6, embedding_dim=8, id_loss="proxy_anchor")
+    made.classifier.kernel.assign(THEIRS["weights"])
+    mean, by_embs, by_proxies = proxy_loss(made, THEIRS["embs"], THEIRS["pids"])
+    assert mean == pytest.approx(THEIRS["proxy_anchor/loss"], rel=1e-6)
+    np.testing.assert_allclose(by_embs, THEIRS["proxy_anchor/by_embs"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        by_proxies, THEIRS["proxy_anchor/by_weights"].T, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("scale", [32.0, 1e4])
+@pytest.mark.parametrize("count", [1, 3])
+def test_proxy_anchor_is_finite_wherever_embeddings_are(count, scale):
+    made = build([1] * count, id_loss="proxy_anchor", id_scale=scale)
+    assert float(tf.math.reduce_std(made.classifier.kernel)) < 2
+    made.classifier.kernel.assign(np.eye(4)[:, :count])
+    for embs in (np.eye(4), -np.eye(4), np.ones((4, 4)), np.zeros((4, 4))):
+        for found in proxy_loss(made, embs, [0, 0, count - 1, count - 1]):
+            assert np.isfinite(found).all()
+
+
+# ------------------------------------------------------------------------- all with cosines
 
 
 def test_cosines_are_computed_in_float32_of_embeddings_in_16_bits():
@@ -206,7 +274,7 @@ def test_each_loss_has_the_constants_of_its_paper_unless_others_are_given():
         id_loss = build([3, 7], id_loss=name).id_loss
         assert id_loss.name == name and id_loss.scale == (own.scale or 1)
         np.testing.assert_allclose(id_loss.margins, own.margin or 0)
-        assert id_loss.smoothing == own.smoothing
+        assert id_loss.smoothing == (own.smoothing or 0)
     given = build([3, 7], id_loss="circle", id_scale=9.0, id_margin=0.0, label_smoothing=0.3)
     assert given.id_loss.scale == 9 and given.id_loss.smoothing == 0.3
     np.testing.assert_array_equal(given.id_loss.margins, 0)

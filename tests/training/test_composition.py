@@ -20,6 +20,7 @@ CASES = {
         f"{loss} on {head}": [f"--loss={loss}", f"--head_name={head}"]
         for loss in common.LOSSES
         for head in common.plugin_names("heads")
+        if loss != "supcon"  # with proxies below
     },
     **{
         f"{loss} without zeros": [f"--loss={loss}", "--loss_ignore_zero", "--margin=0.2"]
@@ -90,6 +91,13 @@ CASES = {
         "--chunk=3",
         "--ema=0.9",
     ],
+    "supcon and proxies": [
+        "--loss=supcon",
+        "--id_loss_weight=1",
+        "--id_loss=proxy_anchor",
+        "--chunk=2",
+    ],
+    "proxies alone": ["--loss_weight=0", "--id_loss_weight=1", "--id_loss=proxy_anchor"],
     "augmentation": [
         "--pad_crop=2",
         "--color_jitter=0.3",

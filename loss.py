@@ -32,12 +32,15 @@ class Columns(NamedTuple):
         seed: integers [2], which the losses that draw triplets need. The same seed and column give
             an anchor the same draw, on one device and on many.
         embs: float [C, D], for the losses over embeddings. None stands for those of the anchors.
+        there: bool [C], False for columns that are empty: they are neither positives nor negatives.
+            None: all are there.
     """
 
     pids: tf.Tensor
     offset: int | tf.Tensor = 0
     seed: tf.Tensor | None = None
     embs: tf.Tensor | None = None
+    there: tf.Tensor | None = None
 
 
 # ------------------------------------------------------------------------- distances
@@ -165,7 +168,10 @@ def pair_masks(pids: tf.Tensor, columns: Columns | None = None) -> tuple[tf.Tens
     same = tf.equal(pids[:, None], columns.pids[None, :])
     own_column = tf.range(tf.shape(pids)[0]) + columns.offset
     itself = tf.equal(own_column[:, None], tf.range(tf.shape(columns.pids)[0])[None, :])
-    return same & ~itself, ~same
+    positives, negatives = same & ~itself, ~same
+    if columns.there is None:
+        return positives, negatives
+    return positives & columns.there, negatives & columns.there
 
 
 def apply_margin(difference: tf.Tensor, margin: float | str) -> tf.Tensor:

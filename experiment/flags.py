@@ -645,6 +645,23 @@ class Settings(Architecture):
         "Take the mean over the terms that are not 0. This is for "
         f"{' and '.join(common.LOSSES_WITHOUT_ZEROS)}, with a number as margin.",
     )
+    memory_batches: int = _flag(
+        "loss",
+        "Also compare each image with the embeddings of the last N batches, as they were then: many "
+        "more negatives for little time. Each takes P x K x D numbers in memory and in checkpoints. "
+        "0 keeps none.",
+        type=common.integer(0, most=1_000_000),
+        metavar="N",
+        default=0,
+    )
+    memory_start: int = _flag(
+        "loss",
+        "Iteration from which they are compared with: embeddings change fast at first.",
+        only_with=OnlyWith("memory_batches"),
+        type=common.non_negative_int,
+        metavar="N",
+        default=1000,
+    )
     metric: str = _flag(
         "loss",
         "How distances of embeddings are measured.",

@@ -16,6 +16,7 @@ def check_combinations(settings: Settings) -> None:
     _check_sets(settings)
     _check_cache(settings)
     _check_loss(settings)
+    _check_loss_weight(settings)
     _check_id_loss(settings)
     _check_crops(settings)
     _check_flips(settings)
@@ -140,13 +141,23 @@ def _check_loss(settings: Settings) -> None:
         )
 
 
-def _check_id_loss(settings: Settings) -> None:
-    own = id_losses.ID_LOSSES[settings.id_loss]
-    if not settings.loss_weight and not settings.id_loss_weight:
+def _check_loss_weight(settings: Settings) -> None:
+    if settings.loss_weight:
+        return
+    if not settings.id_loss_weight:
         raise UserError(
             "--loss_weight 0 leaves nothing that tells pids apart. Add an --id_loss_weight above 0, or "
             "leave it out"
         )
+    if settings.memory_batches:
+        raise UserError(
+            f"--memory_batches {settings.memory_batches} is for a --loss that trains. Received: --loss_weight 0. Leave "
+            "out one of the two"
+        )
+
+
+def _check_id_loss(settings: Settings) -> None:
+    own = id_losses.ID_LOSSES[settings.id_loss]
     if own.smoothing is None and settings.label_smoothing:
         raise UserError(
             f"--id_loss {settings.id_loss} has no labels to smooth. Received: --label_smoothing "
@@ -350,6 +361,10 @@ def unreached(settings: Settings) -> list[str]:
         for name, at in plans.items()
         if at >= end
     ]
+    if settings.memory_batches and settings.memory_start >= end:
+        lines.append(
+            f"The memory is never used: --memory_start {settings.memory_start} should be below {end}."
+        )
     if settings.warmup_iterations >= end:
         lines.append(
             f"The warm-up never ends: --warmup_iterations {settings.warmup_iterations} should be "

@@ -185,6 +185,11 @@ CASES = {
         2,
         "--loss_weight 0 leaves nothing.*Add an --id_loss_weight",
     ),
+    "a memory for nothing": (
+        [*TRAIN, "--loss_weight=0", "--id_loss_weight=1", "--memory_batches=2"],
+        2,
+        "--memory_batches 2 is for a --loss that trains. Received: --loss_weight 0",
+    ),
     "smoothing of proxies": (
         [*TRAIN, "--id_loss_weight=1", "--id_loss=proxy_anchor", "--label_smoothing=0.2"],
         2,

@@ -497,6 +497,21 @@ def test_a_slice_of_anchors_against_all_gives_that_slice_of_the_losses(name, bat
     np.testing.assert_allclose(tf.concat(parts, 0), losses_of(name, embs, pids), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", common.LOSSES)
+def test_columns_that_are_empty_count_for_nothing(name, batch):
+    embs, pids = batch
+
+    def losses(x, there):
+        count = len(there)
+        columns = loss.Columns(pids[:count], 2, SEED, embs[:count], tf.constant(there))
+        return losses_of(name, x, pids[2:5], columns=columns)
+
+    some = with_gradient(lambda x: losses(x, [True] * 8), embs[2:5], np.ones(3))
+    padded = with_gradient(lambda x: losses(x, [True] * 8 + [False] * 4), embs[2:5], np.ones(3))
+    for got, expected in zip(padded, some, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", common.LOSSES_WITHOUT_ZEROS)
 def test_a_slice_of_anchors_without_zeros(name, batch):
     embs, pids = batch

@@ -41,8 +41,7 @@ def make_training(strategy, state: State, settings: Settings):
             batch = objective.of_embeddings(embs, labels, iteration, state, settings)
         sources = embs, companions.trainable_variables
         by_embs, by_companions = tape.gradient(batch.scaled, sources)
-        if companions.centers:
-            companions.centers.move(batch.all_embs, labels)
+        companions.move(batch.all_embs, labels)
         measured = objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
         used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
         return measured, used, by_companions

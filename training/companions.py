@@ -1,7 +1,7 @@
-"""What is trained beside the network and not exported.
+"""What is trained or kept beside the network and not exported.
 
-A classifier of the pids, and a center for each of them. N pids have the labels 0..N-1. Both losses
-are float32 [B], one for each anchor, to be added to that of loss.py with a weight.
+A classifier of the pids, a center for each of them, and a memory of embeddings. N pids have the
+labels 0..N-1. The losses of the first two are added to that of loss.py with a weight.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import loss
 from experiment import id_losses
 from experiment.flags import Settings
 
@@ -249,31 +250,105 @@ class Centers(keras.layers.Layer):
         self.centers.assign(centers - self.alpha * sums / (1 + counts))
 
 
+# ------------------------------------------------------------------------- the memory
+
+
+class Memory(keras.layers.Layer):
+    """The embeddings of the last batches and their labels: the cross-batch memory of Wang et al.,
+    CVPR 2020 (arXiv:1912.06798).
+
+    In checkpoints they are memory/embs [M, D] and memory/labels, int64 [M], the newest at the end;
+    a label of -1 stands for a row that is still empty.
+
+    Args:
+        size: M, how many embeddings it holds.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**({"name": "memory", "dtype": "float32"} | kwargs))
+        self.size = size
+
+    def build(self, input_shape):
+        # Replicas put the same into theirs.
+        shared = {"trainable": False, "aggregation": "only_first_replica"}
+        self.embs = self.add_weight(
+            name="embs", shape=(self.size, input_shape[-1]), initializer="zeros", **shared
+        )
+        self.labels = self.add_weight(
+            name="labels",
+            shape=(self.size,),
+            dtype="int64",
+            initializer=keras.initializers.Constant(-1),
+            **shared,
+        )
+
+    def enqueue(self, embs, labels):
+        """Put embeddings [B, D] and labels [B] at the end; what is at the front leaves.
+
+        With replicas, give each of them the embeddings and labels of all, in the same order.
+        """
+        old_embs = tf.convert_to_tensor(self.embs)
+        old_labels = tf.convert_to_tensor(self.labels)
+        B = embs.shape[0]
+        self.embs.assign(tf.concat([old_embs[B:], tf.stop_gradient(embs)], axis=0))
+        self.labels.assign(tf.concat([old_labels[B:], tf.cast(labels, tf.int64)], axis=0))
+
+    def append_to(self, columns: loss.Columns, in_use: tf.Tensor) -> loss.Columns:
+        """The columns of a batch, and behind them what is in the memory. It has no gradient.
+
+        Args:
+            columns: with embs.
+            in_use: bool scalar; False: the rows of the memory count as empty.
+        """
+        labels = tf.convert_to_tensor(self.labels)
+        of_batch = tf.ones_like(columns.pids, tf.bool)
+        return columns._replace(
+            pids=tf.concat([columns.pids, tf.cast(labels, columns.pids.dtype)], axis=0),
+            embs=tf.concat([columns.embs, tf.convert_to_tensor(self.embs)], axis=0),
+            there=tf.concat([of_batch, (labels >= 0) & in_use], axis=0),
+        )
+
+
 # ------------------------------------------------------------------------- all of them
 
 
 class Companions(NamedTuple):
-    """The layers that are trained beside a network; None where a loss is not used.
+    """The layers that are kept beside a network; None where there is no use for one.
 
     Attributes:
         classifier: from embeddings [B, D] to what id_loss takes, float32 [B, N].
         centers: those of the center loss.
         id_loss: how the classifier's output becomes losses.
+        memory: embeddings of earlier batches, that anchors are compared with, too.
     """
 
     classifier: keras.layers.Layer | None = None
     centers: Centers | None = None
     id_loss: IdLoss = IdLoss()
+    memory: Memory | None = None
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
         """Those that there are."""
-        return [layer for layer in (self.classifier, self.centers) if layer is not None]
+        layers = self.classifier, self.centers, self.memory
+        return [layer for layer in layers if layer is not None]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """What the optimizer trains of them."""
         return [variable for layer in self.layers for variable in layer.trainable_variables]
+
+    def move(self, embs: tf.Tensor, labels: tf.Tensor) -> None:
+        """At the end of an iteration: change what no gradient changes.
+
+        Args:
+            embs: float32 [B, D], those that the losses were taken of, of all replicas.
+            labels: int [B].
+        """
+        if self.centers:
+            self.centers.move(embs, labels)
+        if self.memory:
+            self.memory.enqueue(embs, labels)
 
 
 def build(images: np.ndarray, settings: Settings) -> Companions:
@@ -283,10 +358,12 @@ def build(images: np.ndarray, settings: Settings) -> Companions:
         images: number of images of each pid, int [N].
     """
     count = len(images)
+    B = settings.batch_p * settings.batch_k
     made = Companions(
         classifier=_classifier(count, settings) if settings.id_loss_weight > 0 else None,
         centers=Centers(count) if settings.center_loss_weight > 0 else None,
         id_loss=_id_loss(images, settings),
+        memory=Memory(settings.memory_batches * B) if settings.memory_batches else None,
     )
     for layer in made.layers:
         layer.build((None, settings.embedding_dim))

@@ -9,6 +9,7 @@ import common
 import loss
 from experiment.flags import Settings
 from runtime import devices
+from training.companions import Memory
 from training.state import State
 
 
@@ -53,7 +54,9 @@ def of_embeddings(
 
     all_embs = devices.gather(emb)
     dists = loss.cdist(emb, all_embs, settings.metric)
-    losses, counts = _triplet_losses(emb, all_embs, dists, labels, iteration, settings)
+    losses, counts = _triplet_losses(
+        emb, all_embs, dists, labels, iteration, companions.memory, settings
+    )
     # The mean over the whole batch, of which this is the replica's part.
     total_count = tf.reduce_sum(devices.gather(counts))
     means = {"loss": tf.reduce_sum(losses * counts) / tf.maximum(total_count, 1)}
@@ -125,7 +128,7 @@ def _mean_of_queries(values: tf.Tensor, labels: tf.Tensor, settings: Settings) -
 
 
 def _triplet_losses(
-    emb, all_embs, dists, labels, iteration, settings: Settings
+    emb, all_embs, dists, labels, iteration, memory: Memory | None, settings: Settings
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The loss of each anchor of this replica, and the number of terms that it is the mean of.
 
@@ -133,6 +136,7 @@ def _triplet_losses(
         emb: float32 [b, D], of the anchors. all_embs: float32 [B, D], of the whole batch.
         dists: float32 [b, B], between them.
         labels: int [B], of the whole batch.
+        memory: embeddings of earlier batches to compare with, too.
 
     Returns:
         two of float32 [b]. The number is 1, but any with --loss_ignore_zero.
@@ -150,10 +154,14 @@ def _triplet_losses(
         seed=tf.stack([settings.seed + tf.cast(stream, tf.int64), iteration]),
         embs=all_embs[part],
     )
+    dists = dists[:, part]
+    if memory:
+        columns = memory.append_to(columns, in_use=iteration >= settings.memory_start)
+        dists = tf.concat([dists, loss.cdist(emb, memory.embs, settings.metric)], axis=1)
     choice = loss.Choice(
         name=settings.loss,
         margin=settings.margin,
         ignore_zero=settings.loss_ignore_zero,
         constants=settings.constants_of_loss,
     )
-    return loss.per_anchor(choice, emb, dists[:, part], labels[own], columns)
+    return loss.per_anchor(choice, emb, dists, labels[own], columns)

@@ -62,8 +62,7 @@ def _make_training(strategy, state: State, settings: Settings):
             batch = objective.of_embeddings(embs, labels, iteration, state, settings)
         variables = trained(state, frozen)
         update(state, tape.gradient(batch.scaled, variables), variables, settings)
-        if state.companions.centers:
-            state.companions.centers.move(batch.all_embs, labels)
+        state.companions.move(batch.all_embs, labels)
         return objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
 
     def train(*args):

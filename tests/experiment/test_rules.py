@@ -30,6 +30,7 @@ def settings_of(*argv):
             ["--lr_milestones 8 is not"],
         ),
         (["--warmup_iterations=25000"], ["The warm-up never ends"]),
+        (["--memory_batches=2", "--memory_start=25000"], ["The memory is never used"]),
     ],
 )
 def test_what_the_training_ends_before_is_warned_about(argv, warned):
@@ -40,6 +41,7 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
 
 EXAMPLES = {
     "cache_dir": "somewhere",
+    "memory_start": "5",
     "id_loss": "arcface",
     "id_scale": "30",
     "id_margin": "0.3",

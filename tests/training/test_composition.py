@@ -91,6 +91,15 @@ CASES = {
         "--chunk=3",
         "--ema=0.9",
     ],
+    "a memory": ["--memory_batches=2", "--memory_start=1", "--loss=lifted", "--ema=0.9"],
+    "a memory and a neck, in chunks": [
+        "--memory_batches=2",
+        "--memory_start=0",
+        "--loss=circle",
+        "--head_name=bnneck",
+        "--chunk=2",
+        "--precision=mixed_bfloat16",
+    ],
     "supcon and proxies": [
         "--loss=supcon",
         "--id_loss_weight=1",

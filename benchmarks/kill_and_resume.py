@@ -3,7 +3,7 @@
     python -m benchmarks.kill_and_resume --kills 50
 
 Ends with exit code 1 and the first difference unless everything is equal bit for bit: weights,
-statistics, averages, Adam's moments, the losses in train.log, metrics.jsonl, checkpoint-best,
+statistics, averages, Adam's moments, the memory, the losses in train.log, metrics.jsonl, checkpoint-best,
 TensorBoard's scalars and the detailed logs. Takes about ten seconds a kill.
 """
 
@@ -95,6 +95,10 @@ def make_dataset(folder: Path, sampler: str = "pk") -> list[str]:
     flags += " --detailed_logs --seed=7 --ema=0.9 --chunk=6 --val_pids=2 --val_frequency=20 --early_stop=20"
     flags += " --l2=5e-4 --lr_factors=head=2,bias=2"
     flags += f" --cache=resized --cache_dir={folder}/cache"
+    flags += (
+        " --memory_batches=3 --memory_start=2 --id_loss_weight=0.1 --id_loss=arcface --id_centers=2"
+    )
+    flags += " --id_margin_by_count=0.4,0.25,0.1"
     return flags.split()
 
 

@@ -358,7 +358,7 @@ def build(images: np.ndarray, settings: Settings) -> Companions:
         images: number of images of each pid, int [N].
     """
     count = len(images)
-    B = settings.batch_p * settings.batch_k
+    B = settings.images_per_batch
     made = Companions(
         classifier=_classifier(count, settings) if settings.id_loss_weight > 0 else None,
         centers=Centers(count) if settings.center_loss_weight > 0 else None,

@@ -79,6 +79,13 @@ def shuffled(dataset, root):
     return plain(dataset, root, *more, *defaults)
 
 
+def proxies(dataset, root):
+    """As plain, with a loss of identities that takes the whole batch together, and a memory."""
+    more = "--id_loss=proxy_anchor --id_loss_weight=0.1 --loss=multi_similarity"
+    more += " --memory_batches=2 --memory_start=3"
+    return plain(dataset, root, *more.split())
+
+
 def start(strategy, *trainings, **environment):
     return subprocess.Popen(
         [sys.executable, SCRIPT, strategy, *map(json.dumps, trainings)],
@@ -144,6 +151,7 @@ def trained(dataset, tmp_path_factory):
             flags(dataset, folder / "norm-one"),
             tricks(dataset, folder / "tricks-one"),
             shuffled(dataset, folder / "shuffled-one"),
+            proxies(dataset, folder / "proxies-one"),
             flags(dataset, folder / "chunks-one", f"--chunk={P * K // 2}", "--train_iterations=1"),
         )
     )
@@ -155,6 +163,7 @@ def trained(dataset, tmp_path_factory):
             flags(dataset, folder / "norm-mirrored"),
             tricks(dataset, folder / "tricks-mirrored"),
             shuffled(dataset, folder / "shuffled-mirrored"),
+            proxies(dataset, folder / "proxies-mirrored"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
             plain(dataset, folder / "chunks-mirrored", "--chunk=3"),
             flags(
@@ -168,6 +177,7 @@ def trained(dataset, tmp_path_factory):
             plain(dataset, folder / "plain-multi_worker"),
             plain(dataset, folder / "chunks-multi_worker", "--chunk=6"),
             shuffled(dataset, folder / "shuffled-multi_worker"),
+            proxies(dataset, folder / "proxies-multi_worker"),
             flags(dataset, folder / "norm-multi_worker", f"--train_iterations={LONG}"),
         )
     )
@@ -226,6 +236,16 @@ def test_shuffled_batches_are_those_of_one_device(trained, strategy):
     np.testing.assert_array_equal(fids, expected_fids)
     assert kill_and_resume.logged_iterations(roots[0]) == kill_and_resume.logged_iterations(
         roots[1]
+    )
+
+
+@pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
+def test_proxies_and_a_memory_are_those_of_one_device(trained, strategy):
+    assert_equal_but_for(1e-5, trained / f"proxies-{strategy}", trained / "proxies-one")
+    labels = values(trained / "proxies-one")[1]["memory/labels"]
+    assert labels.shape == (2 * P * K,) and labels.min() >= 0
+    np.testing.assert_array_equal(
+        values(trained / f"proxies-{strategy}")[1]["memory/labels"], labels
     )
 
 

@@ -20,7 +20,7 @@ CASES = {
         f"{loss} on {head}": [f"--loss={loss}", f"--head_name={head}"]
         for loss in common.LOSSES
         for head in common.plugin_names("heads")
-        if loss != "supcon"  # with proxies below
+        if loss != "supcon"  # below
     },
     **{
         f"{loss} without zeros": [f"--loss={loss}", "--loss_ignore_zero", "--margin=0.2"]
@@ -71,42 +71,36 @@ CASES = {
         "--id_loss_weight=1",
         "--center_loss_weight=0.1",
     ],
-    **{
-        f"{name} on {head}": [
-            "--id_loss_weight=0.1",
-            f"--id_loss={name}",
-            f"--head_name={head}",
-            "--id_centers=2",
-            "--warmup_iterations=1",
-        ]
-        for name, head in {"cosface": "bnneck", "arcface": "direct", "circle": "fc1024"}.items()
-    },
-    "margins by count in float16": [
+    "cosface on a neck with a memory": [
+        "--head_name=bnneck",
+        "--id_loss_weight=0.1",
+        "--id_loss=cosface",
+        "--id_centers=2",
+        "--loss=lifted",
+        "--memory_batches=2",
+        "--memory_start=1",
+        "--warmup_iterations=1",
+        "--ema=0.9",
+    ],
+    "arcface alone, with margins by count, in float16": [
+        "--loss_weight=0",
         "--id_loss_weight=0.1",
         "--id_loss=arcface",
         "--id_margin_by_count=0.5,0.25,0.05",
         "--center_loss_weight=0.1",
         "--label_smoothing=0.1",
         "--precision=mixed_float16",
-        "--chunk=3",
-        "--ema=0.9",
     ],
-    "a memory": ["--memory_batches=2", "--memory_start=1", "--loss=lifted", "--ema=0.9"],
-    "a memory and a neck, in chunks": [
+    "supcon and circle with a memory in chunks of bfloat16": [
+        "--loss=supcon",
+        "--id_loss_weight=0.1",
+        "--id_loss=circle",
         "--memory_batches=2",
         "--memory_start=0",
-        "--loss=circle",
-        "--head_name=bnneck",
         "--chunk=2",
         "--precision=mixed_bfloat16",
     ],
-    "supcon and proxies": [
-        "--loss=supcon",
-        "--id_loss_weight=1",
-        "--id_loss=proxy_anchor",
-        "--chunk=2",
-    ],
-    "proxies alone": ["--loss_weight=0", "--id_loss_weight=1", "--id_loss=proxy_anchor"],
+    "proxies": ["--id_loss_weight=1", "--id_loss=proxy_anchor", "--head_name=fc1024"],
     "augmentation": [
         "--pad_crop=2",
         "--color_jitter=0.3",

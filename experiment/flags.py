@@ -680,7 +680,8 @@ class Settings(Architecture):
         "The loss over the pids of the training set: the cross-entropy of a linear classifier "
         "(softmax); or of cosines with a center of each pid, with a margin in the cosine (cosface), "
         "in the angle (arcface), or by the circle loss (circle); or the proxy anchor loss of such "
-        "centers (proxy_anchor), whose learning rate is 100 times as high, as in its paper.",
+        "centers (proxy_anchor), whose learning rate is 100 times as high, as in its paper, unless "
+        "--lr_factors has another for classifier.",
         only_with=OnlyWith("id_loss_weight"),
         choices=tuple(id_losses.ID_LOSSES),
         default="softmax",
@@ -1044,8 +1045,9 @@ class Settings(Architecture):
 
     @property
     def factors_of_parts(self) -> dict[str, float]:
-        """Those of --lr_factors by part, one of LR_PARTS."""
-        return named_numbers(self.lr_factors)
+        """Those of --lr_factors by part, one of LR_PARTS, and that which --id_loss has of its own."""
+        own = id_losses.ID_LOSSES[self.id_loss].rate_factor if self.id_loss_weight else 1.0
+        return ({} if own == 1 else {"classifier": own}) | named_numbers(self.lr_factors)
 
     @property
     def milestones(self) -> list[int]:

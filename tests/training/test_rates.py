@@ -130,6 +130,13 @@ def test_each_variable_of_a_training_has_the_rate_of_its_part():
     )
 
 
+@pytest.mark.parametrize("given, expected", [(None, 100), ("head=4", 100), ("classifier=7", 7)])
+def test_proxies_have_the_factor_of_their_paper_unless_another_is_given(given, expected):
+    moved = change(*state_of(id_loss="proxy_anchor", id_loss_weight=1.0, lr_factors=given))
+    assert moved["classifier/weights"] == pytest.approx(expected, rel=1e-5)
+    assert moved["plain/conv1/weights"] == pytest.approx(1, rel=1e-5)
+
+
 def test_a_factor_for_what_is_not_there_is_an_error():
     with pytest.raises(UserError, match="classifier=10 has no effect: this training has no class"):
         state_of(lr_factors="head=2,classifier=10")

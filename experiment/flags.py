@@ -1030,7 +1030,14 @@ class Settings(Architecture):
     @property
     def metric_to_evaluate(self) -> str:
         """The metric that embeddings are compared by. Some losses have one of their own, cosine."""
-        return "cosine" if self.loss in common.EMBEDDING_LOSSES else self.metric
+        return "cosine" if self.by_cosine else self.metric
+
+    @property
+    def by_cosine(self) -> bool:
+        """Whether the loss that trains compares by cosine, whatever the metric."""
+        if self.loss_weight:
+            return self.loss in common.EMBEDDING_LOSSES
+        return self.id_loss in id_losses.WITH_COSINES
 
     @property
     def smoothing(self) -> float | None:

@@ -154,6 +154,11 @@ def _check_loss_weight(settings: Settings) -> None:
             f"--memory_batches {settings.memory_batches} is for a --loss that trains. Received: --loss_weight 0. Leave "
             "out one of the two"
         )
+    if settings.by_cosine and settings.metric not in ("euclidean", "cosine"):
+        raise UserError(
+            f"--id_loss {settings.id_loss} compares by cosine, and --loss_weight 0 leaves no other loss. Received: "
+            f"--metric {settings.metric}. Leave it out, or give cosine"
+        )
 
 
 def _check_id_loss(settings: Settings) -> None:

@@ -190,6 +190,17 @@ CASES = {
         2,
         "--memory_batches 2 is for a --loss that trains. Received: --loss_weight 0",
     ),
+    "angles by blocks": (
+        [
+            *TRAIN,
+            "--loss_weight=0",
+            "--id_loss_weight=1",
+            "--id_loss=arcface",
+            "--metric=cityblock",
+        ],
+        2,
+        "--id_loss arcface compares by cosine.*Received: --metric cityblock",
+    ),
     "smoothing of proxies": (
         [*TRAIN, "--id_loss_weight=1", "--id_loss=proxy_anchor", "--label_smoothing=0.2"],
         2,

@@ -265,3 +265,17 @@ def test_images_on_disk_need_a_place():
     with pytest.raises(UserError, match="--cache resized needs a --cache_dir"):
         rules.check_combinations(settings_of("--cache=resized"))
     rules.check_combinations(settings_of("--cache=resized", "--cache_dir=somewhere"))
+@pytest.mark.parametrize(
+    "argv, metric",
+    [
+        ([], "euclidean"),
+        (["--loss=supcon"], "cosine"),
+        (["--id_loss_weight=1", "--id_loss=arcface", "--metric=cityblock"], "cityblock"),
+        (["--loss_weight=0", "--id_loss_weight=1", "--id_loss=arcface"], "cosine"),
+        (["--loss_weight=0", "--id_loss_weight=1", "--loss=supcon"], "euclidean"),
+    ],
+)
+def test_embeddings_are_compared_as_by_the_loss_that_trains(argv, metric):
+    settings = settings_of(*argv)
+    rules.check_combinations(settings)
+    assert settings.metric_to_evaluate == metric

@@ -154,6 +154,7 @@ def test_two_sets_with_weights(folder):
         *("--set_weights", 3, 1),
         "--detailed_logs",
         "--no_file_check",
+        "--id_loss_weight=1",
     )
     from experiment import detailed_logs
 
@@ -165,6 +166,29 @@ def test_two_sets_with_weights(folder):
     args = json.loads((root / "args.json").read_text())
     assert args["train_set"] == [str(path) for path in paths]
     assert args["set_weights"] == [3.0, 1.0] and args["no_file_check"]
+    assert weights(root)["classifier/weights"].shape == (8, 12)  # pids of two files are different
+
+
+def test_pids_that_are_joined_have_one_center_and_the_images_of_all_sets(folder, monkeypatch):
+    from training import companions
+
+    seen = []
+    build = companions.build
+    monkeypatch.setattr(companions, "build", lambda *args: seen.append(args[0]) or build(*args))
+    root = run(
+        folder / "joined",
+        "--train_set",
+        folder / "boxed.csv",
+        folder / "train.csv",
+        f"--image_root={folder}",
+        "--join_pids",
+        "--id_loss_weight=1",
+        "--id_loss=arcface",
+        "--id_margin_by_count=0.5,0.25,0.05",
+        "--train_iterations=1",
+    )
+    np.testing.assert_array_equal(seen, [[4] * 6])
+    assert weights(root)["classifier/weights"].shape == (8, 6)
 
 
 @pytest.mark.parametrize(

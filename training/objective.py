@@ -9,7 +9,7 @@ import common
 import loss
 from experiment.flags import Settings
 from runtime import devices
-from training.companions import Memory
+from training.memory import Memory
 from training.state import State
 
 

@@ -265,6 +265,8 @@ def test_images_on_disk_need_a_place():
     with pytest.raises(UserError, match="--cache resized needs a --cache_dir"):
         rules.check_combinations(settings_of("--cache=resized"))
     rules.check_combinations(settings_of("--cache=resized", "--cache_dir=somewhere"))
+
+
 @pytest.mark.parametrize(
     "argv, metric",
     [

@@ -9,7 +9,7 @@ import loss
 import train
 from experiment import detailed_logs
 from network import checkpoints
-from training.companions import Memory
+from training.memory import Memory
 
 # Of pytorch-metric-learning 2.9; see golden/metric_learning.py.
 THEIRS = np.load(GOLDEN / "metric_learning.npz")

@@ -10,9 +10,11 @@ import tensorflow as tf
 import common
 from data import pictures
 
+# How TIFF and AVIF begin; HEIC does, too.
+_TIFF_OR_AVIF = r"II[*+]\x00|MM\x00[*+]|\C{4}ftyp"
 # What TensorFlow's decoder reads wrong, or refuses: palettes and other BMPs, GIFs whose first picture
-# is a part or transparent, transparent and moving WebP.
-_FOR_PILLOW = r"(BM|GIF8|RIFF\C{4}WEBPVP8[LX])\C*"
+# is a part or transparent, transparent and moving WebP, TIFF, AVIF.
+_FOR_PILLOW = rf"(BM|GIF8|RIFF\C{{4}}WEBPVP8[LX]|{_TIFF_OR_AVIF})\C*"
 # Bytes that more than MAX_PIXELS take at least: a PNG of 1 bit packs 1032 bytes into one.
 _SMALL_FILE = 20_000
 
@@ -43,7 +45,7 @@ _ADOBES_ORIENTATION = r"\C*?tiff:Orientation(?:=\"|>)([1-8])\C*"
 
 
 def decode(encoded: tf.Tensor, ratio: tf.Tensor | None = None) -> tf.Tensor:
-    """The bytes of a JPEG, PNG, GIF, BMP or WebP file, whatever its name -> uint8 RGB [H, W, 3].
+    """The bytes of an image file of pictures.KINDS, whatever its name -> uint8 RGB [H, W, 3].
 
     Shows what pictures.decode does, not turned. TensorFlow decodes JPEG, PNG and plain WebP, in
     parallel; the others are left to Pillow.
@@ -237,7 +239,7 @@ def _ends(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _may_be_turned(ends: tf.Tensor) -> tf.Tensor:
-    return tf.strings.regex_full_match(ends, rf"\C*(?:{_MARKS})\C*")
+    return tf.strings.regex_full_match(ends, rf"(?:{_TIFF_OR_AVIF})\C*|\C*(?:{_MARKS})\C*")
 
 
 def _orientation_by_pillow(encoded: tf.Tensor) -> tf.Tensor:
@@ -289,21 +291,24 @@ def decode_exportable(
     Raises:
         tf.errors.InvalidArgumentError also for what TensorFlow would decode wrong: BMPs with colors
         in a palette, of 16 bits, packed or with a header of OS/2; GIFs whose first picture is a
-        part or transparent; transparent and moving WebP; upright, PNGs with EXIF as a text.
+        part or transparent; transparent and moving WebP; TIFF and AVIF; upright, PNGs with EXIF as
+        a text.
     """
     start = _start(encoded)
+    foreign = tf.strings.regex_full_match(start, rf"(?:{_TIFF_OR_AVIF})\C*")
     plain = tf.case(
         [
             (tf.strings.substr(start, 0, 2) == b"BM", lambda: _is_plain_bmp(encoded)),
             (tf.strings.substr(start, 0, 4) == b"GIF8", lambda: _is_plain_gif(encoded)),
             (tf.strings.substr(start, 8, 4) == b"WEBP", lambda: _is_plain_webp(start)),
+            (foreign, lambda: False),
         ],
         default=lambda: True,
     )
     large = f"an image of more than {pictures.MAX_PIXELS} pixels: make it smaller"
     special = (
-        "a BMP other than of 24 or 32 bits, a GIF whose first picture is a part or transparent, or a transparent or "
-        "moving WebP: save it as PNG"
+        "a BMP other than of 24 or 32 bits, a GIF whose first picture is a part or transparent, a transparent or "
+        "moving WebP, a TIFF or an AVIF: save it as PNG"
     )
     checks = [
         tf.debugging.Assert(_fits(encoded), [large]),

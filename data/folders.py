@@ -17,7 +17,7 @@ from data import csv_builder, split
 from runtime import terminal
 from runtime.terminal import log
 
-IMAGES = (*csv_builder.IMAGES, ".gif", ".webp")
+IMAGES = (*csv_builder.IMAGES, ".gif", ".webp", ".tif", ".tiff", ".avif")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

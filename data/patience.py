@@ -113,7 +113,8 @@ def _look(images: ImageFiles, row: int) -> pictures.UnreadableError | None:
     box = images.box(row)
     try:
         if box:
-            pictures.check_box(path, box, pictures.read_header(encoded))
+            header = pictures.read_header(encoded)
+            pictures.check_box(path, box, header.width, header.height)
     except pictures.UnreadableError as error:
         return error
     return None

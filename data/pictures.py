@@ -21,6 +21,7 @@ from PIL import (
     ImageChops,
     JpegImagePlugin,
     PngImagePlugin,
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
@@ -30,7 +31,12 @@ from data.dataset import Box, ImageFiles
 from runtime.terminal import log
 from runtime.wrong_files import what_came
 
-KINDS = "JPEG, PNG, GIF, BMP or WebP"
+try:
+    from PIL import AvifImagePlugin
+except ImportError:  # Pillow before 11.3
+    AvifImagePlugin = None
+
+KINDS = "JPEG, PNG, GIF, BMP, WebP, TIFF or AVIF"
 # 512 MiB as RGB. Pillow refuses larger ones, too, as bombs: small files that fill the memory.
 MAX_PIXELS = 2**29 // 3
 SAMPLE = 1000  # files that are looked at when a training or an embedding starts, at most
@@ -44,14 +50,19 @@ _READERS = {
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
 }
+if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED:
+    _READERS["AVIF"] = AvifImagePlugin.AvifImageFile
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF8": "GIF",
     b"BM": "BMP",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",  # of more than 4 GB
+    b"MM\0+": "TIFF",
     b"8BPS": "a Photoshop",
     b"%PDF": "a PDF",
     b"%!PS": "a PostScript",
@@ -74,6 +85,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The orientations that undo two of these; each of the others undoes itself.
+_UNDONE_BY = {6: 8, 8: 6}
 
 
 class UnreadableError(UserError):
@@ -125,14 +138,12 @@ def open_image(
     try:
         with open(path, "rb") as file, _opened(file) as image:
             if box:
-                check_box(path, box, image)
+                check_box(path, box, *_size(image))
             elif at_least:
                 image.draft("RGB", (at_least, at_least))
-            shown = _as_rgb(image)
+            shown, orientation = _loaded(image)
             shown = shown.crop(box) if box else shown
-            # Now that the pixels are there, so is EXIF behind them.
-            turn = _TURNS.get(_orientation(image)) if upright else None
-            return shown if turn is None else shown.transpose(turn)
+            return _turned(shown, orientation) if upright else shown
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({reason(error)}). Replace it or leave it out."
@@ -146,7 +157,7 @@ def decode(encoded: bytes) -> np.ndarray:
         ValueError, with the reason, for bytes that are no image of KINDS, damaged or too large.
     """
     with _opened(io.BytesIO(encoded)) as image:
-        return np.asarray(_as_rgb(image))
+        return np.asarray(_loaded(image)[0])
 
 
 def orientation(encoded: bytes) -> int:
@@ -195,12 +206,25 @@ def read_header(encoded: bytes) -> Header:
         moving = kind != "JPEG" and getattr(image, "is_animated", False)
         # A PNG may have it behind the pixels, where Pillow finds it by decoding them.
         orientation = _orientation(image, behind=b"eXIf" in encoded)
-        return Header(kind, image.height, image.width, orientation, moving)
+        width, height = _size(image)
+        return Header(kind, height, width, orientation, moving)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as they are stored."""
+    if _is_tiff(image):  # Pillow tells those of the turned image
+        return image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    return image.size
+
+
+def _is_tiff(image: Image.Image) -> bool:
+    return isinstance(image, TiffImagePlugin.TiffImageFile)
 
 
 def _orientation(image: Image.Image, behind: bool = False) -> int:
     """EXIF's, 1 to 8. behind: whether there may be EXIF behind the pixels, not decoded yet."""
-    if not (behind or any(name in image.info for name in _EXIF)):
+    told = _is_tiff(image) or any(name in image.info for name in _EXIF)
+    if not (behind or told):
         return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -210,7 +234,7 @@ def _orientation(image: Image.Image, behind: bool = False) -> int:
 
 
 def kind_of(start: bytes) -> str:
-    """The kind of a file by its first bytes, 16 will do: one of KINDS, or words such as "a TIFF".
+    """The kind of a file by its first bytes, 64 will do: one of KINDS, or words such as "a HEIC".
 
     "" for a kind that is not known.
     """
@@ -218,8 +242,9 @@ def kind_of(start: bytes) -> str:
         return "WebP"
     if start[4:8] == b"ftyp":
         brand = start[8:12]
-        if brand in (b"avif", b"avis"):
-            return "an AVIF"
+        is_still = brand in (b"mif1", b"msf1")
+        if brand in (b"avif", b"avis") or (is_still and b"avif" in start[12:64]):
+            return "AVIF"
         return "a HEIC" if brand in (b"heic", b"heix", b"mif1", b"msf1") else "a video"
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
@@ -241,6 +266,7 @@ def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     file.seek(0)
     try:
         with _READERS[kind](file) as image:
+            _check_numbers(image)
             if image.width * image.height > MAX_PIXELS:
                 raise UnfitError(
                     f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that are allowed: make it "
@@ -261,6 +287,8 @@ def _not_an_image(start: bytes, kind: str) -> str:
     what = what_came(start)
     if what:
         return f"it is {what}"
+    if kind == "AVIF":
+        return "it is an AVIF file, which needs Pillow 11.3 or newer: pip install 'triplet-reid[images]'"
     if kind:
         return f"it is {kind} file"
     if not any(start):
@@ -274,13 +302,49 @@ def _damage(error: Exception, kind: str) -> str:
     return reason(error)
 
 
+def _check_numbers(image: Image.Image) -> None:
+    """Raises: UnfitError for a TIFF of other numbers than 1 to 8 or 16 bits, from black to white."""
+    if not _is_tiff(image):
+        return
+    bits = set(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    kinds = set(image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
+    if not bits <= {1, 2, 4, 8, 16} or kinds != {1}:
+        words = {2: "signed numbers of ", 3: "floating-point numbers of "}.get(max(kinds), "")
+        raise UnfitError(
+            f"it is a TIFF of {words}{max(bits)} bits, and nothing says what is white: save it with 8 or 16 bits, "
+            "unsigned"
+        )
+
+
+def _loaded(image: Image.Image) -> tuple[Image.Image, int]:
+    """The pixels as they are stored, as RGB, and EXIF's orientation."""
+    if _is_tiff(image):
+        # Pillow turns a TIFF while it loads it, and forgets that.
+        orientation = _orientation(image)
+        return _turned(_as_rgb(image), _UNDONE_BY.get(orientation, orientation)), orientation
+    shown = _as_rgb(image)
+    # Now that the pixels are there, so is EXIF behind them.
+    return shown, _orientation(image)
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
+    white_is_0 = (
+        _is_tiff(image) and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    )
     image.load()
     image.info.pop("transparency", None)  # what is dropped anyway Pillow would warn about
     if image.mode.startswith("I"):  # gray of 16 bits, of which convert() makes white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "CMYK" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes all for Adobe's, which are inverted
+        pixels = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(255 - pixels if white_is_0 else pixels).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode == "CMYK" and "adobe" not in image.info and not _is_tiff(image):
+        image = ImageChops.invert(image)  # Pillow takes all JPEGs for Adobe's, which are inverted
     return image.convert("RGB")
 
 
@@ -327,7 +391,7 @@ def _look(path: str, box: Box | None) -> int:
     try:
         with open(path, "rb") as file, _opened(file) as image:
             if box:
-                check_box(path, box, image)
+                check_box(path, box, *_size(image))
             return _orientation(image)
     except UnfitError as error:
         raise unreadable(path, str(error)) from None
@@ -335,12 +399,12 @@ def _look(path: str, box: Box | None) -> int:
         return 1
 
 
-def check_box(path: str | os.PathLike, box: Box, image: Image.Image | Header) -> None:
-    """Raises: UnreadableError unless the box is within the image."""
-    if box[2] > image.width or box[3] > image.height:
+def check_box(path: str | os.PathLike, box: Box, width: int, height: int) -> None:
+    """Raises: UnreadableError unless the box is within the image, which is so large as stored."""
+    if box[2] > width or box[3] > height:
         raise UnreadableError(
-            f"the box {','.join(map(str, box))} of {path} is not within the image, which is {image.width} pixels wide "
-            f"and {image.height} high as it is stored. Correct x1,y1,x2,y2 or take the line out of the CSV; "
+            f"the box {','.join(map(str, box))} of {path} is not within the image, which is {width} pixels wide and "
+            f"{height} high as it is stored. Correct x1,y1,x2,y2 or take the line out of the CSV; "
             "python -m data.check finds all such."
         )
 

@@ -86,4 +86,4 @@ def _is_image(path: str) -> bool:
     if path.lower().endswith(folders.IMAGES):
         return True
     with open(path, "rb") as file:
-        return pictures.kind_of(file.read(16)) in pictures.KINDS.replace(" or", ",").split(", ")
+        return pictures.kind_of(file.read(64)) in pictures.KINDS.replace(" or", ",").split(", ")

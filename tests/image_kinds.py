@@ -42,6 +42,35 @@ def png(color, pixels=None, size=None, bits=16):
     return file
 
 
+def tiff(pixels, photometric, bits=None, kind=1, size=None):
+    """A TIFF of numbers as they are, [H, W] or [H, W, C]; size: another one in its header."""
+    height, width, *channels = pixels.shape
+    width, height = size or (width, height)
+    count = channels[0] if channels else 1
+    content = pixels.tobytes()
+    at = 8 + 2 + 10 * 12 + 4
+    entries = {
+        256: (4, width),
+        257: (4, height),
+        258: (3, bits or 8 * pixels.itemsize),
+        259: (3, 1),
+        262: (3, photometric),
+        273: (4, at + 2 * count),
+        277: (3, count),
+        278: (4, height),
+        279: (4, len(content)),
+        339: (3, kind),
+    }
+    ifd = struct.pack("<H", len(entries))
+    for tag, (type, value) in entries.items():
+        if tag == 258 and count > 1:
+            ifd += struct.pack("<HHII", tag, type, count, at)
+        else:
+            ifd += struct.pack("<HHII", tag, type, 1, value)
+    each = struct.pack(f"<{count}H", *[bits or 8 * pixels.itemsize] * count)
+    return b"II*\0" + struct.pack("<I", 8) + ifd + bytes(4) + each + content
+
+
 def bmp(bits, rows, compression=0, palette=b"", masks=(), header_size=40, size=(4, 2)):
     """A BMP, its rows from the lowest to the highest; from above if the height is negative."""
     width, height = size
@@ -207,6 +236,33 @@ BY_PILLOW = {
     "WebP with alpha": (encoded(_transparent, "WEBP", lossless=True, exact=True), RGB, 0),
     "lossy WebP with alpha": (encoded(_transparent, "WEBP", quality=95, exact=True), RGB, 8),
     "moving WebP": (encoded(GRADIENT, "WEBP", lossless=True, **_more), RGB, 0),
+    "TIFF": (encoded(GRADIENT, "TIFF"), RGB, 0),
+    "TIFF by LZW": (encoded(GRADIENT, "TIFF", compression="tiff_lzw"), RGB, 0),
+    "gray TIFF": (encoded(GRAY, "TIFF"), GRAY_RGB, 0),
+    "gray TIFF, 0 is white": (tiff(np.array(GRAY), 0), 255 - GRAY_RGB, 0),
+    "TIFF of 1 bit": (
+        encoded(GRAY.convert("1"), "TIFF", compression="group4"),
+        np.array(GRAY.convert("1").convert("RGB")),
+        0,
+    ),
+    "TIFF with palette": (encoded(PALETTE, "TIFF"), PALETTE_RGB, 0),
+    "TIFF with alpha": (encoded(_transparent, "TIFF"), RGB, 0),
+    "CMYK TIFF": (encoded(GRADIENT.convert("CMYK"), "TIFF"), RGB, 0),
+    "16-bit TIFF": (tiff(NOISE16[..., :3].copy(), 2), NOISE8[..., :3], 0),
+    "16-bit gray TIFF": (
+        tiff(NOISE16[..., 0].copy(), 1),
+        np.repeat(NOISE8[..., :1], 3, axis=2),
+        0,
+    ),
+    "16-bit gray TIFF, 0 is white": (
+        tiff(NOISE16[..., 0].copy(), 0),
+        255 - np.repeat(NOISE8[..., :1], 3, axis=2),
+        0,
+    ),
+    "moving TIFF": (encoded(GRADIENT, "TIFF", save_all=True, append_images=[GRAY]), RGB, 0),
+    "AVIF": (encoded(GRADIENT, "AVIF", quality=95, subsampling="4:4:4"), RGB, 8),
+    "AVIF with alpha": (encoded(_transparent, "AVIF", quality=95, subsampling="4:4:4"), RGB, 8),
+    "moving AVIF": (encoded(GRADIENT, "AVIF", quality=95, **_more), RGB, 8),
 }
 KINDS = BY_TENSORFLOW | BY_PILLOW
 
@@ -219,8 +275,24 @@ REFUSED = {
     "empty": (b"", "it is an empty file: copy it again"),
     "text": (b"no image", "unknown kind, and begins with b'no image'"),
     "zeros": (bytes(30_000), "begins with zeros"),
-    "TIFF": (encoded(GRADIENT, "TIFF"), "it is a TIFF file"),
-    "AVIF": (b"\0\0\0\x20ftypavif" + bytes(40), "it is an AVIF file"),
+    "TIFF of floats": (
+        tiff(np.zeros((9, 9), "f4"), 1, kind=3),
+        "TIFF of floating.* 32 bits.*save it",
+    ),
+    "TIFF of 32 bits": (tiff(np.zeros((9, 9), "u4"), 1), "it is a TIFF of 32 bits.*save it"),
+    "TIFF of signed numbers": (
+        tiff(np.zeros((9, 9), "i2"), 1, kind=2),
+        "it is a TIFF of signed numbers of 16 bits.*save it",
+    ),
+    "TIFF of 12 bits": (tiff(np.zeros((9, 9), "u2"), 1, bits=12), "it is a TIFF of 12 bits"),
+    "huge TIFF": (
+        tiff(np.zeros((9, 9), "u1"), 1, size=(30_000, 30_000)),
+        "30000 x 30000 pixels are more than",
+    ),
+    "cut TIFF": (encoded(GRADIENT, "TIFF")[:300], "."),
+    "TIFF of zeros": (b"II*\0" + bytes(60), "."),
+    "AVIF of zeros": (b"\0\0\0\x20ftypavif" + bytes(40), "."),
+    "cut AVIF": (encoded(GRADIENT, "AVIF")[:-200], "."),
     "HEIC": (b"\0\0\0\x20ftypheic" + bytes(40), "it is a HEIC file"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is a PostScript file"),
     "web page": (b"<!DOCTYPE html><html>", "it is a web page and not the file that it offers"),

@@ -80,6 +80,33 @@ def test_what_is_refused_has_the_true_reason(kind, tmp_path):
     assert not images.decodable([str(path)], 2).any()
 
 
+def test_avif_names_the_extra_where_pillow_lacks_it(monkeypatch, tmp_path):
+    monkeypatch.delitem(pictures._READERS, "AVIF")
+    file = KINDS["AVIF"][0]
+    message = (
+        r"it is an AVIF file, which needs Pillow 11\.3 or newer: pip install 'triplet-reid\[im"
+    )
+    assert re.match(message, decoding.fault(file))
+    (tmp_path / "a.jpg").write_bytes(file)
+    with pytest.raises(UserError, match=rf"a\.jpg cannot be read: {message}"):
+        pictures.check_sample(ImageFiles([str(tmp_path / "a.jpg")]))
+
+
+@pytest.mark.parametrize(
+    "brands, kind",
+    [
+        (b"avif\0\0\0\0mif1miaf", "AVIF"),
+        (b"mif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"avis\0\0\0\0", "AVIF"),
+        (b"heic\0\0\0\0mif1heic", "a HEIC"),
+        (b"mif1\0\0\0\0mif1heic", "a HEIC"),
+        (b"isom\0\0\0\0", "a video"),
+    ],
+)
+def test_avif_is_told_from_its_relatives(brands, kind):
+    assert pictures.kind_of(b"\0\0\0\x20ftyp" + brands) == kind
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_good_files_have_no_fault(kind):
     assert decoding.fault(KINDS[kind][0]) is None

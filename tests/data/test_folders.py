@@ -131,8 +131,8 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(flags, message, tmp_pa
 
 
 def test_no_images(tmp_path):
-    touch(tmp_path / "photos", "ann/x.tiff", "ann/y.txt")
-    message = r"has no image: .* ends in .jpg, .*Received: 1 of suffix .tiff, 1 of suffix .txt\."
+    touch(tmp_path / "photos", "ann/x.heic", "ann/y.txt")
+    message = r"has no image: .* ends in .jpg, .*Received: 1 of suffix .heic, 1 of suffix .txt\."
     with pytest.raises(common.UserError, match=message):
         run(tmp_path / "photos")
     touch(tmp_path / "flat", "1.jpg")

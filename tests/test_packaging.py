@@ -63,7 +63,8 @@ def test_an_image_of_a_container_has_all_rooms():
 def test_all_commands_are_installed():
     files = PROJECT.glob("*.py")
     assert sorted(COMMANDS) == sorted(
-        path.stem for path in files if "common.run(main, parse_args)" in path.read_text("utf-8")
+        ["data"]
+        + [path.stem for path in files if "common.run(main, parse_args)" in path.read_text("utf-8")]
     )
 
 
@@ -134,6 +135,18 @@ def test_an_installed_command_tells_its_flags_in_any_directory(installed, elsewh
         text = " ".join(done.stdout.split())
         assert re.search(r"one of: [^.]*resnet_v1_50[^.]*, one\.", text, re.IGNORECASE)
         assert re.search(r"one of: [^.]*fc1024_normalize[^.]*, one\.", text, re.IGNORECASE)
+
+
+def test_an_installed_command_of_data_sets(installed, elsewhere):
+    names = call(installed, elsewhere, "data", "--help").stdout
+    assert re.search(r"one of: .*check, .*folders, .*market1501, .*split, synthetic", names)
+    (elsewhere / "all.csv").write_text("".join(f"{n // 3},{n}.jpg\n" for n in range(12)))
+    done = call(installed, elsewhere, "data", "split", "all.csv", "--directory", "parts")
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "parts" / "train.csv").exists()
+    for wrong in (["splits"], []):
+        done = call(installed, elsewhere, "data", *wrong)
+        assert done.returncode == 2 and "NAME is one of" in done.stderr
 
 
 def test_an_installed_command_ends_with_one_line(installed, elsewhere):

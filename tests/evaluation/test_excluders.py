@@ -85,6 +85,12 @@ def test_cameras_by_column():
     assert by_column.keys(gallery[:2]) == gallery[:2]
 
 
+def test_junk_of_several_sets_is_junk():
+    pids = ["1:-1", "12:-1", "-1", "1:1", "a:-1", "1:0", ":-1"]
+    found = excluder("cameras", [(pid, "a") for pid in pids]).junk
+    assert found.tolist() == [True, True, True, False, False, False, False]
+
+
 def test_diagonal_ignores_the_query_itself():
     gallery = ["a/1.jpg", "b/1.jpg", "-1_c1s1_0_0.jpg", "a/1.jpg"]
     ignored = excluder("diagonal", gallery)(["b/1.jpg", "1.jpg", "a/1.jpg"])

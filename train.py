@@ -247,20 +247,23 @@ def _size_flag(settings: Settings) -> str:
 
 def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -> None:
     """Warn of batches that have few pairs of a pid. Raises: UserError where all are without."""
-    if isinstance(sampler, pk_sampler.Sampler):
+    needs_pairs = settings.loss_weight and not settings.memory_batches
+    if isinstance(sampler, pk_sampler.Sampler) or not needs_pairs:
         return
     labels = dataset.labels_of(_with_copies(train_set, settings).pids)
     share = sampler.share_with_positive(labels)
     if not share and not settings.id_loss_weight:
         raise UserError(
             f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
-            "needs. Add --id_loss_weight, take --sampler pk, or give several images of a pid."
+            "needs. Add an --id_loss_weight, take --sampler pk, or give several images of a pid."
         )
     if share < _FEW_POSITIVES:
+        advice = "--sampler pk or a larger --batch_size"
+        if settings.id_loss_weight:
+            advice += f", or --loss_weight 0 if only --id_loss {settings.id_loss} is to train"
         log.warning(
             f"--sampler {settings.sampler}: of the {settings.batch_size} images of a batch, {share:.1%} have another "
-            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Where it is to "
-            "train the network, and not another loss, give --sampler pk or a larger --batch_size."
+            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Give {advice}."
         )
 
 

@@ -75,6 +75,30 @@ def test_hard_images_are_found_where_batches_have_no_pairs(trained, capsys, tmp_
     assert "nan" not in (page / "index.html").read_text().partition("The medians")[2][:200]
 
 
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (
+            "",
+            "Give --sampler pk or a larger --batch_size, or --loss_weight 0 if only --id_loss soft",
+        ),
+        ("--id_loss_weight=0", "Give --sampler pk or a larger --batch_size."),
+        ("--loss_weight=0", None),
+        ("--memory_batches=2", None),
+        ("--batch_size=15", None),
+    ],
+)
+def test_few_pairs_are_warned_about_where_a_loss_needs_them(
+    dataset, lonely, tmp_path, capfd, flags, told
+):
+    argv = [f"--experiment_root={tmp_path}", f"--train_set={lonely[0]}"]
+    argv += [f"--image_root={dataset.root}", *FLAGS.split(), *flags.split()]
+    settings = train.parse_args(argv).settings
+    train._load_data(settings, resuming=False)
+    written = capfd.readouterr().err
+    assert told in written if told else "have another of their pid" not in written
+
+
 def test_batches_without_any_pair_are_refused_but_for_a_loss_of_identities(dataset, tmp_path):
     csv = tmp_path / "single.csv"
     csv.write_text("".join(f"{row},{fid}\n" for row, fid in enumerate(dataset.fids)))

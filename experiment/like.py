@@ -81,6 +81,19 @@ def read(name: str, replaced: Collection[str], without: Collection[str] = ()) ->
     return source._replace(flags=values)
 
 
+def checked(path: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Flags that another file has, as a file of --like may have them.
+
+    Raises:
+        UserError: a name that is no flag, a value that its flag does not allow, or a file that is
+            not there. It names `path`.
+    """
+    values = _checked(path, values)
+    for name, value in values.items():
+        _check_path(path, name, value)
+    return values
+
+
 def tell(source: Source, given: Mapping[str, Any]) -> list[str]:
     """Lines for the log: where the flags are from, and which of them the command line replaces.
 

@@ -38,6 +38,10 @@ def runs() -> None:
     _run("runs")
 
 
+def sweep() -> None:
+    _run("sweep")
+
+
 def data() -> None:
     folder = _PROJECT / "data"
     names = sorted(path.stem for path in folder.glob("*.py") if _is_command(path))

@@ -122,7 +122,8 @@ class Trackers:
         self._tell(End("finished" if self.is_finished else state))
         deadline = time.monotonic() + PATIENCE
         for reporter in self._reporters:
-            reporter.join(max(0.0, deadline - time.monotonic()))
+            if not reporter.failed.is_set():
+                reporter.join(max(0.0, deadline - time.monotonic()))
             if reporter.is_alive():
                 reporter.fail(f"it has not come to its end within {PATIENCE:.0f} s")
 
@@ -157,11 +158,11 @@ class _Reporter(threading.Thread):
         self._finished = finished
         self._path = Path(settings.experiment_root) / f"tracker-{name}.json"
         self._events: queue.Queue = queue.Queue(_ROOM)
-        self._failed = threading.Event()
+        self.failed = threading.Event()  # it is told nothing more
 
     def tell(self, event: Line | Picture | Note | End) -> None:
         """Hand over something to tell, without waiting."""
-        if self._failed.is_set():
+        if self.failed.is_set():
             return
         try:
             self._events.put_nowait(event)
@@ -170,9 +171,9 @@ class _Reporter(threading.Thread):
 
     def fail(self, why: str) -> None:
         """Give the tracker up, with one warning."""
-        if self._failed.is_set():
+        if self.failed.is_set():
             return
-        self._failed.set()
+        self.failed.set()
         log.warning(
             f"{TITLES[self._tracker_name]} is told nothing more, and the training goes on: {why[:300]}. The next "
             "--resume tells it what it lacks."
@@ -196,7 +197,7 @@ class _Reporter(threading.Thread):
             log.info(f"{TITLES[self._tracker_name]}: run {run}, in {tracker.place}.")
             for events in itertools.chain([self._missed()], self._batches()):
                 for kind, group in itertools.groupby(events, key=type):
-                    if self._failed.is_set():
+                    if self.failed.is_set():
                         return
                     if kind is Line:
                         told = _tell_lines(tracker, list(group), told)

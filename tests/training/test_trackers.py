@@ -171,8 +171,7 @@ def test_a_tracker_that_hangs_at_the_end_is_left(told, tmp_path, warnings, monke
 
 
 def test_a_tracker_that_is_far_behind_is_left(told, tmp_path, warnings, monkeypatch):
-    monkeypatch.setattr(trackers, "_ROOM", 3)
-    monkeypatch.setattr(trackers, "PATIENCE", 0.01)
+    monkeypatch.setattr(trackers, "_ROOM", 3)  # nor is it waited for, which would take 30 s
     monkeypatch.setattr(told, "open", lambda *_: told.release.wait())
     told.release.clear()
     follow(tmp_path, range(1, 10))

@@ -40,6 +40,7 @@ from data import dataset, fids
 from data.dataset import Dataset
 from evaluation import gallery as galleries
 from evaluation import gallery_index, pipeline
+from evaluation.embeddings_file import Origin
 from evaluation.gallery import Gallery, Threshold
 from evaluation.pipeline import Embedded
 from evaluation.search import Exact, Found, Ignore
@@ -202,10 +203,14 @@ def main(args: argparse.Namespace) -> None:
     threshold = search_flags.threshold(args, gallery, metric)
     queries, plan = None, None
     if args.query is not None:
-        queries = find_queries(args.query, args.crop, _root(args, gallery), args.allow_any_path)
+        queries = find_queries(
+            args.query, args.crop, _root(args, gallery.origin), args.allow_any_path
+        )
+        if queries.embs is not None:
+            queries = queries._replace(image_root=_root(args, queries.origin) or "")
         plan = _check_queries(args, queries, gallery)
-    if args.report:
-        _check_report(args, gallery)
+        if args.report:
+            _check_report(args, queries, gallery)
     if args.build:
         built = gallery_index.build(args.index, gallery.embs, metric, args.build, args.recall)
         search_flags.tell_recall(built, args.recall)
@@ -241,12 +246,12 @@ def _check_new(directory: str) -> None:
         raise UserError(f"--index {directory} is not empty. Give a directory that is new or empty.")
 
 
-def _root(args: argparse.Namespace, gallery: Gallery) -> str | None:
-    """The directory of the images; None where nothing tells it."""
+def _root(args: argparse.Namespace, origin: Origin) -> str | None:
+    """The directory of images, those of a file of embeddings; None where nothing tells it."""
     if args.image_root:
         return args.image_root
-    if gallery.origin.image_root is not None:
-        return gallery.origin.image_root
+    if origin.image_root is not None:
+        return origin.image_root
     if args.experiment_root is None:
         return None
     root = args_json.load(args.experiment_root)[0].image_root
@@ -292,17 +297,22 @@ def _embedded(
     return queries._replace(images=images, embs=embs)
 
 
-def _check_report(args: argparse.Namespace, gallery: Gallery) -> None:
+def _check_report(args: argparse.Namespace, queries: Queries, gallery: Gallery) -> None:
     """Raises: UserError where the page cannot be written."""
     from reports import search as report
 
     report.check_replaced(args.report)
-    root = _root(args, gallery)
+    root = _root(args, gallery.origin)
     if root is None or not os.path.isdir(root):
         raise UserError(
             f"--report needs the images of the gallery. Their directory is {root or 'not known'}: give --image_root."
         )
     dataset.check_paths(args.gallery, root, gallery.images.fids, args.allow_any_path)
+    if queries.embs is not None:  # where their files are did not matter until here
+        shown = queries.images.fids[: report.QUERIES]
+        dataset.check_images(
+            args.query, queries.image_root, shown, args.allow_any_path, allow_links=False
+        )
 
 
 def _ignored(excluder: str | None, queries: Queries, gallery: Gallery) -> Ignore | None:
@@ -414,7 +424,7 @@ def _write_report(
 ) -> None:
     from reports import search as report
 
-    root = _root(args, gallery) or ""
+    root = _root(args, gallery.origin) or ""
     shown = found.rows[: report.QUERIES, : report.LENGTH]
     names = gallery.images.fids[np.unique(shown[shown >= 0])]
     dataset.check_images(args.gallery, root, names, args.allow_any_path, allow_links=False)

@@ -19,7 +19,7 @@ class Queries(NamedTuple):
 
     Attributes:
         images: their pids are "" where no data set tells them.
-        image_root: the directory that their fids are relative to.
+        image_root: the directory that their fids are relative to; "" for embeddings.
         embs: float32 [Q, D], where they are embedded already.
         origin: how these were made.
     """
@@ -56,7 +56,7 @@ def find_queries(
         queries = Queries(dataclasses.replace(images, boxes=boxes), "")
     elif embeddings_file.is_embeddings(path):
         found = galleries.load(path)
-        return Queries(found.images, image_root or "", found.embs, found.origin)
+        return Queries(found.images, "", found.embs, found.origin)
     else:
         images = dataset.load(path, "query")
         if image_root is None:

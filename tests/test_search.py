@@ -266,6 +266,17 @@ def test_bad_input_is_told_before_tensorflow_is_asked_and_nothing_is_written(
         argv = argv[:2] if "--build=flat" in flags else argv
         with pytest.raises(common.UserError, match=message):
             run(*argv, *flags)
+    # Of files of embeddings, fids matter as soon as their images are to be shown.
+    with embeddings_file.create("hostile.h5", 19, 8, fids=["../x.png"] * 19) as file:
+        file.add(np.ones((19, 8), np.float32))
+    flags = ["--metric=cosine", f"--image_root={dataset.root}", "--report=report"]
+    hostile, good = "hostile.h5", f"{trained}/all_embeddings.h5"
+    for gallery, query in ((hostile, good), (good, hostile)):
+        with pytest.raises(
+            common.UserError, match="19 of the 19 images of hostile.h5 are not below"
+        ):
+            run(*flags, f"--gallery={gallery}", f"--query={query}")
+    (tmp_path / "hostile.h5").unlink()
     with pytest.raises(common.UserError, match="--experiment_root is needed to embed"):
         run(f"--gallery={trained}/all_embeddings.h5", f"--query={image}", "--metric=cosine")
     with pytest.raises(common.UserError, match="which --metric"):

@@ -127,7 +127,7 @@ def test_eight_clients_one_of_which_sends_garbage_and_bombs(server, contents, da
     for number in range(len(bad)):
         send_bad(number)
     assert len(right) + len(refused) == 201 + len(bad)
-    # Its 400 million pixels would take 1.2 GB as RGB.
+    # The 144 million pixels of a bomb would take 432 MB as RGB.
     assert server.peak() - before < 200
     assert server.metric("reid_gallery_images") == 19
     text = server.get("/metrics")

@@ -30,7 +30,7 @@ PARTS = ("about", "flags", "needs", "data", "embed", "evaluate")
 _YAML = (".yaml", ".yml")
 _YAML_REQUIREMENT = "pyyaml>=6,<7"
 # They change no result, and depend on the machine. An experiment's are those of its machine.
-_OF_THE_MACHINE = ("loading_threads", "cache")
+_OF_THE_MACHINE = ("loading_threads", "cache", "cache_dir")
 
 
 class Source(NamedTuple):

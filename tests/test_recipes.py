@@ -62,7 +62,8 @@ def test_its_iterations_are_those_that_it_derives(name):
 @each
 def test_its_flags_are_flags_of_the_commands(name, tmp_path, dataset):
     recipe = RECIPES[name]
-    call = train.parse_args([*start(name, tmp_path / "new", dataset, "imagenet")])
+    weights = "imagenet" if "needs" in recipe else None
+    call = train.parse_args(start(name, tmp_path / "new", dataset, weights))
     for flag, value in recipe["flags"].items():
         wanted = flags.options(flag).get("type", type(value))(
             str(value) if value is not True else value
@@ -82,8 +83,8 @@ def test_its_flags_are_flags_of_the_commands(name, tmp_path, dataset):
 # ------------------------------------------------------------------------- two iterations
 
 
-def build_tiny(input_shape, pooling="avg", last_stride=2):
-    """A convolution: images -> features [B, 16], or its map."""
+def build_tiny(input_shape, pooling="avg", **options):
+    """A convolution: images -> features [B, 16], or its map. Other options of nets change nothing."""
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = keras.layers.Conv2D(16, 3, strides=4, activation="relu", name="tiny.conv")(images / 128.0)
     features = keras.layers.GlobalAveragePooling2D(dtype="float32")(x) if pooling else x

@@ -83,14 +83,16 @@ def test_the_command_line_wins_and_both_values_are_told(place):
 
 def test_what_belongs_to_a_call_or_a_machine_is_not_taken_over(place):
     make_folder(place / "old")
-    experiment("old", loading_threads=31, cache="decoded", strategy="multi_worker")
+    machine = {"loading_threads": 31, "cache": "resized", "cache_dir": "/fast"}
+    experiment("old", strategy="multi_worker", **machine)
     call = parse("--like=old")
     assert (call.settings.loading_threads, call.settings.cache) == (8, "none")
     assert call.settings.strategy == "auto"
     (line,) = call.told[1:]
     assert "Not taken from old/args.json" in line
-    assert line.endswith("--loading_threads 31, --cache decoded.")
-    assert not parse("--like=old", "--cache=encoded", "--loading_threads=31").told[1:]
+    assert line.endswith("--loading_threads 31, --cache resized, --cache_dir /fast.")
+    call = parse("--like=old", "--cache=encoded", "--loading_threads=31")
+    assert "--cache_dir /fast." in call.told[1] and "31" not in call.told[1]
 
 
 def test_an_old_args_json_means_what_it_meant(place):

@@ -46,7 +46,8 @@ DESCRIPTIONS = {
     "embedding_lengths": "Lengths of the embeddings, before a head puts them on the unit sphere.",
     "validation/": "Of queries in a gallery that are not trained on, in 0..1; it should rise. Where it "
     "falls while batch_prec_at_ goes on rising, the network learns the training set by heart.",
-    "network_input": "Images of the first pids as the network sees them, a pid a row.",
+    "network_input": "Images of the first pids as the network sees them, a pid a row; any images with "
+    "--sampler shuffle or balanced.",
     "hardest_triplets": "The triplets that are most wrong: anchor, furthest image of its pid, "
     "closest of another.",
 }

@@ -110,6 +110,17 @@ def test_parts_have_their_areas_and_shapes_and_lie_within_the_image(least, aspec
         np.testing.assert_allclose(drawn, np.tile([0, 0, 1, 1], (20000, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("least, aspect", [(0.08, 1.33), (0.5, 3.0), (1.0, 1.5), (0.9, 4.0)])
+def test_of_an_image_as_large_as_needed_no_part_is_enlarged(least, aspect):
+    augmentation = Augmentation((256, 128), least_area=least, aspect=aspect)
+    drawn = augment.parts(1, 5, 20000, least, aspect)
+    sides = (drawn[:, 2:] - drawn[:, :2]) * augmentation.needed
+    # The shortest comes close to the input's, and no pixel more than rounding below it.
+    np.testing.assert_allclose(sides.min(axis=0), (256, 128), rtol=0.06)
+    assert (sides >= np.array([256, 128]) - 1e-3).all()
+    assert Augmentation((256, 128), (288, 144)).needed == (288, 144)
+
+
 def test_a_part_is_cut_out_to_whole_pixels():
     image = tf.reshape(tf.range(10 * 7 * 3), [10, 7, 3])
 

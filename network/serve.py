@@ -107,7 +107,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=common.positive_int,
         default=32,
         metavar="N",
-        help="Most requests at a time; more are answered by 503. Together they may hold --max_bytes each in memory.",
+        help="Most requests at a time; more are answered by 503. Each may hold three times --max_bytes in memory.",
     )
     group.add_argument(
         "--timeout",

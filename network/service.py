@@ -86,7 +86,7 @@ def make_app(backend: Backend, limits: Limits) -> FastAPI:
     """The app."""
     # Its pages of documentation would load scripts from elsewhere; /openapi.json stays.
     app = FastAPI(title="triplet-reid", docs_url=None, redoc_url=None)
-    service = _Service(backend, limits)
+    service = Service(backend, limits)
     _answer_errors(app)
     app.middleware("http")(service.count)
 
@@ -146,8 +146,13 @@ def _answer_errors(app: FastAPI) -> None:
         return answer(500, "internal error; the log of the server tells more")
 
 
-class _Service:
-    """What the requests share: queues, limits, counters."""
+class Service:
+    """What the requests share: queues, limits, counters.
+
+    Args:
+        backend: what answers requests.
+        limits: what they may ask for.
+    """
 
     def __init__(self, backend: Backend, limits: Limits):
         self._backend = backend

@@ -4,10 +4,12 @@ import asyncio
 import json
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import small_network
+from fastapi import Request
 from image_kinds import oriented
 
 import common
@@ -15,8 +17,8 @@ import embed
 from benchmarks import serving
 from data.dataset import load as load_dataset
 from evaluation import embeddings_file, gallery_index
-from network import serve
-from network.service import Batches
+from network import serve, service
+from network.service import Batches, Limits
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,27 @@ def test_what_waits_is_embedded_together_and_an_error_is_told_to_all():
 
     assert len(asyncio.run(ask())) == 9
     assert sum(sizes) == 13 + 1 + 9 and max(sizes[:-1]) <= 5 and len(sizes) < 9
+
+
+@pytest.mark.parametrize(
+    "limits, status, message",
+    [
+        (Limits(100, 1, 9, 0, 60), 503, "0 requests are running: try again later"),
+        (Limits(100, 1, 9, 1, 0.01), 408, "did not come to its end in 0.01 s"),
+    ],
+)
+def test_too_many_requests_and_bodies_without_end_are_refused(limits, status, message):
+    async def never():
+        await asyncio.Event().wait()
+
+    async def ask():
+        backend = SimpleNamespace(gallery=SimpleNamespace(embs=[]))
+        scope = {"type": "http", "method": "POST", "headers": []}
+        await service.Service(backend, limits).embedded(Request(scope, never), None)
+
+    with pytest.raises(service.RefusedError, match=message) as refused:
+        asyncio.run(ask())
+    assert refused.value.status == status
 
 
 def test_bad_input_is_told_before_anything_slow(experiment, dataset, tmp_path, monkeypatch):

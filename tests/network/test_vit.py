@@ -1,20 +1,27 @@
-"""Vision transformers and ConvNeXt of PyTorch against timm's own numbers."""
+"""Vision transformers, against timm's own numbers and from training to export."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from golden.nets import deviation
 from golden.torch_fill import fill
 from safetensors.numpy import save_file
 from weights import refuse
 
 import common
+import export
+import train
+from benchmarks import kill_and_resume
 from nets import _vit
 from network import checkpoint_paths, checkpoints, model, pretrained, readers
+from network.embedder import Embedder
 from training import rates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -22,7 +29,6 @@ ARRAYS = np.load(GOLDEN / "torch_nets.npz")
 SHAPES = json.loads((GOLDEN / "torch_nets_shapes.json").read_text())
 # name: what its features are, by size of the images
 NETS = {
-    "convnext_tiny_torch": {"64x32": None, "128x64": None},
     "vit_small_patch16": {"64x32": "mean_patches", "128x64": "class_token"},
     "vit_base_patch16": {"64x32": "class_token"},
     "vit_small_patch14_dinov2": {"56x28": "class_token", "112x56": "mean_patches"},
@@ -54,13 +60,12 @@ def test_features_are_those_of_timm(name, tmp_path):
         assert told.missing == [] and told.passed_over == ["teacher.backbone.head.weight"]
         assert len(told.taken) == len(variables)
         images = ARRAYS[f"images/{size}"][:2].astype(np.float32)
-        expected = ARRAYS["/".join([name, size, *([features] if features else [])])]
+        expected = ARRAYS[f"{name}/{size}/{features}"]
         assert deviation(net(images, training=False), expected) < 1e-5
-        if features:
-            first = variables[f"{name}/class_position"].numpy()[None, :8]
-            grid = variables[f"{name}/pos_embed"].numpy()[..., :8].reshape(-1, 8)
-            positions = ARRAYS[f"{name}/{size}/pos_embed"]
-            np.testing.assert_allclose(np.concatenate([first, grid]), positions, atol=1e-6)
+        first = variables[f"{name}/class_position"].numpy()[None, :8]
+        grid = variables[f"{name}/pos_embed"].numpy()[..., :8].reshape(-1, 8)
+        positions = ARRAYS[f"{name}/{size}/pos_embed"]
+        np.testing.assert_allclose(np.concatenate([first, grid]), positions, atol=1e-6)
         keras.backend.clear_session()
 
 
@@ -141,5 +146,34 @@ def test_rates_fall_from_the_last_norm_to_the_stem():
 
 @pytest.mark.parametrize("name", NETS)
 def test_each_transformer_says_what_its_layers_are(name):
-    blocks = {"convnext_tiny_torch": r"stages/\d/blocks/\d"}.get(name, r"blocks/\d+")
-    assert blocks == common.load_plugin("nets", name).LAYERS
+    assert common.load_plugin("nets", name).LAYERS == r"blocks/\d+"
+
+
+def test_a_shallow_one_trains_resumes_embeds_and_is_exported(dataset, tmp_path):
+    def build(input_shape, class_token=False, drop_path=0.0):
+        shape = _vit.Shape(patch=8, channels=64, depth=2, layer_scale=0.5)
+        return _vit.build(input_shape, "vit", shape, class_token, drop_path)
+
+    whole, part, exported = (tmp_path / name for name in ("whole", "part", "exported"))
+    flags = f"--train_set={dataset.csv} --image_root={dataset.root} --net_input_height=24 --net_input_width=16"
+    flags += " --model_name=vit_small_patch16 --pooling=token --drop_path=0.5 --head_name=direct --embedding_dim=8"
+    flags += " --batch_p=3 --batch_k=2 --seed=1 --decay_start_iteration=-1 --checkpoint_frequency=1 --detailed_logs"
+    images = np.random.default_rng(0).uniform(0, 255, (3, 24, 16, 3)).astype(np.float32)
+    with common.plugin("nets", "vit_small_patch16", SimpleNamespace(build=build)):
+        argv = [f"--experiment_root={whole}", *flags.split(), "--train_iterations=2"]
+        train.main(train.parse_args(argv))
+        shutil.copytree(whole, part, ignore=shutil.ignore_patterns("checkpoint-2.*"))
+        train.main(train.parse_args([f"--experiment_root={part}", "--resume"]))
+        assert kill_and_resume.differences(whole, part) == []
+        emb = Embedder(whole)(images)
+        assert np.ptp(emb, axis=0).max() > 1e-3
+        argv = [f"--experiment_root={whole}", f"--directory={exported}", "--formats"]
+        export.main(export.parse_args([*argv, "onnx", "litert"]))
+    runner = Interpreter(str(exported / "model.tflite")).get_signature_runner()
+    np.testing.assert_allclose(runner(images=images)["emb"], emb, rtol=1e-4, atol=1e-5)
+    assert b"Flex" not in (exported / "model.tflite").read_bytes()
+    session = onnxruntime.InferenceSession(
+        exported / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (of_onnx,) = session.run(["emb"], {"images": images})
+    np.testing.assert_allclose(of_onnx, emb, rtol=1e-4, atol=1e-5)

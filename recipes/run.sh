@@ -3,8 +3,9 @@
 #
 #     recipes/run.sh RECIPE.json IMAGES OUT [flags of train.py]
 #
-# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. Writes csvs/, experiment/ and a
-# JSON file of figures for each evaluation into OUT. Call it again, with the same flags, to continue where it stopped.
+# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. Writes csvs/ and experiment/ into
+# OUT, and into the latter a JSON file of figures for each evaluation, where runs.py and export.py find them. Call it
+# again, with the same flags, to continue where it stopped.
 set -euo pipefail
 trap 'exit 130' INT TERM
 if [ $# -lt 3 ]; then
@@ -43,6 +44,6 @@ read -ra flags < <(part embed)
 # --overwrite: those of an earlier call
 python "$code/embed.py" --experiment_root "$out/experiment" --overwrite --dataset "${sets[@]}" "${flags[@]}"
 part evaluate | while read -ra flags; do
-    python "$code/evaluate.py" --experiment_root "$out/experiment" --filename "$out/${flags[0]}.json" \
+    python "$code/evaluate.py" --experiment_root "$out/experiment" --filename "$out/experiment/${flags[0]}.json" \
         --query_dataset "$query" --gallery_dataset "$gallery" "${flags[@]:1}"
 done

@@ -216,8 +216,8 @@ def test_from_a_downloaded_data_set_to_figures(place):
         assert [evaluation.query_dataset, evaluation.gallery_dataset] == embedding.dataset
         assert evaluation.excluder == "market1501" and evaluation.use_market_ap
     assert [(each.filename, each.rerank) for each in evaluations] == [
-        ("out/ten_crop.json", False),
-        ("out/reranked.json", True),
+        ("out/experiment/ten_crop.json", False),
+        ("out/experiment/reranked.json", True),
     ]
 
 

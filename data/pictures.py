@@ -174,10 +174,11 @@ def size(encoded: bytes) -> tuple[int, int]:
     Raises:
         ValueError, as decode does; damage behind the header is not seen.
     """
-    if kind_of(encoded[:16]) == "WebP":  # Pillow takes memory for its pixels when it opens one
+    if kind_of(encoded[:64]) == "WebP":  # Pillow takes memory for its pixels when it opens one
         return _size_of_webp(encoded)
     with _opened(io.BytesIO(encoded)) as image:
-        return image.height, image.width
+        width, height = _size(image)
+        return height, width
 
 
 def _size_of_webp(encoded: bytes) -> tuple[int, int]:

@@ -197,6 +197,7 @@ def test_each_csv_is_told_for_itself_and_few_images_of_the_first(images, capsys)
 
 def test_kinds_of_files_are_counted_and_refused_ones_have_their_reason(images, capsys):
     kinds = {"a.bmp": "BMP of 8 bits", "a.webp": "moving WebP", "a.gif": "moving GIF"}
+    kinds |= {"a.tif": "moving TIFF", "a.avif": "AVIF"}
     for name, kind in kinds.items():
         (images / name).write_bytes(KINDS[kind][0])
     (images / "huge.png").write_bytes(REFUSED["huge PNG"][0])
@@ -204,8 +205,8 @@ def test_kinds_of_files_are_counted_and_refused_ones_have_their_reason(images, c
     rows = [f"3,{name}" for name in (*kinds, "huge.png", "phone.jpg")]
     code, out = run(images, GOOD[:4] + rows, capsys)
     assert code == 11
-    assert "kinds of files: PNG (4), BMP (1), WebP (1), GIF (1)\n" in out
-    assert "moving images, of which the first picture counts: 2\n" in out
+    assert "kinds of files: PNG (4), BMP (1), WebP (1), GIF (1), TIFF (1), AVIF (1)\n" in out
+    assert "moving images, of which the first picture counts: 3\n" in out
     assert "images that cannot be decoded: 2\n" in out
     assert "huge.png (14000 x 13500 pixels are more than the 178,956,970" in out
     assert "phone.jpg (it is a HEIC file)\n" in out

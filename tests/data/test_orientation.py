@@ -162,6 +162,7 @@ def test_pillow_turns_no_tiff_by_itself(orientation):
     file = oriented(orientation, format="TIFF", compression="tiff_lzw")
     header = pictures.read_header(file)
     assert (header.orientation, header.height, header.width) == (orientation, 32, 24)
+    assert pictures.size(file) == (32, 24)
     np.testing.assert_array_equal(pictures.decode(file), np.asarray(GRADIENT))
 
 

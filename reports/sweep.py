@@ -57,6 +57,7 @@ def draw(
             positive and spread over a factor of 20 or more has a logarithmic axis.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     shown = [row for row in rows if row.best and _STATES[row.state]]
     names = list(rows[0].flags)
@@ -72,6 +73,8 @@ def draw(
             _scatter(panel, shown, values)
             if min(values) > 0 and max(values) / min(values) >= 20:
                 panel.set_xscale("log")
+            elif all(isinstance(value, int) for value in values):
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             words = sorted(set(map(str, values)))
             _scatter(panel, shown, [words.index(str(value)) for value in values])

@@ -396,6 +396,12 @@ class Settings(Architecture):
         metavar="N",
         default=0,
     )
+    remat: bool = _switch(
+        "devices",
+        "Keep few of the network's activations and compute the others again for the gradients, one "
+        "part of the network after the other, for batches that do not fit into memory. It takes "
+        "about a third more time. Unlike --chunk, it changes no number.",
+    )
     jit_compile: bool = _switch(
         "devices",
         "Compile the iteration with XLA. This is faster on some GPUs and much slower on CPUs. It "

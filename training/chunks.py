@@ -105,17 +105,20 @@ def _make_differentiate(strategy, state: State, settings: Settings):
     """
 
     def replica(images, by_embs, index, iteration, frozen):
-        with (
-            tf.GradientTape() as tape,
-            _calling(images, index, iteration, settings, moves=True) as chunk,
-        ):
-            embs = state.network(chunk, training=True)
+        own = {name: _part(each, index, settings.chunk) for name, each in by_embs.items()}
         of_companions = len(state.companions.trainable_variables)
         variables = trained(state, frozen)
+        variables = variables[: len(variables) - of_companions]
+        given = images, index, iteration, settings
+        if state.segments:
+            with _calling(*given, moves=True) as chunk:
+                _, kept = state.segments.forward(chunk)
+            with _calling(*given, moves=False):
+                return state.segments.backward(kept, own, variables)
+        with tf.GradientTape() as tape, _calling(*given, moves=True) as chunk:
+            embs = state.network(chunk, training=True)
         return tape.gradient(
-            [embs[name] for name in by_embs],
-            variables[: len(variables) - of_companions],
-            output_gradients=[_part(each, index, settings.chunk) for each in by_embs.values()],
+            [embs[name] for name in own], variables, output_gradients=list(own.values())
         )
 
     @_traced_once

@@ -10,6 +10,7 @@ import common
 from experiment import flags, folder
 from experiment.flags import Settings
 from network import checkpoint_paths, checkpoints, model, pretrained
+from network.segments import Segments
 from runtime import devices
 from runtime.cluster import Cluster
 from runtime.terminal import log
@@ -21,6 +22,7 @@ class State:
 
     Attributes:
         network: images -> {"emb_raw", "emb"}, see network/model.py.
+        segments: of the network, for --remat; else None.
         net: the net inside it, without pooling and head.
         average: the network of --ema, whose weights follow those of the other; else None.
         companions: the layers of the losses of identities.
@@ -59,6 +61,7 @@ class State:
         self.variables = checkpoints.named_variables(
             [self.network, *self.companions.layers], self.optimizer
         )
+        self.segments = Segments(self.network) if settings.remat else None
         self._settings = settings
         self._strategy = strategy
         self._copy: keras.Model | None = None

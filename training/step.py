@@ -32,7 +32,8 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
           TensorBoard shows every scalar but furthest and stop, under its name or the original's tag.
     """
     optimizer = state.optimizer
-    make = chunks.make_training if settings.chunk else _make_training
+    make = _make_recomputing_training if settings.remat else _make_training
+    make = chunks.make_training if settings.chunk else make
     train = make(strategy, state, settings)
 
     # Nothing here needs AutoGraph, which would read the source of all this for seconds.
@@ -63,6 +64,35 @@ def _make_training(strategy, state: State, settings: Settings):
         variables = trained(state, frozen)
         update(state, tape.gradient(batch.scaled, variables), variables, settings)
         state.companions.move(batch.all_embs, labels)
+        return objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
+
+    def train(*args):
+        return strategy.run(replica, args=args)
+
+    return train
+
+
+def _make_recomputing_training(strategy, state: State, settings: Settings):
+    """The same, keeping few activations: see network/segments.py."""
+    segments = state.segments
+    recomputed = layers.Chunk(tf.constant(0), total=1, moves=False)
+
+    def replica(images, labels, iteration, stop, frozen):
+        with layers.drawing(known(settings.seed), iteration):
+            embs, kept = segments.forward(images)
+        with tf.GradientTape() as tape:
+            tape.watch(embs)
+            batch = objective.of_embeddings(embs, labels, iteration, state, settings)
+        of_companions = state.companions.trainable_variables
+        by_embs, by_companions = tape.gradient(batch.scaled, (embs, of_companions))
+        used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
+        variables = trained(state, frozen)
+        of_network = variables[: len(variables) - len(of_companions)]
+        with layers.drawing(known(settings.seed), iteration), layers.calling_with(recomputed):
+            gradients = segments.backward(kept, used, of_network)
+        update(state, [*gradients, *by_companions], variables, settings)
+        if state.companions.centers:
+            state.companions.centers.move(batch.all_embs, labels)
         return objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
 
     def train(*args):

@@ -166,6 +166,7 @@ def trained(dataset, tmp_path_factory):
             proxies(dataset, folder / "proxies-mirrored"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
             plain(dataset, folder / "chunks-mirrored", "--chunk=3"),
+            flags(dataset, folder / "remat-mirrored", "--remat", "--train_iterations=5"),
             flags(
                 dataset, folder / "apart-mirrored", "--no_sync_batch_norm", "--train_iterations=1"
             ),
@@ -251,6 +252,11 @@ def test_proxies_and_a_memory_are_those_of_one_device(trained, strategy):
 @pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
 def test_chunks_on_two_replicas_train_as_one_piece_on_one_device_does(trained, strategy):
     assert_equal_but_for(1e-6, trained / f"chunks-{strategy}", trained / "plain-one")
+
+
+def test_activations_that_are_computed_again_change_nothing_on_two_replicas(trained):
+    roots = trained / "remat-mirrored", trained / "norm-mirrored"
+    assert_equal_but_for(1e-6, *roots, iteration=5)
 
 
 def test_each_chunk_is_normalized_as_a_replica_of_its_own_that_is_not_synchronized(trained):

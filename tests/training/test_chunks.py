@@ -25,6 +25,7 @@ def random_net(input_shape):
     images = keras.Input(input_shape, dtype="float32", name="images")
     x = keras.layers.Conv2D(8, 3, strides=4, name="random.conv")(images / 128.0 - 1.0)
     x = layers.BatchNorm(name="random.BatchNorm")(x)
+    x = layers.DropPath(0.2, 0)(x)
     x = keras.layers.Dropout(0.3, seed=5, name="random.dropout")(keras.layers.ReLU()(x))
     return keras.Model(images, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
 
@@ -150,6 +151,28 @@ def test_chunks_in_16_bits(precision):
     assert_close(got, expected, 1e-3)
 
 
+REMAT = {
+    "neck": {"head_name": "bnneck", "id_loss_weight": 1.0, "center_loss_weight": 0.1},
+    "frozen body": {"freeze_body_iterations": 1, "head_name": "fc1024"},
+    "frozen statistics and averages": {"bn_frozen": True, "ema": 0.9},
+    "float16": {"precision": "mixed_float16"},
+    "chunks": {"chunk": 4},
+}
+
+
+@pytest.mark.parametrize("case", REMAT)
+def test_activations_that_are_computed_again_change_nothing(case):
+    flags = REMAT[case] | SGD
+    with use_random_net():
+        expected, told_of_one = train(settings(**flags), iterations=3)
+        got, told = train(settings(**flags, remat=True), iterations=3)
+    assert_close(got, expected)
+    state = "random/dropout/seed_generator_state"
+    np.testing.assert_array_equal(got[state], expected[state])
+    for name in told:
+        np.testing.assert_allclose(told[name], told_of_one[name], rtol=1e-5, atol=1e-6)
+
+
 def by_one_tape(flags, iterations):
     """The same chunks, their statistics and their draws, with all activations kept."""
     state = make(flags)
@@ -159,7 +182,8 @@ def by_one_tape(flags, iterations):
             for index in range(B // flags.chunk):
                 images_of_chunk = images[index * flags.chunk : (index + 1) * flags.chunk]
                 chunk = layers.Chunk(tf.constant(index), B // flags.chunk, moves=True)
-                with layers.calling_with(chunk):
+                draws = layers.drawing(flags.seed, tf.constant(iteration, tf.int64))
+                with layers.calling_with(chunk), draws:
                     parts.append(state.network(images_of_chunk, training=True))
             embs = {name: tf.concat([part[name] for part in parts], axis=0) for name in parts[0]}
             batch = objective.of_embeddings(

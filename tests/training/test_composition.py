@@ -55,6 +55,7 @@ CASES = {
         "--precision=mixed_bfloat16",
         "--ema=0.99",
     ],
+    "activations that are computed again": ["--remat", "--head_name=fc1024", "--id_loss_weight=1"],
     "frozen statistics": ["--bn_frozen", "--head_name=fc1024"],
     "averaged weights": ["--ema=0.99"],
     "averaged weights in float16": ["--ema=0.99", "--precision=mixed_float16"],

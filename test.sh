@@ -2,7 +2,7 @@
 # Set up and run the tests. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
-. .ci/setup.sh test export hub parquet pytorch search serve yaml
+. .ci/setup.sh test
 ruff check .
 ruff format --check .
 mypy

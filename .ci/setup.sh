@@ -11,8 +11,17 @@ import tomllib
 
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-for name in sys.argv[1:]:
-    print(*(line for line in extras[name] if not line.startswith("triplet-reid[")), sep="\n")
+
+
+def requirements(names):
+    for line in (line for name in names for line in extras[name]):
+        if line.startswith("triplet-reid["):  # other extras
+            yield from requirements(line.removeprefix("triplet-reid[").removesuffix("]").split(","))
+        else:
+            yield line
+
+
+print(*requirements(sys.argv[1:]), sep="\n")
 END
 )
 echo "Installing what is needed${*:+ for $*} into $VIRTUAL_ENV"

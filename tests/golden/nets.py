@@ -35,6 +35,16 @@ def images(iteration: int = 0) -> np.ndarray:
     return batch[:, :, ::-1] if iteration % 2 else batch
 
 
+def assign_moved(variables, values) -> None:
+    """Assign values, those of float32 moved up or down by 2^-23 of themselves, as by chance."""
+    rng = np.random.default_rng(0)
+    for variable, value in zip(variables, values, strict=True):
+        if value.dtype == np.float32:
+            signs = rng.choice([-1, 1], value.shape).astype(np.float32)
+            value = value * (1 + signs * np.float32(2**-23))
+        variable.assign(value)
+
+
 def adam_steps(model, optimizer, case: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Train `count` steps as the original did. Returns: emb of the first step [B, D] and all losses
     [count, B].

@@ -12,14 +12,14 @@ import common
 from network import checkpoints, model, pretrained
 from training.adam import Adam
 
-# Steps of Adam that can be compared, and how closely: with these weights the deep nets make a
-# rounding difference ten- to a thousandfold with each step. (With the original's rounding in the
-# distances too, those of float32 differences, all eight steps of ResNet-101 are equal to the bit.)
-COMPARABLE = {
-    "mobilenet_v1_1_224": (8, 1e-3),
-    "resnet_v1_50": (3, 5e-3),
-    "resnet_v1_101": (3, 5e-3),
-}
+# Steps of Adam that are compared. With these weights the deep nets make a rounding difference ten- to
+# a thousandfold with each step. (With the original's rounding in the distances too, those of float32
+# differences, all eight steps of ResNet-101 are equal to the bit.)
+STEPS = {"mobilenet_v1_1_224": 8, "resnet_v1_50": 3, "resnet_v1_101": 3}
+CLOSE = 1e-3
+# Where rounding decides, as on processors without AVX-512, losses may be so many times as far from the
+# original's as from those of weights that are moved by their last bit.
+OF_ROUNDING = 10
 
 
 @pytest.fixture(scope="module", params=golden.CASES)
@@ -90,12 +90,12 @@ def test_inference_gives_the_originals_embeddings(built):
 
 def test_training_goes_on_with_the_originals_losses(built):
     case, network, optimizer = built
-    count, tolerance = COMPARABLE[case.split("/")[0]]
+    count = STEPS[case.split("/")[0]]
+    state = list(checkpoints.named_variables(network, optimizer).values())
+    start = [np.array(variable.numpy()) for variable in state]
     emb_first, losses = golden.adam_steps(network, optimizer, case, count)
     expected = golden.ARRAYS[f"{case}/train/losses"][:count]
-    assert golden.deviation(emb_first, golden.ARRAYS[f"{case}/train/emb_first"]) < 1e-3
-    deviations = [golden.deviation(*step) for step in zip(losses, expected, strict=True)]
-    assert max(deviations) < tolerance, deviations
+    assert golden.deviation(emb_first, golden.ARRAYS[f"{case}/train/emb_first"]) < CLOSE
     assert int(optimizer.iterations) == 5 + count
     if count == 8:
         running = [
@@ -107,6 +107,13 @@ def test_training_goes_on_with_the_originals_losses(built):
         np.testing.assert_allclose(
             means, golden.ARRAYS[f"{case}/train/moving_variance_mean_last"], rtol=1e-4
         )
+    deviations = [golden.deviation(*step) for step in zip(losses, expected, strict=True)]
+    assert deviations[0] < CLOSE
+    if max(deviations) > CLOSE:
+        golden.assign_moved(state, start)
+        _, moved = golden.adam_steps(network, optimizer, case, count)
+        by_rounding = [golden.deviation(*step) for step in zip(moved, losses, strict=True)]
+        assert max(deviations) < OF_ROUNDING * max(by_rounding), (deviations, by_rounding)
 
 
 @pytest.mark.parametrize(

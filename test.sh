@@ -6,4 +6,5 @@ cd "$(dirname "$0")"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Two processes, each with whole files: the tests of a file share trainings. More need 4 GB of memory each.
+python -m pytest -n 2 --dist loadfile "$@"

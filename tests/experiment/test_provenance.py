@@ -4,7 +4,9 @@ import hashlib
 import json
 import platform
 import re
+import shlex
 import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -55,7 +57,7 @@ def test_what_is_recorded_of_a_run(root):
     (run,) = record(root)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", run["started"])
     assert run["iteration"] == 0 and run["devices"] == "1 CPU"
-    assert run["host"] == platform.node() and "pytest" in run["command"]
+    assert run["host"] == platform.node() and run["command"] == shlex.join(sys.argv)
     assert run["versions"] == {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,

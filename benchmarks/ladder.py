@@ -96,6 +96,7 @@ SCHEDULE = "--lr_schedule cosine --warmup_iterations 30"
 BNNECK = f"{CROPS} {SCHEDULE} --head_name bnneck --embedding_dim 1280"
 ID = f"{BNNECK} --id_loss_weight 1"
 BASE = f"{ID} --margin 0.3"
+MILD = "--id_scale 16 --id_margin 0.2"
 NOT_TRAINED = f"{CROPS} --head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0"
 PRETRAINED = {
     "no training: ImageNet's features": (
@@ -111,11 +112,41 @@ PRETRAINED = {
     "base, lifted": (f"{ID} --loss lifted --margin 1", CENTER, COSINE),
     "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
     "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
-    "base, label smoothing": (f"{BASE} --label_smoothing 0.1", CENTER, COSINE),
+    "base, supcon": (f"{ID} --loss supcon", CENTER, COSINE),
+    "base, memory of 10 batches": (
+        f"{BASE} --memory_batches 10 --memory_start 100",
+        CENTER,
+        COSINE,
+    ),
+    "base, ArcFace 16, 0.2": (f"{BASE} --id_loss arcface {MILD}", CENTER, COSINE),
+    "base, CosFace 16, 0.2": (f"{BASE} --id_loss cosface {MILD}", CENTER, COSINE),
+    "base, ArcFace 16, 0.2, 3 centers": (
+        f"{BASE} --id_loss arcface {MILD} --id_centers 3",
+        CENTER,
+        COSINE,
+    ),
+    "base, circle of identities 32": (
+        f"{BASE} --id_loss circle --id_scale 32",
+        CENTER,
+        COSINE,
+    ),
+    "base, proxy anchor": (f"{BASE} --id_loss proxy_anchor", CENTER, COSINE),
+    "base, ID loss alone": (f"{BASE} --loss_weight 0", CENTER, COSINE),
+    "base, no label smoothing": (f"{BASE} --label_smoothing 0", CENTER, COSINE),
     "base, center loss": (f"{BASE} --center_loss_weight 5e-4", CENTER, COSINE),
+    "base, random resized crop": (
+        BASE.replace(CROPS, "--flip_augment --random_resized_crop 0.5"),
+        "",
+        COSINE,
+    ),
+    "base, TrivialAugment": (f"{BASE} --trivial_augment 0.5", CENTER, COSINE),
+    "base, rotation": (f"{BASE} --rotation 10", CENTER, COSINE),
     "base, random erasing": (f"{BASE} --random_erasing 0.5", CENTER, COSINE),
     "base, color jitter": (f"{BASE} --color_jitter 0.2", CENTER, COSINE),
     "base, averaged weights": (f"{BASE} --ema 0.99", CENTER, COSINE),
+    "base, l2": (f"{BASE} --l2 5e-4", CENTER, COSINE),
+    "base, layer decay": (f"{BASE} --layer_decay 0.9", CENTER, COSINE),
+    "base, new layers ten times as fast": (f"{BASE} --lr_factors head=10", CENTER, COSINE),
     "base, decoupled decay": (f"{BASE} --optimizer adamw --weight_decay 0.05", CENTER, COSINE),
     "base, frozen body first": (f"{BASE} --freeze_body_iterations 50", CENTER, COSINE),
     "base, frozen batch norm": (f"{BASE} --bn_frozen", CENTER, COSINE),

@@ -98,6 +98,30 @@ ID = f"{BNNECK} --id_loss_weight 1"
 BASE = f"{ID} --margin 0.3"
 MILD = "--id_scale 16 --id_margin 0.2"
 NOT_TRAINED = f"{CROPS} --head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0"
+# Flags that are added to the base, one at a time.
+ADDED = {
+    "memory of 10 batches": "--memory_batches 10 --memory_start 100",
+    "ArcFace 16, 0.2": f"--id_loss arcface {MILD}",
+    "CosFace 16, 0.2": f"--id_loss cosface {MILD}",
+    "ArcFace 16, 0.2, 3 centers": f"--id_loss arcface {MILD} --id_centers 3",
+    "circle of identities 32": "--id_loss circle --id_scale 32",
+    "proxy anchor": "--id_loss proxy_anchor",
+    "ID loss alone": "--loss_weight 0",
+    "no label smoothing": "--label_smoothing 0",
+    "center loss": "--center_loss_weight 5e-4",
+    "TrivialAugment": "--trivial_augment 0.5",
+    "rotation": "--rotation 10",
+    "random erasing": "--random_erasing 0.5",
+    "color jitter": "--color_jitter 0.2",
+    "averaged weights": "--ema 0.99",
+    "l2": "--l2 5e-4",
+    "layer decay": "--layer_decay 0.9",
+    "new layers ten times as fast": "--lr_factors head=10",
+    "decoupled decay": "--optimizer adamw --weight_decay 0.05",
+    "frozen body first": "--freeze_body_iterations 50",
+    "frozen batch norm": "--bn_frozen",
+    "a third of the rate": "--learning_rate 1e-4",
+}
 PRETRAINED = {
     "no training: ImageNet's features": (
         NOT_TRAINED,
@@ -108,49 +132,16 @@ PRETRAINED = {
     "cosine schedule, warm-up": (f"{FC1024} {SCHEDULE}", CENTER, EUCLIDEAN),
     "neck": (BNNECK, CENTER, COSINE),
     "neck, ID loss: the base": (BASE, CENTER, COSINE),
-    # What follows changes the base in one way.
     "base, lifted": (f"{ID} --loss lifted --margin 1", CENTER, COSINE),
     "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
     "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
     "base, supcon": (f"{ID} --loss supcon", CENTER, COSINE),
-    "base, memory of 10 batches": (
-        f"{BASE} --memory_batches 10 --memory_start 100",
-        CENTER,
-        COSINE,
-    ),
-    "base, ArcFace 16, 0.2": (f"{BASE} --id_loss arcface {MILD}", CENTER, COSINE),
-    "base, CosFace 16, 0.2": (f"{BASE} --id_loss cosface {MILD}", CENTER, COSINE),
-    "base, ArcFace 16, 0.2, 3 centers": (
-        f"{BASE} --id_loss arcface {MILD} --id_centers 3",
-        CENTER,
-        COSINE,
-    ),
-    "base, circle of identities 32": (
-        f"{BASE} --id_loss circle --id_scale 32",
-        CENTER,
-        COSINE,
-    ),
-    "base, proxy anchor": (f"{BASE} --id_loss proxy_anchor", CENTER, COSINE),
-    "base, ID loss alone": (f"{BASE} --loss_weight 0", CENTER, COSINE),
-    "base, no label smoothing": (f"{BASE} --label_smoothing 0", CENTER, COSINE),
-    "base, center loss": (f"{BASE} --center_loss_weight 5e-4", CENTER, COSINE),
+    **{f"base, {name}": (f"{BASE} {flags}", CENTER, COSINE) for name, flags in ADDED.items()},
     "base, random resized crop": (
         BASE.replace(CROPS, "--flip_augment --random_resized_crop 0.5"),
         "",
         COSINE,
     ),
-    "base, TrivialAugment": (f"{BASE} --trivial_augment 0.5", CENTER, COSINE),
-    "base, rotation": (f"{BASE} --rotation 10", CENTER, COSINE),
-    "base, random erasing": (f"{BASE} --random_erasing 0.5", CENTER, COSINE),
-    "base, color jitter": (f"{BASE} --color_jitter 0.2", CENTER, COSINE),
-    "base, averaged weights": (f"{BASE} --ema 0.99", CENTER, COSINE),
-    "base, l2": (f"{BASE} --l2 5e-4", CENTER, COSINE),
-    "base, layer decay": (f"{BASE} --layer_decay 0.9", CENTER, COSINE),
-    "base, new layers ten times as fast": (f"{BASE} --lr_factors head=10", CENTER, COSINE),
-    "base, decoupled decay": (f"{BASE} --optimizer adamw --weight_decay 0.05", CENTER, COSINE),
-    "base, frozen body first": (f"{BASE} --freeze_body_iterations 50", CENTER, COSINE),
-    "base, frozen batch norm": (f"{BASE} --bn_frozen", CENTER, COSINE),
-    "base, a third of the rate": (f"{BASE} --learning_rate 1e-4", CENTER, COSINE),
     "base, ten crops": (BASE, TEN_CROPS, COSINE),
     "base, re-ranking": (BASE, CENTER, f"{COSINE} --rerank"),
 }

@@ -67,7 +67,11 @@ def add_index(group: argparse._ActionsContainer) -> None:
 
 
 def metric(args: argparse.Namespace) -> str:
-    """The metric that is given, or that of the index, or of the training."""
+    """The metric that is given, or that of the index, or of the training.
+
+    Raises:
+        UserError: nothing tells it, or the index or args.json cannot be read.
+    """
     if args.metric is not None:
         return args.metric
     if args.index and not getattr(args, "build", None):
@@ -96,7 +100,11 @@ def tell_recall(index: gallery_index.Index, wanted: float) -> None:
 
 
 def searcher(args: argparse.Namespace, gallery: Gallery, metric: str) -> Searcher:
-    """What searches the gallery: an index, or without one a comparison with all images."""
+    """What searches the gallery: an index, or without one a comparison with all images.
+
+    Raises:
+        UserError: the index cannot be used, as of gallery_index.load.
+    """
     if args.index is None:
         return Exact(gallery.embs, metric, args.batch_size)
     index = gallery_index.load(args.index, gallery.embs, metric)

@@ -331,8 +331,8 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         if match:
             names.add(match[1])
     for name in sorted(names):
-        with contextlib.suppress(UserError), _partial_name(folder / name):
-            pass  # being its only writer is enough
+        with contextlib.suppress(UserError), contextlib.ExitStack() as stack:
+            stack.enter_context(_partial_name(folder / name))  # being its only writer is enough
 
 
 # ------------------------------------------------------------------------- the disk

@@ -8,9 +8,9 @@ training goes on without it.
 
     {"run": "3f9c2a71", "iteration": 120, "validation": 100}
 
-The numbers are of what a kill cannot take from the tracker any more. So a resumed training goes on with
-the run. What the tracker lacks it is told from metrics.jsonl, and
-iterations that run again it is not told twice. training/tracker_NAME.py talks to the package.
+The numbers are of what a kill cannot take from the tracker any more. So a resumed training goes on
+with the run: it tells the tracker from metrics.jsonl what that lacks, and tells no iteration twice.
+training/tracker_NAME.py talks to the package.
 """
 
 import collections
@@ -85,9 +85,8 @@ def check(settings: Settings) -> None:
     """Raises: UserError where the package of a tracker is missing."""
     for name in _names(settings):
         spec = importlib.util.find_spec(name)
-        if (
-            spec is None or spec.origin is None
-        ):  # W&B leaves folders of its name, which can be imported
+        # W&B leaves folders of its name, which can be imported, but have no origin.
+        if spec is None or spec.origin is None:
             raise UserError(
                 f"--report_to {name} takes a package that is not installed. Install it: pip install "
                 f"'{REQUIREMENTS[name]}'"

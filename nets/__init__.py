@@ -33,6 +33,9 @@ A net may also have, at the top of its file:
                                 stages of a CNN, blocks of a transformer. What no layer has in its
                                 name belongs to the next one; before the first it is a layer of its
                                 own, and behind the last it has the head's learning rate.
+    RENAMED_MODULES = {"features.0.0": "conv_stem"}
+                                Other names of modules of PyTorch, by those that the net has: how
+                                another release of the same net, such as timm's, calls them.
 
 Names of layers are the scopes of the variables in checkpoints, with "." for "/": layer
 `resnet_v1_50.conv1` holds `resnet_v1_50/conv1/weights`. Every layer with weights is named, so that

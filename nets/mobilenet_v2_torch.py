@@ -17,6 +17,32 @@ _STAGES = (
 )
 _LAST_WITH_STRIDE = 5
 LAYERS = r"features/\d+"
+# timm numbers the units within their stage, and names what is in them.
+_TIMM_UNIT = {
+    "0.0": "conv_pw",
+    "0.1": "bn1",
+    "1.0": "conv_dw",
+    "1.1": "bn2",
+    "2": "conv_pwl",
+    "3": "bn3",
+}
+_TIMM_FIRST_UNIT = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+
+
+def _timm_modules() -> dict[str, str]:
+    """The names of timm's mobilenetv2_100, by torchvision's."""
+    modules = {"features.0.0": "conv_stem", "features.0.1": "bn1"}
+    number = 1
+    for stage, (expansion, _, count, _) in enumerate(_STAGES):
+        names = _TIMM_UNIT if expansion > 1 else _TIMM_FIRST_UNIT
+        for unit in range(count):
+            for place, name in names.items():
+                modules[f"features.{number}.conv.{place}"] = f"blocks.{stage}.{unit}.{name}"
+            number += 1
+    return modules | {f"features.{number}.0": "conv_head", f"features.{number}.1": "bn2"}
+
+
+RENAMED_MODULES = _timm_modules()
 
 
 def build(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, first_few
+from common import UserError, first_few, load_plugin
 from network import checkpoint_paths, checkpoints, hub, keras_weights, other_files, torch_weights
 from network.readers import Fitted, Reader
 
@@ -91,7 +91,8 @@ def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> Rea
         kind = "weights file" if path.suffix in keras_weights.SUFFIXES else "checkpoint"
         raise UserError(f"cannot read the {kind} {path}: it is {other}.")
     if path.suffix == torch_weights.SUFFIX and path.is_file():
-        return torch_weights.read(path, variables)
+        renamed = getattr(load_plugin("nets", model_name), "RENAMED_MODULES", None)
+        return torch_weights.read(path, variables, renamed)
     if path.suffix in keras_weights.SUFFIXES and path.is_file():
         return keras_weights.read(path, variables)
     if path.is_dir():

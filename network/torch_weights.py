@@ -38,7 +38,7 @@ _OTHER_TOKENS = ("reg_token", "register_tokens", "dist_token")
 _NO_WEIGHT = "num_batches_tracked"
 
 
-def read(path: Path, variables: Mapping) -> Arrays:
+def read(path: Path, variables: Mapping, renamed: Mapping[str, str] | None = None) -> Arrays:
     """The arrays of a safetensors file.
 
     A file of export.py has our names and our layout. Of PyTorch's names, what stands before them,
@@ -47,6 +47,8 @@ def read(path: Path, variables: Mapping) -> Arrays:
 
     Args:
         variables: {name: variable} of the net that they are for.
+        renamed: RENAMED_MODULES of the net, see nets/__init__.py. Those names are taken that more
+            of the file's names are among.
 
     Returns:
         the arrays in our layout, by the names of the variables that they belong to; the rest, a
@@ -58,8 +60,11 @@ def read(path: Path, variables: Mapping) -> Arrays:
     tensors = _load(path)
     if tensors.keys() & variables.keys():  # of export.py, by our names; PyTorch's have no slash
         return Arrays(tensors)
-    names = {name: torch_name(name) for name in variables}
-    prefix = _prefix(tensors, names.values())
+    ways = [{name: torch_name(name) for name in variables}]
+    if renamed:
+        ways.append({name: torch_name(name, renamed) for name in variables})
+    found = [_prefix(tensors, names.values()) for names in ways]
+    (_, prefix), names = max(zip(found, ways, strict=True), key=lambda way: way[0][0])
     _check_tokens(path, tensors, prefix, names.values())
     arrays = Arrays()
     taken = set()
@@ -77,14 +82,25 @@ def read(path: Path, variables: Mapping) -> Arrays:
     return arrays
 
 
-def torch_name(name: str) -> str:
-    """PyTorch's name of a variable of a net, from ours."""
+def torch_name(name: str, renamed: Mapping[str, str] | None = None) -> str:
+    """PyTorch's name of a variable of a net, from ours.
+
+    Args:
+        renamed: other names of modules, by the names that the net has.
+    """
     _, *modules, weight = name.split("/")
-    return ".".join([*modules, _WEIGHTS.get(weight, weight)])
+    module = ".".join(modules)
+    if renamed:
+        module = renamed.get(module, module)
+    return ".".join(filter(None, [module, _WEIGHTS.get(weight, weight)]))
 
 
-def _prefix(tensors: Iterable[str], wanted: Iterable[str]) -> str:
-    """What stands before the most of the wanted names; "" where none is there."""
+def _prefix(tensors: Iterable[str], wanted: Iterable[str]) -> tuple[int, str]:
+    """What stands before the most of the wanted names, and how many those are.
+
+    Returns:
+        (count, prefix); (0, "") where none is there.
+    """
     wanted = set(wanted)
     found: Counter[str] = Counter()
     for name in tensors:
@@ -97,7 +113,8 @@ def _prefix(tensors: Iterable[str], wanted: Iterable[str]) -> str:
         # What trains itself keeps an average, the teacher, which is the better net.
         return found[prefix], "teacher" in prefix, -len(prefix)
 
-    return max(found, key=rank, default="")
+    prefix = max(found, key=rank, default="")
+    return found[prefix], prefix
 
 
 def _check_tokens(path: Path, tensors: Iterable[str], prefix: str, wanted: Iterable[str]) -> None:

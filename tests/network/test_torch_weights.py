@@ -12,6 +12,7 @@ from paths import GOLDEN
 from safetensors.numpy import save_file
 from weights import refuse
 
+from nets import mobilenet_v2_torch
 from network import pretrained, readers, torch_weights
 
 KERNEL = np.arange(24, dtype=np.float32).reshape(4, 3, 2, 1)  # [out, in, h, w]
@@ -70,6 +71,23 @@ def test_every_net_is_found_behind_every_prefix(net, prefix, monkeypatch):
     wanted = {f"{net}/{name}": grid for name in ours}
     read = torch_weights.read("net.safetensors", wanted)
     assert wanted.keys() <= read.keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_names_of_timm_are_taken_for_those_of_torchvision(prefix, monkeypatch):
+    net = "mobilenet_v2_torch"
+    timm = json.loads((GOLDEN / "timm_mobilenetv2_shapes.json").read_text())
+    stored = {f"{prefix}{name}": np.zeros(shape, np.float32) for name, shape in timm.items()}
+    monkeypatch.setattr(torch_weights, "_load", lambda path: stored)
+    weights = [name for name in SHAPES[net] if "num_batches_tracked" not in name]
+    weights = [name for name in weights if not name.startswith("classifier.")]
+    wanted = {f"{net}/{name}".replace(".", "/"): None for name in weights}
+    renamed = mobilenet_v2_torch.RENAMED_MODULES
+    read = torch_weights.read("net.safetensors", wanted, renamed)
+    passed_over = {f"{prefix}classifier.{name}" for name in ("weight", "bias")}
+    assert read.keys() == wanted.keys() | passed_over
+    for name in weights:
+        assert list(read[f"{net}/{name}".replace(".", "/")].shape) == SHAPES[net][name], name
 
 
 def test_names_are_those_of_pytorch():

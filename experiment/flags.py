@@ -980,6 +980,12 @@ class Settings(Architecture):
         metavar="N",
         default=1000,
     )
+    val_start: bool = _flag(
+        "validation",
+        "Also validate before the first iteration, to see what the pretrained net is worth as it is. "
+        "The best checkpoint is then never worse than that.",
+        action="store_true",
+    )
     val_metric: str = _flag(
         "validation",
         "What is best: checkpoint-best names the checkpoint for which it was highest, and "

@@ -5,8 +5,9 @@ One JSON object a line, for each iteration that is logged and for each validatio
     {"iteration": 120, "loss": 0.534, "batch_top1": 0.61, ..., "crc32": "8f3a09c1"}
     {"iteration": 120, "validation/mAP": 0.412, "validation/top-1": 0.553, ..., "crc32": "..."}
 
-`iteration` counts from 1. All other names are the tags of TensorBoard's scalars, and their values
-are numbers; one that is not finite is null. `crc32` is the checksum of what stands before its comma.
+`iteration` counts from 1; a validation before the first is of iteration 0. All other names are the
+tags of TensorBoard's scalars, and their values are numbers; one that is not finite is null. `crc32`
+is the checksum of what stands before its comma.
 Iterations rise from line to line, and a validation follows the iteration that it is of. Resuming
 takes back the lines of iterations that run again.
 """

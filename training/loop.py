@@ -156,6 +156,7 @@ class _Milestones(NamedTuple):
             stop = _signal_to_heed(self.interrupt, self.cluster, None)
         over = self.validator.is_over(iteration)
         is_due = bool(stop) or over or due(self.settings.checkpoint_frequency, iteration)
+        is_due |= iteration == 0  # it was saved already, not only as the best
         if is_due or is_best:
             self.recorder.flush()
             if over:

@@ -41,7 +41,7 @@ class Saver:
         self._sync = sync
         self._saved = saved
         self._active = active
-        self._of_earlier_runs = checkpoints.iterations(root)  # they stay as they are
+        self._there = set(checkpoints.iterations(root))  # they stay as they are
         self._kept_as_best: int | None = None
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future | None = None
@@ -99,8 +99,9 @@ class Saver:
         self._sync()
         files.check_disk_space(self._root)
         path = self._root / f"checkpoint-{iteration}"
-        if iteration not in self._of_earlier_runs:
+        if iteration not in self._there:
             checkpoints.save(self._root, iteration, values)
+            self._there.add(iteration)
         if is_best:
             checkpoints.point_to_best(self._root, iteration)
             if self._kept_as_best is not None:

@@ -24,6 +24,8 @@ from training.state import State
 from training.validation_set import ValidationSet, check_matches
 from uninterrupt import Uninterrupt
 
+_NONE = -1  # in place of the iteration of a validation
+
 
 class _Images(NamedTuple):
     """The images of a validation, each once."""
@@ -65,7 +67,7 @@ class Validator:
         self._strategy = strategy
         self._cluster = cluster
         self._history: list[Validation] = []
-        self._last = 0  # the iteration of the newest validation
+        self._last = _NONE  # the iteration of the newest validation
         self._embedder: NetworkEmbedder | None = None
         if found is None:
             return
@@ -86,16 +88,19 @@ class Validator:
         if self._found is None:
             return
         query, gallery, _, options = self._found
+        at_start = "at the start, " if self._settings.val_start else ""
         log.info(
-            f"Validating every {self._settings.val_frequency} iterations and at the end: "
+            f"Validating {at_start}every {self._settings.val_frequency} iterations and at the end: "
             f"{len(query)} queries among {len(gallery)} images of {len(set(gallery.pids))} pids, by "
             f"--val_excluder {options.excluder}."
         )
 
     def is_due(self, iteration: int) -> bool:
         """Whether a validation is due after so many iterations, and was not made yet."""
-        if self._found is None or iteration in (0, self._last):
+        if self._found is None or iteration == self._last:
             return False
+        if iteration == 0:
+            return self._settings.val_start
         at_end = iteration >= self._settings.train_iterations
         return at_end or due(self._settings.val_frequency, iteration)
 
@@ -190,7 +195,7 @@ class Validator:
     def _conclude(self) -> None:
         """Say what the validations so far mean; the chief tells the others."""
         best = validations.best(self._history) or Validation(0, 0.0)
-        last = self._history[-1].iteration if self._history else 0
+        last = self._history[-1].iteration if self._history else _NONE
         patience = self._settings.early_stop
         enough = patience > 0 and validations.since_best(self._history) >= patience
         of_chief = {
@@ -202,7 +207,7 @@ class Validator:
         agreed = devices.broadcast(self._strategy, self._cluster, of_chief)
         self._last = int(agreed["last"])
         self._enough = bool(agreed["enough"])
-        if self._last:
+        if self._last != _NONE:
             self.best = Validation(int(agreed["best"]), float(agreed["value"]))
 
 

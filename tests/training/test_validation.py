@@ -157,6 +157,40 @@ def test_a_validation_is_what_the_commands_find_with_that_checkpoint(dataset, wh
         file.unlink()
 
 
+def test_a_validation_at_the_start_tells_what_the_net_is_worth_as_it_begins(
+    dataset, whole, tmp_path, monkeypatch
+):
+    root = tmp_path / "from the start"
+    argv = flags(dataset, root, *VALIDATION, "--val_start")
+    batches = NetworkEmbedder.batches
+
+    def interrupted(embedder, paths):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        yield from batches(embedder, paths)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(NetworkEmbedder, "batches", interrupted)
+        run(*argv)
+    assert validations(root) == {} and checkpoint_paths.iterations(root) == [0]
+    run(f"--experiment_root={root}", "--resume")
+    found = validations(root)
+    begin = found.pop(0)
+    assert found == validations(whole)
+
+    held, queries = held_out(dataset)
+    embedder = Embedder(root, checkpoint="checkpoint-0", crop_augment="center")
+    embs = embedder([str(dataset.root / dataset.fids[row]) for row in held])
+    pids = np.array(dataset.pids)[held]
+    cameras = np.array([dataset.fids[row][5:7] for row in held])
+    top_1 = []
+    for query in np.flatnonzero(np.isin(held, queries)):
+        others = (pids != pids[query]) | (cameras != cameras[query])
+        dists = np.linalg.norm(embs - embs[query], axis=1)
+        top_1.append(pids[np.where(others, dists, np.inf).argmin()] == pids[query])
+    assert begin["validation/top-1"] == pytest.approx(np.mean(top_1))
+
+
 def test_another_training_can_begin_with_the_best_checkpoint(whole):
     best = checkpoint_paths.find(whole, "best")
     name = "lunet_narrow/conv1/weights"
@@ -271,6 +305,17 @@ def test_a_metric_that_does_not_rise_ends_the_training_and_resuming_says_so(
     assert checkpoint_paths.iterations(root) == [1, 4]
     events = EventAccumulator(str(root), size_guidance={"tensors": 0}).Reload()
     assert [event.step for event in events.Tensors("_hparams_/session_end_info")] == [5]
+
+
+def test_the_best_checkpoint_can_be_that_which_the_training_began_with(dataset, tmp_path):
+    root = tmp_path / "exp"
+    early = ["--val_start", "--val_frequency=1", "--val_metric=top-10", "--early_stop=2"]
+    run(*flags(dataset, root, *VALIDATION, *early))
+    assert list(validations(root)) == [0, 1, 2]
+    assert checkpoint_paths.find(root, "best").name == "checkpoint-0"
+    assert checkpoint_paths.iterations(root) == [0, 2]
+    log = (root / "train.log").read_text()
+    assert "Stopped early after iteration 2: top-10 has not risen for 2 validations" in log
 
 
 def test_other_csvs_flipped_views_averaged_weights_and_images_that_cannot_be_decoded(

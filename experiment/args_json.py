@@ -254,7 +254,8 @@ def check_same(settings: Settings, given: Collection[str]) -> None:
     """Check that an experiment was started with the flags of this call.
 
     What resuming may change need not be the same, nor what args.json lacks, nor a seed that was
-    drawn, nor a flag that was not given and had another default in an earlier version.
+    drawn, nor a flag that was not given and had another default in an earlier version. A file is
+    the same by any path.
 
     Args:
         settings: the flags of this call, as for a new experiment.
@@ -276,13 +277,26 @@ def check_same(settings: Settings, given: Collection[str]) -> None:
     differing = [
         f"--{name} is {now} and was {getattr(stored, name)}"
         for name, now in vars(settings).items()
-        if name not in may_differ and now != getattr(stored, name)
+        if name not in may_differ and not _is_same(name, now, getattr(stored, name))
     ]
     if differing:
         raise UserError(
             f"{root} is an experiment with other flags: {'; '.join(differing)}. Give its flags, another "
             "--experiment_root, or --resume in place of --start_or_resume to go on with its flags."
         )
+
+
+def _is_same(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a flag mean the same: of paths, one file or directory."""
+    return one == other or (name in PATHS and _real_paths(one) == _real_paths(other))
+
+
+def _real_paths(value: str | list[str] | None) -> list[str]:
+    """What --initial_checkpoint has for no path stays as it is."""
+    return [
+        each if each == "imagenet" or each.startswith("hf:") else os.path.realpath(each)
+        for each in flags.several(value)
+    ]
 
 
 def resume(settings: Settings, given: dict[str, Any]) -> Settings:
@@ -329,7 +343,7 @@ def resume(settings: Settings, given: dict[str, Any]) -> Settings:
             f"{root}/checkpoint-{finished}. Received: {resumed.train_iterations}."
         )
     for name in sorted(given.keys() - OF_THE_CALL - set(lacking)):
-        if given[name] != getattr(resumed, name):
+        if not _is_same(name, given[name], getattr(resumed, name)):
             log.warning(
                 f"--{name} {given[name]} is not used: args.json says {getattr(resumed, name)}. To "
                 "change it, edit args.json and resume again."

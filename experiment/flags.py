@@ -1168,8 +1168,8 @@ def _add_flags_of_the_start(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--like",
         metavar="EXPERIMENT",
-        help="Start with the flags of another experiment (its directory or args.json), of a recipe such as "
-        "recipes/market1501_trinet.json, or of a JSON or YAML file of flags. Flags on the command line win.",
+        help="Start with the flags of another experiment (its directory or args.json), of a recipe of the project by "
+        "its name, such as market1501_trinet, or of a JSON or YAML file of flags. Flags on the command line win.",
     )
     group.add_argument(
         "--without",

@@ -53,7 +53,7 @@ def read(name: str, replaced: Collection[str], without: Collection[str] = ()) ->
     """The flags of an experiment's directory, an args.json, a recipe, or a file of flags.
 
     Args:
-        name: as --like has it.
+        name: as --like has it; also that of a file of recipes/, without folder and ending.
         replaced: names of flags that the command line has; their values here do not count.
         without: names of flags to leave out, so that they are as by default.
 
@@ -133,10 +133,13 @@ def _find(name: str) -> str:
         path = path / "args.json"
     if path.is_file():
         return str(path)
-    hint = suggestion(path.stem, [each.stem for each in RECIPES.glob("*.json")])
+    recipes = {each.stem: each for each in sorted(RECIPES.glob("*.json"))}
+    if name in recipes:
+        return str(recipes[name])
+    hint = suggestion(path.stem, recipes)
     raise UserError(
         f"{path} does not exist. Give the directory of an experiment, its args.json, or a recipe: a JSON or YAML file "
-        f"of flags.{hint}"
+        f"of flags, or the name of one that is there: {', '.join(recipes)}.{hint}"
     )
 
 

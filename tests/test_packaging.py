@@ -73,7 +73,7 @@ def wheel(tmp_path_factory):
     """Built of a copy: setuptools leaves its own files behind in the folder."""
     copy = tmp_path_factory.mktemp("project")
     for path in PROJECT.iterdir():
-        if path.name in ROOMS:
+        if path.name in [*ROOMS, "recipes"]:
             shutil.copytree(path, copy / path.name)
         elif path.suffix in (".py", ".toml", ".md") or path.name == "LICENSE":
             shutil.copy(path, copy)
@@ -118,6 +118,7 @@ def test_the_wheel_holds_one_directory_with_all_that_the_rooms_hold(wheel):
     files = list(PROJECT.glob("*.py"))
     for room in ROOMS:
         files += [path for path in (PROJECT / room).rglob("*") if path.is_file()]
+    files += (PROJECT / "recipes").glob("*.json")
     expected = {
         f"triplet_reid/{path.relative_to(PROJECT).as_posix()}"
         for path in files
@@ -153,6 +154,14 @@ def test_an_installed_command_ends_with_one_line(installed, elsewhere):
     done = call(installed, elsewhere, "embed", "--experiment_root=no", f"--dataset={__file__}")
     assert done.returncode == 1
     assert re.fullmatch(r"triplet-reid-embed: error: no/args.json .*\n", done.stderr)
+
+
+def test_an_installed_training_knows_the_recipes_by_their_names(installed, elsewhere):
+    given = ["--experiment_root=exp", "--image_root=.", "--like"]
+    done = call(installed, elsewhere, "train", *given, "wildlife")
+    assert done.returncode == 2 and "argument --train_set: needed" in done.stderr
+    done = call(installed, elsewhere, "train", *given, "market1501_tri")
+    assert done.returncode == 2 and "market1501_trinet, " in done.stderr
 
 
 def test_a_training_with_a_net_and_a_head_of_the_current_directory(installed, elsewhere, dataset):

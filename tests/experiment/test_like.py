@@ -5,7 +5,7 @@ import re
 import sys
 
 import pytest
-from paths import GOLDEN
+from paths import GOLDEN, PROJECT
 
 import train
 from common import UserError
@@ -235,6 +235,14 @@ def test_a_file_that_is_not_there_is_told(place, capsys):
     assert message.endswith("Meant: market1501_trinet?")
 
 
+def test_a_recipe_of_the_project_has_a_name_but_a_file_of_that_name_counts_first(place):
+    by_name = parse("--like=wildlife", *DATA)
+    by_path = parse(f"--like={PROJECT / 'recipes' / 'wildlife.json'}", *DATA)
+    assert by_name.settings == by_path.settings and by_name.settings.batch_p != 5
+    write("wildlife", {"flags": {"batch_p": 5}})
+    assert parse("--like=wildlife", *DATA).settings.batch_p == 5
+
+
 def test_like_is_for_a_new_experiment(capsys):
     assert "--like: is for a new experiment" in refused(capsys, "--like=x", "--resume")
 
@@ -266,6 +274,33 @@ def test_it_resumes_what_was_started_with_the_same_flags(place):
     call = decided(*DATA, "--batch_p=7", "--train_iterations=40", "--cache=encoded")
     settings = args_json.resume(call.settings, call.given)
     assert (settings.train_iterations, settings.cache, settings.seed) == (40, "encoded", 5)
+
+
+def test_a_file_is_the_same_by_any_path(place, capsys):
+    make_folder(place / "exp")
+    make_folder(place / "more")
+    write("more.csv", "2,b.png\n")
+    (place / "link").symlink_to("images")
+    experiment("exp", train_set=["data.csv", "more.csv"], image_root=["images", "more"])
+    sets = ["--train_set", "./data.csv", str(place / "more.csv")]
+    call = decided(*sets, "--image_root", "link/", "images/../more")
+    assert call.resume
+    terminal.setup_logging("test")
+    settings = args_json.resume(call.settings, call.given)
+    assert settings.image_root == ["images", "more"]
+    assert "not used" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="--image_root is .* and was"):
+        decided(*sets, "--image_root", "more", "images")
+
+
+def test_a_word_in_place_of_a_checkpoint_is_no_path(place):
+    make_folder(place / "exp")
+    write("imagenet", "")
+    experiment("exp", initial_checkpoint="imagenet", model_name="resnet50")
+    flags = [*DATA, "--model_name=resnet50"]
+    assert decided(*flags, "--initial_checkpoint=imagenet").resume
+    with pytest.raises(UserError, match="--initial_checkpoint is ./imagenet and was imagenet"):
+        decided(*flags, "--initial_checkpoint=./imagenet")
 
 
 def test_it_refuses_other_flags_with_both_values(place):

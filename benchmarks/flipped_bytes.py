@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,15 +108,16 @@ def _make_experiment(root: Path) -> None:
     start = "2026-01-02 03:04:05,678 [INFO] train: "
     (root / "train.log").write_text("".join(f"{start}{line}\n" for line in lines))
     origin = embeddings_file.Origin("/exp/checkpoint-6", ("original_resize",), None, str(root))
-    with embeddings_file.create(root / "set.h5", 12, 5, origin, FIDS) as file:
-        file.add(embs[0])
-    _evaluate(root)
+    for name in ("set.h5", "set.parquet"):
+        with embeddings_file.create(root / name, 12, 5, origin, FIDS) as file:
+            file.add(embs[0])
+    _evaluate(root, "set.h5")
 
 
-def _evaluate(root: Path) -> str:
+def _evaluate(root: Path, embeddings: str) -> str:
     flags = f"--excluder=market1501 --metric=euclidean --filename={root}/result.json".split()
     flags += [f"--{part}_dataset={root}/set.csv" for part in ("query", "gallery")]
-    flags += [f"--{part}_embeddings={root}/set.h5" for part in ("query", "gallery")]
+    flags += [f"--{part}_embeddings={root}/{embeddings}" for part in ("query", "gallery")]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         evaluate.main(evaluate.parse_args(flags))
     return out.getvalue()
@@ -161,12 +163,12 @@ def _use_details(root: Path) -> str:
     return out.getvalue()
 
 
-def _use_embeddings(root: Path) -> object:
+def _use_embeddings(name: str, root: Path) -> object:
     images = Dataset(PIDS, FIDS, "set.csv")
     made = embeddings_file.Origin("/exp/checkpoint-6", ("original_resize",))
-    embeddings_file.what_would_be_lost(root / "set.h5", images, made)
-    embeddings_file.head(root / "set.h5", images, 3)
-    return _evaluate(root)
+    embeddings_file.what_would_be_lost(root / name, images, made)
+    embeddings_file.head(root / name, images, 3)
+    return _evaluate(root, name)
 
 
 def _make_events(root: Path) -> None:
@@ -223,7 +225,8 @@ KINDS = {
     "their descriptions": Kind(
         _make_experiment, tuple(f"{name}.json" for name in _DETAILS), _use_details
     ),
-    "HDF5": Kind(_make_experiment, ("set.h5",), _use_embeddings),
+    "HDF5": Kind(_make_experiment, ("set.h5",), partial(_use_embeddings, "set.h5")),
+    "Parquet": Kind(_make_experiment, ("set.parquet",), partial(_use_embeddings, "set.parquet")),
     "result JSON": Kind(_make_experiment, ("result.json",), _use_table),
     "events": Kind(_make_events, ("events.*",), _use_events),
     "checkpoint": Kind(_make_checkpoints, ("checkpoint-6.*",), _use_checkpoints),

@@ -3,9 +3,10 @@
     python -m benchmarks.fuzzing --minutes 10
     python -m benchmarks.fuzzing --minutes 10 --kinds hdf5 --folder fuzz
 
-CSVs, args.json, regular expressions for cameras, HDF5 files. All of it must be used or be refused
-with a UserError in one line. Hypothesis makes the input, and shrinks what breaks something. The last
-input stays in the folder, for what a signal ends. Needs the packages of .[test].
+CSVs, args.json, regular expressions for cameras, and embeddings in HDF5, .npy and Parquet files.
+All of it must be used or be refused with a UserError in one line. Hypothesis makes the input, and
+shrinks what breaks something. The last input stays in the folder, for what a signal ends. Needs the
+packages of .[test].
 """
 
 import argparse
@@ -307,8 +308,13 @@ def _write_hdf5(path: Path, file: _File) -> None:
             _impossible_or(lambda: _link(h5, name, link))  # noqa: B023
         for name, value in file.attributes:
             _impossible_or(lambda: h5.attrs.__setitem__(name, value))  # noqa: B023
+    _mutate(path, file.mutations)
+
+
+def _mutate(path: Path, mutations: list[tuple[float, bytes]]) -> None:
+    """Replace bytes of a file: from a place, 0..1 of its length, on."""
     content = bytearray(path.read_bytes())
-    for where, replacement in file.mutations:
+    for where, replacement in mutations:
         place = int(where * (len(content) - 1))
         content[place : place + len(replacement)] = replacement
     path.write_bytes(content)
@@ -351,14 +357,145 @@ def _link(h5: h5py.File, name: str, link: str) -> None:
 def _use_hdf5(folder: Path, file: _File) -> None:
     path = folder / "set.h5"
     _write_hdf5(path, file)
+    _use_embeddings(path)
+
+
+def _use_embeddings(path: Path) -> None:
+    """All that is done with a file of embeddings, of _H5_FIDS perhaps."""
     images = Dataset(["1"] * 3, _H5_FIDS, "set.csv")
     made = embeddings_file.Origin("/x", ("a", "b"), "mean")
     embeddings_file.may_be_replaced(path)
+    _refused_or(lambda: embeddings_file.is_embeddings(path))
     _refused_or(lambda: embeddings_file.what_would_be_lost(path, images, made))
     _refused_or(lambda: embeddings_file.origin(path))
     _refused_or(lambda: embeddings_file.head(path, images, 2))
+    _refused_or(lambda: embeddings_file.load_alone(path))
     embs = embeddings_file.load(path, images)
     assert embs.shape == (3, embs.shape[1]) and embs.dtype == np.float32 and np.isfinite(embs).all()
+
+
+# ------------------------------------------------------------------------- .npy
+
+_HEADERS = st.tuples(
+    st.sampled_from(["'<f4'", "'<f4'", "'|O'", "'<f8'", "'>f2'", "'<U9'", "[('a', '<f4')]", "1"]),
+    st.sampled_from(["False", "False", "True", "None", "[]"]),
+    st.sampled_from(
+        [
+            "(3, 2)",
+            "(3, 2)",
+            "(3,)",
+            "()",
+            "(3, -2)",
+            "(3, 0)",
+            "(99999999999, 9)",
+            "(2**99, 2)",
+            "3",
+        ]
+    ),
+).map("{{'descr': {0[0]}, 'fortran_order': {0[1]}, 'shape': {0[2]}}}".format)
+_NPY_VERSIONS = st.sampled_from([b"\x01\x00", b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x09"])
+
+
+class _NpyFile(NamedTuple):
+    """What to make a .npy file of."""
+
+    version: bytes
+    header: str
+    content: bytes
+    mutations: list[tuple[float, bytes]]
+
+
+_NPY_FILES = st.builds(
+    _NpyFile, _NPY_VERSIONS, _HEADERS | _TEXTS, st.binary(min_size=20, max_size=60), _MUTATIONS
+)
+
+
+def _use_npy(folder: Path, file: _NpyFile) -> None:
+    path = folder / "set.npy"
+    header = file.header.encode("utf-8", "surrogatepass") + b"\n"
+    length = len(header).to_bytes(2 if file.version[:1] == b"\x01" else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + file.version + length + header + file.content)
+    _mutate(path, file.mutations)
+    _use_embeddings(path)
+
+
+# ------------------------------------------------------------------------- Parquet
+
+_COLUMNS_OF_EMB = st.sampled_from(
+    [
+        ("list", [[1, 2]] * 3),
+        ("list", [[1, 2]] * 3),
+        ("list", [[1, 2], [3], [4, 5, 6]]),
+        ("list", [[1, 2], None, [3, None]]),
+        ("list", [[1, float("nan")]] * 3),
+        ("list", []),
+        ("large", [[1, 2]] * 3),
+        ("fixed", [[1, 2]] * 3),
+        ("fixed", [[1, 2]] * 9),
+        ("texts", [["a"]] * 3),
+        ("lists", [[[1, 2]]] * 3),
+        ("float", [1, 2, 3]),
+    ]
+)
+_COLUMNS_OF_FIDS = st.sampled_from(
+    [
+        None,
+        _H5_FIDS,
+        _H5_FIDS,
+        [1, 2, 3],
+        [None] * 3,
+        [b"a", b"\xff", b"\n"],
+        ["a\nb", "\x1b[1m", ""],
+    ]
+)
+_METADATA = st.sampled_from(
+    [b"{", b"[]", b"{}", b"\xff", b'{"checkpoint": 1}', b'{"data": null}']
+) | (st.dictionaries(_TEXTS, _VALUES, max_size=2).map(lambda value: json.dumps(value).encode()))
+
+
+class _ParquetFile(NamedTuple):
+    """What to make a Parquet file of."""
+
+    emb: tuple[str, list]
+    fids: list | None
+    metadata: bytes
+    options: dict
+    mutations: list[tuple[float, bytes]]
+
+
+_PARQUET_FILES = st.builds(
+    _ParquetFile,
+    emb=_COLUMNS_OF_EMB,
+    fids=_COLUMNS_OF_FIDS,
+    metadata=_METADATA,
+    options=st.sampled_from(
+        [{}, {"row_group_size": 2}, {"compression": "gzip"}, {"write_page_checksum": True}]
+    ),
+    mutations=_MUTATIONS,
+)
+
+
+def _use_parquet(folder: Path, file: _ParquetFile) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {
+        "list": pa.list_(pa.float32()),
+        "large": pa.large_list(pa.float64()),
+        "fixed": pa.list_(pa.float32(), 2),
+        "texts": pa.list_(pa.string()),
+        "lists": pa.list_(pa.list_(pa.float32())),
+        "float": pa.float32(),
+    }
+    kind, values = file.emb
+    columns = {"emb": pa.array(values, kinds[kind])}
+    if file.fids is not None and len(file.fids) == len(values):
+        columns["fid"] = pa.array(file.fids)
+    table = pa.table(columns).replace_schema_metadata({"triplet_reid": file.metadata})
+    path = folder / "set.parquet"
+    pq.write_table(table, path, **file.options)
+    _mutate(path, file.mutations)
+    _use_embeddings(path)
 
 
 KINDS = {
@@ -366,6 +503,8 @@ KINDS = {
     "args": Kind(_args(), _use_args),
     "cameras": Kind(st.tuples(_REGEXES, _FIDS), _use_camera),
     "hdf5": Kind(_FILES, _use_hdf5),
+    "npy": Kind(_NPY_FILES, _use_npy),
+    "parquet": Kind(_PARQUET_FILES, _use_parquet),
 }
 
 

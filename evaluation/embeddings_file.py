@@ -21,6 +21,7 @@ suffix of its name tells; which is read, its first bytes.
 
 import contextlib
 import os
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ ORIENTATION = "orientation"
 CRC = "crc32"
 
 _NPY = b"\x93NUMPY"
+# What NumPy raises for a damaged file, whose header is a literal of Python.
+_NPY_ERRORS = (ValueError, EOFError, OSError, OverflowError, tokenize.TokenError)
 
 
 class Origin(NamedTuple):
@@ -351,7 +354,7 @@ def _reading(path: str | os.PathLike) -> Iterator[_Stored]:
 def _map_npy(path: str | os.PathLike) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except _NPY_ERRORS as error:
         raise UserError(
             f"{path} cannot be read as .npy ({reason(error)}). Make it anew with embed.py."
         ) from None

@@ -171,7 +171,7 @@ def reading(path: str | os.PathLike) -> Iterator:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet ({' '.join(str(error).split())}). Make it anew with embed.py."
         ) from None

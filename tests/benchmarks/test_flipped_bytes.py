@@ -10,6 +10,7 @@ WITHOUT_TENSORFLOW = (
     "detailed logs",
     "their descriptions",
     "HDF5",
+    "Parquet",
     "result JSON",
 )
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from nets._torch import check_smallest
+from network import convolutions
 from network.layers import BatchNorm, gelu
 
 _SMALLEST = 32  # pixels; the last maps of a smaller image would be empty
@@ -41,11 +42,8 @@ class _DepthwiseConv(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        return tf.nn.depthwise_conv2d(
-            inputs,
-            tf.transpose(kernel, [0, 1, 3, 2]),
-            strides=[1, *self.strides, 1],
-            padding=self.padding.upper(),
+        return convolutions.depthwise_conv2d(
+            inputs, tf.transpose(kernel, [0, 1, 3, 2]), self.strides, self.padding.upper()
         )
 
 
@@ -114,6 +112,8 @@ def _convert(layer, name: str, strides: Mapping[str, int]):
         kind = _LayerScale
     elif isinstance(layer, keras.layers.Conv2D) and layer.groups == layer.filters > 1:
         kind = _DepthwiseConv
+    elif kind in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
+        kind = getattr(convolutions, kind.__name__)
     return kind.from_config(options)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 
 from common import UserError
+from network.convolutions import Conv2D
 from network.layers import BatchNorm
 
 
@@ -76,6 +77,6 @@ def _norm_relu(x, name):
 
 
 def _conv(x, channels, size, name):
-    return keras.layers.Conv2D(
+    return Conv2D(
         channels, size, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
     )(x)

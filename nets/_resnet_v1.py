@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from network.convolutions import Conv2D
 from network.layers import BatchNorm
 
 # The RGB mean of ImageNet; the pretrained weights expect that it is subtracted.
@@ -56,7 +57,7 @@ def _conv(x, filters, size, stride, name, relu=True):
         # its end only.
         x = keras.layers.ZeroPadding2D(((size - 1) // 2, size // 2))(x)
         padding = "valid"
-    convolution = keras.layers.Conv2D(
+    convolution = Conv2D(
         filters,
         size,
         strides=stride,

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from common import UserError
+from network.convolutions import Conv2D, DepthwiseConv2D
 from network.layers import BatchNorm, DropPath, gelu
 
 # Of ImageNet, for pixels in 0..1: what torchvision and timm train with.
@@ -32,7 +33,7 @@ def check_smallest(name: str, input_shape: tuple[int | None, int | None, int], s
 def conv(x, filters: int, size: int, stride: int, name: str):
     """A convolution without bias, padded by size // 2 on each side."""
     x, padding = _padded(x, size, stride)
-    return keras.layers.Conv2D(
+    return Conv2D(
         filters,
         size,
         strides=stride,
@@ -46,7 +47,7 @@ def conv(x, filters: int, size: int, stride: int, name: str):
 def depthwise_conv(x, size: int, stride: int, name: str):
     """As conv, for each channel on its own."""
     x, padding = _padded(x, size, stride)
-    return keras.layers.DepthwiseConv2D(
+    return DepthwiseConv2D(
         size,
         strides=stride,
         padding=padding,

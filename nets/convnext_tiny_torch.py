@@ -3,6 +3,7 @@
 import keras
 
 from nets import _torch
+from network.convolutions import Conv2D, DepthwiseConv2D
 
 _NAME = "convnext_tiny_torch"
 _CHANNELS = (96, 192, 384, 768)
@@ -33,13 +34,11 @@ def build(input_shape: tuple[int | None, int | None, int], drop_path: float = 0.
 
 
 def _downsample(x, channels: int, size: int, name: str):
-    return keras.layers.Conv2D(
-        channels, size, strides=size, kernel_initializer=_torch.normal(), name=name
-    )(x)
+    return Conv2D(channels, size, strides=size, kernel_initializer=_torch.normal(), name=name)(x)
 
 
 def _block(x, drop_path: float, number: int, name: str):
-    inner = keras.layers.DepthwiseConv2D(
+    inner = DepthwiseConv2D(
         7, padding="same", depthwise_initializer=_torch.normal(), name=f"{name}.conv_dw"
     )(x)
     inner = _torch.layer_norm(inner, f"{name}.norm")

@@ -5,6 +5,7 @@ It takes any input size; 224 in its name is that of its ImageNet weights.
 
 import keras
 
+from network.convolutions import Conv2D, DepthwiseConv2D
 from network.layers import BatchNorm
 
 _NAME = "MobilenetV1"
@@ -27,21 +28,19 @@ def build(
     # TF-slim's own training scales to -1..1, the original triplet-reid to 0..1, which its
     # checkpoints want.
     x = images / 255.0
-    x = _conv(keras.layers.Conv2D, x, f"{_NAME}.Conv2d_0", filters=32, kernel_size=3, strides=2)
+    x = _conv(Conv2D, x, f"{_NAME}.Conv2d_0", filters=32, kernel_size=3, strides=2)
     for index, (stride, channels) in enumerate(_SEPARABLE, start=1):
         name = f"{_NAME}.Conv2d_{index}"
         stride = last_stride if index == 12 else stride
-        x = _conv(
-            keras.layers.DepthwiseConv2D, x, f"{name}_depthwise", kernel_size=3, strides=stride
-        )
-        x = _conv(keras.layers.Conv2D, x, f"{name}_pointwise", filters=channels, kernel_size=1)
+        x = _conv(DepthwiseConv2D, x, f"{name}_depthwise", kernel_size=3, strides=stride)
+        x = _conv(Conv2D, x, f"{name}_pointwise", filters=channels, kernel_size=1)
     if pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
     return keras.Model(images, x, name=_NAME)
 
 
 def _conv(layer, x, name, **options):
-    is_depthwise = layer is keras.layers.DepthwiseConv2D
+    is_depthwise = layer is DepthwiseConv2D
     initializer = "depthwise_initializer" if is_depthwise else "kernel_initializer"
     options[initializer] = keras.initializers.TruncatedNormal(stddev=0.09)
     x = layer(padding="same", use_bias=False, name=name, **options)(x)

@@ -7,7 +7,8 @@ import numpy as np
 
 from evaluation import distances
 
-_CROWDED = 16  # candidates per neighbor: a row with more is looked at alone, to save memory
+_CROWDED = 16  # candidates per neighbor: an image with more is looked at alone, to save memory
+_PARTS = 8  # of the images; more would save little
 
 
 def nearest(
@@ -15,8 +16,12 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of all images, for each of them.
 
-    A float32 pass, twice as fast, selects candidates; exact float64 distances order them. Ties go
-    to the lower index.
+    A float32 pass selects candidates; exact float64 distances order them. Ties go to the lower
+    index.
+
+    The pass takes a part of the images at a time, from the last to the first, and compares it with
+    itself and with those after it, so that few pairs are compared twice. The nearest that an image
+    has when its own part is done limit which images of the parts to come are its candidates.
 
     Args:
         embs: float32 [N, D], of numbers whose squares float32 can hold.
@@ -31,93 +36,227 @@ def nearest(
     N = len(embs)
     k = min(k, N)
     exact = distances.METRICS[metric](embs)
-    lower_bounds = _lower_bounds(embs, metric)
+    lower_bounds, widened = _lower_bounds(embs, metric)
+    candidates = _Candidates(N, k, widened)
+    size = max(-(-N // _PARTS), 64 * k)  # the nearest among few images would be no close limit
+    for stop in range(N, 0, -size):
+        start = max(0, stop - size)
+
+        def compare_block(rows: slice, start: int = start, stop: int = stop) -> None:
+            block = slice(start + rows.start, start + rows.stop)
+            candidates.add(lower_bounds(block, start), block, stop)
+
+        distances.map_blocks(compare_block, stop - start, N - start, batch_size)
+
+    candidates.sort()
     order = np.empty((N, k), np.int32)
     furthest = np.empty(N)
+    alone = np.ones(N, bool)
 
-    def process_block(block: slice) -> None:
-        bounds, offsets = lower_bounds(block)
-        rows = np.arange(N)[block]
-        furthest[block] = distances.of_pairs(exact, embs, rows, bounds.argmax(axis=1))
-        np.fill_diagonal(bounds[:, block], -np.inf)
-        limits = _limits(bounds, k)
-        candidates = np.flatnonzero(bounds <= limits[:, None])  # k or more in each row
-        some, columns = np.divmod(candidates, N)
-        counts = np.bincount(some, minlength=len(rows))
-        crowded = counts > _CROWDED * k
-        if crowded.any():
-            kept = ~crowded[some]
-            some, columns = some[kept], columns[kept]
-            counts[crowded] = 0
-        dists = distances.of_pairs(exact, embs, rows[some], columns)
-        dists[columns == rows[some]] = -np.inf  # an image comes before its copies
-        by_row = np.lexsort((dists, some))  # at equal distances by column, as they were
-        starts = np.cumsum(counts) - counts
-        kept = np.flatnonzero(~crowded)
-        best = by_row[starts[kept, None] + np.arange(k)]
-        order[rows[kept]] = columns[best]
+    def order_block(block: slice) -> None:
+        images = np.arange(block.start, block.stop)
+        furthest[block] = distances.of_pairs(exact, embs, images, candidates.furthest[block])
+        images = images[candidates.counts[block] > 0]
+        order[images], limits = _nearest_candidates(exact, embs, images, candidates, k)
         # Images whose lower bounds are above the limit may be as near as the kth.
-        doubtful = dists[best[:, -1]] > limits[kept] + offsets[kept]
-        for row in [*np.flatnonzero(crowded), *kept[doubtful]]:
-            order[rows[row]] = _nearest_of(rows[row], bounds[row], offsets[row])
+        alone[images] = limits > candidates.limits[images]
 
-    def _nearest_of(index: int, bounds: np.ndarray, offset: float) -> np.ndarray:
-        """The k nearest of one image, in memory for one."""
-        emb = embs[index].astype(np.float64)
-        candidates = np.flatnonzero(bounds <= _limits(bounds[None], k)[0])
-        kth = np.partition(exact.distances(emb, candidates), k - 1)[k - 1]
-        candidates = np.union1d(candidates, np.flatnonzero(bounds + offset <= kth))
-        dists = exact.distances(emb, candidates)
-        dists[candidates == index] = -np.inf
-        return candidates[np.argsort(dists, kind="stable")[:k]]
+    distances.map_blocks(order_block, N, 4 * _CROWDED * k, batch_size)
+    left = np.flatnonzero(alone)
 
-    distances.map_blocks(process_block, N, N, batch_size)
+    def order_left(block: slice) -> None:
+        for image, bounds in zip(left[block], lower_bounds(left[block], 0), strict=True):
+            order[image] = _nearest_of(exact, embs, image, bounds, k)
+
+    distances.map_blocks(order_left, len(left), N, batch_size)
     return order, furthest
 
 
-def _lower_bounds(
-    embs: np.ndarray, metric: str
-) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
-    """Bounds from below of the distances to all of `embs` [N, D].
+class _Candidates:
+    """Images that may be among the k nearest, and the furthest, of each of N images.
+
+    Attributes:
+        counts: int64 [N], how many there are; 0 where there are too many to keep them.
+        limits: float32 [N]. All images whose lower bound is at most this are there.
+        furthest: int32 [N].
+    """
+
+    def __init__(self, N: int, k: int, widened: "_Widened"):
+        self.counts = np.zeros(N, np.int64)
+        self.limits = np.empty(N, np.float32)
+        self.furthest = np.empty(N, np.int32)
+        self._k = k
+        self._widened = widened
+        self._furthest_bounds = np.empty(N, np.float32)
+        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._lock = threading.Lock()
+
+    def add(self, bounds: np.ndarray, block: slice, stop: int) -> None:
+        """Look at a block of a part of the images. Threads do this at the same time.
+
+        Args:
+            bounds: [n, m], between the block and the last m images, which begin with the part.
+            stop: where the part ends, and those begin whose limits are known.
+        """
+        start = len(self.counts) - bounds.shape[1]
+        later = bounds[:, stop - start :]
+        columns = bounds.argmax(axis=1)
+        self.furthest[block] = start + columns
+        self._furthest_bounds[block] = bounds[np.arange(len(bounds)), columns]
+        self._keep_furthest(later, block, stop)
+        np.fill_diagonal(bounds[:, block.start - start :], -np.inf)
+        self.limits[block] = self._widened(block, _limits(bounds, self._k))
+        rows, columns = _where_below(bounds, self.limits[block, None])
+        self._keep(block.start + rows, start + columns, bounds[rows, columns])
+        rows, columns = _where_below(later, self.limits[stop:])
+        self._keep(stop + columns, block.start + rows, later[rows, columns])
+
+    def _keep_furthest(self, bounds: np.ndarray, block: slice, stop: int) -> None:
+        """The furthest of the images from `stop` on may be in the block: bounds [n, N - stop]."""
+        greatest = bounds.max(axis=0)
+        with self._lock:
+            columns = np.flatnonzero(greatest >= self._furthest_bounds[stop:])
+            images = stop + columns
+            greatest = greatest[columns]
+            rows = block.start + bounds[:, columns].argmax(axis=0)
+            # Of equal ones the first, whichever thread comes first.
+            better = (greatest > self._furthest_bounds[images]) | (rows < self.furthest[images])
+            self._furthest_bounds[images[better]] = greatest[better]
+            self.furthest[images[better]] = rows[better]
+
+    def _keep(self, images: np.ndarray, others: np.ndarray, bounds: np.ndarray) -> None:
+        with self._lock:
+            self.counts += np.bincount(images, minlength=len(self.counts))
+            self.limits[self.counts > _CROWDED * self._k] = -np.inf
+            kept = self.limits[images] > -np.inf
+            self._found.append(
+                (images[kept].astype(np.int32), others[kept].astype(np.int32), bounds[kept])
+            )
+
+    def sort(self) -> None:
+        """Once all is added, and before of_images."""
+        images, others, bounds = map(np.concatenate, zip(*self._found, strict=True))
+        self._found.clear()
+        # One number holds image and place: NumPy sorts numbers many times as fast as it argsorts.
+        places = images.astype(np.int64)
+        places <<= 32
+        places |= np.arange(len(images))
+        places.sort()
+        places &= 0xFFFFFFFF
+        self._others = others[places]
+        self._bounds = bounds[places]
+        self._starts = np.searchsorted(images[places], np.arange(len(self.counts) + 1))
+        self.counts = np.where(self.limits > -np.inf, np.diff(self._starts), 0)
+
+    def of_images(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates and their lower bounds, inf where there are fewer: int32 and float32 [n, m]."""
+        counts = self.counts[images]
+        slots = np.arange(counts.max(initial=self._k))
+        used = slots < counts[:, None]
+        places = (self._starts[images][:, None] + slots)[used]
+        others = np.zeros(used.shape, np.int32)
+        bounds = np.full(used.shape, np.inf, np.float32)
+        others[used] = self._others[places]
+        bounds[used] = self._bounds[places]
+        return others, bounds
+
+
+def _where_below(bounds: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the bounds [n, m] that are at most the limits, [n, 1] or [m]."""
+    places = np.flatnonzero(bounds <= limits)
+    return np.divmod(places, max(1, bounds.shape[1]))
+
+
+def _nearest_candidates(
+    exact: distances.Metric, embs: np.ndarray, images: np.ndarray, candidates: _Candidates, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of n images that are candidates: int32 [n, k], nearest first.
 
     Returns:
-        From a slice of n of them to bounds [n, N] and offsets [n] that have to be added to them. The
-        array of the bounds is that of the thread: it is written anew by the next call.
+        These, and [n] distances: no image whose lower bound is above it is among the k nearest.
     """
+    others, bounds = candidates.of_images(images)
+    first = np.argpartition(bounds, k - 1, axis=1)[:, :k]
+    columns = np.take_along_axis(others, first, axis=1).ravel()
+    dists = distances.of_pairs(exact, embs, images.repeat(k), columns)
+    limits = dists.reshape(first.shape).max(axis=1)
+    np.put_along_axis(bounds, first, np.inf, axis=1)
+    rows, slots = np.nonzero(bounds <= limits[:, None])
+    more = others[rows, slots]
+    columns = np.concatenate([columns, more])
+    dists = np.concatenate([dists, distances.of_pairs(exact, embs, images[rows], more)])
+    rows = np.concatenate([np.arange(len(images)).repeat(k), rows])
+    dists[columns == images[rows]] = -np.inf  # an image comes before its copies
+    by_row = np.lexsort((columns, dists, rows))
+    starts = np.searchsorted(rows[by_row], np.arange(len(images)))
+    return columns[by_row[starts[:, None] + np.arange(k)]], limits
+
+
+def _nearest_of(
+    exact: distances.Metric, embs: np.ndarray, image: int, bounds: np.ndarray, k: int
+) -> np.ndarray:
+    """The k nearest of one image, by lower bounds [N] of all, in memory for one."""
+    emb = embs[image].astype(np.float64)
+    bounds[image] = -np.inf
+    limit = _limits(bounds[None], k)[0]
+    kth = np.sort(exact.distances(emb, np.flatnonzero(bounds <= limit)))[k - 1]
+    candidates = np.flatnonzero(bounds <= max(kth, limit))
+    dists = exact.distances(emb, candidates)
+    dists[candidates == image] = -np.inf
+    return candidates[np.argsort(dists, kind="stable")[:k]]
+
+
+# lower_bounds(block, first): of the distances between n images, a slice or their numbers, and those
+# from `first` on, [n, N - first]. The array is that of the thread: the next call writes it anew.
+_LowerBounds = Callable[[slice | np.ndarray, int], np.ndarray]
+
+# widened(block, limits): such that a distance, whose lower bound is at most the limit, is below.
+_Widened = Callable[[slice, np.ndarray], np.ndarray]
+
+
+def _lower_bounds(embs: np.ndarray, metric: str) -> tuple[_LowerBounds, _Widened]:
+    """Bounds from below of the distances between `embs` [N, D], and how close they are."""
     if metric == "cityblock":
-        to_all = distances.METRICS[metric](embs)
 
-        def of_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
-            bounds = to_all.lower_bounds(embs[block].astype(np.float64))
-            return bounds, np.zeros(len(bounds))
+        def of_block(block: slice | np.ndarray, first: int) -> np.ndarray:
+            to_others = distances.METRICS[metric](embs[first:])
+            return to_others.lower_bounds(embs[block].astype(np.float64))
 
-        return of_block
+        return of_block, lambda block, limits: limits * 1.000001
 
     # Squared Euclidean distances in float32, by the binomial formula. For "cosine" half of them,
-    # between embeddings of length 1. distances.py does the same in float64 and explains it. One
-    # more column makes the sum with the squares of the column's image a part of the product.
+    # between embeddings of length 1. distances.py does the same in float64 and explains it. Two
+    # more columns make the sum with the squares of both images a part of the product.
     N, D = embs.shape
     scaled = distances.unit_length if metric == "cosine" else np.asarray
     parts = list(distances.row_slices(embs, 2**18))
     mean = sum(scaled(embs[part]).sum(axis=0, dtype=np.float64) for part in parts) / N
-    points = np.empty((N, D + 1), np.float32)
+    points = np.empty((N, D + 2), np.float32)
     for part in parts:
         points[part, :D] = scaled(embs[part]) - mean
     points[:, :D] *= np.float32(0.5**0.5 if metric == "cosine" else 1)
     tolerance = 2 * (D + 16) * np.finfo(np.float32).eps
     squares = np.einsum("ij,ij->i", points[:, :D], points[:, :D]) * np.float32(1 - tolerance)
     points[:, D] = squares
+    points[:, D + 1] = 1
     buffers = threading.local()
 
-    def process_block(block: slice) -> tuple[np.ndarray, np.ndarray]:
+    def process_block(block: slice | np.ndarray, first: int) -> np.ndarray:
         left = -2 * points[block]
         left[:, D] = 1
-        if getattr(buffers, "bounds", None) is None or len(buffers.bounds) < len(left):
-            buffers.bounds = np.empty((len(left), N), np.float32)
-        bounds = np.matmul(left, points.T, out=buffers.bounds[: len(left)])
-        return bounds, squares[block]
+        left[:, D + 1] = squares[block]
+        shape = (len(left), N - first)
+        size = shape[0] * shape[1]
+        if getattr(buffers, "bounds", None) is None or buffers.bounds.size < size:
+            buffers.bounds = np.empty(size, np.float32)
+        return np.matmul(left, points[first:].T, out=buffers.bounds[:size].reshape(shape))
 
-    return process_block
+    def widened(block: slice, limits: np.ndarray) -> np.ndarray:
+        # Twice the tolerance of both squares. That of the other is at most twice the sum of this
+        # square and the distance.
+        return limits + tolerance * (6 * squares[block] + 4 * limits)
+
+    return process_block, widened
 
 
 def _limits(bounds: np.ndarray, k: int) -> np.ndarray:

@@ -30,6 +30,8 @@ class Parameters(NamedTuple):
 
 _PUBLISHED = Parameters()
 
+_QUERIES = 16  # whose distances to the gallery fit into a processor's cache
+
 
 def bounds(
     query_embs: np.ndarray,
@@ -61,22 +63,28 @@ def bounds(
     encoding = _encoding(neighborhoods, embs, metric, furthest, batch_size)
     encoding = _indicator(order[:, :k2]) @ encoding / min(k2, len(embs))
     query_encoding = encoding[:Q]
-    gallery_encoding = encoding[gallery_rows].tocsc()
+    gallery_encoding = encoding[gallery_rows].T.tocsr()
     to_gallery = distances.METRICS[metric](embs[gallery_rows])
-    scale = weight / np.where(furthest > 0, furthest, 1)[:Q]  # 0 where all images are one point
+    divisors = np.where(furthest > 0, furthest, 1)[:Q]  # 0 where all images are one point
+    scale = weight / divisors
     tolerance = 1e-12  # more than rounding does to the sum of two terms of at most 1
 
     def process_block(block: slice) -> tuple[np.ndarray, distances.UpperBounds]:
         dists = to_gallery.lower_bounds(embs[:Q][block].astype(np.float64))
-        for query, row in zip(range(Q)[block], dists, strict=True):
-            np.maximum(row, 0, out=row)
+        for start in range(0, len(dists), _QUERIES):
+            queries = np.arange(Q)[block][start : start + _QUERIES]
+            rows = dists[start : start + _QUERIES]
+            np.maximum(rows, 0, out=rows)
             if metric == "cityblock":
-                row *= row
-                row /= furthest[query] or 1
-            row *= scale[query]
-            row += 1 - weight - tolerance
-            images, both = _intersections(query_encoding, query, gallery_encoding)
-            row[images] -= (1 - weight) * both / (2 - both)
+                rows *= rows
+                rows /= divisors[queries, None]
+            rows *= scale[queries, None]
+            rows += 1 - weight - tolerance
+            both = _intersections(query_encoding[queries], gallery_encoding)
+            union = 2 - both
+            both *= 1 - weight
+            both /= union
+            rows -= both
         # Both bounds are of one array, which ranking.py changes: an upper bound is asked for before.
         return dists, lambda row, indices: dists[row, indices] + 2 * tolerance
 
@@ -147,24 +155,22 @@ def _encoding(
     return sparse.csr_array((np.concatenate(blocks), indices, starts), neighborhoods.shape)
 
 
-def _intersections(
-    queries: sparse.csr_array, query: int, gallery: sparse.csc_array
-) -> tuple[np.ndarray, np.ndarray]:
-    """The sum over all images of the lesser of two encodings, for one query and gallery images.
+def _intersections(queries: sparse.csr_array, gallery: sparse.csr_array) -> np.ndarray:
+    """The sums over all images of the lesser of two encodings.
 
-    Only images in the query's encoding are looked at, and of each only the gallery images that have
+    Only images in a query's encoding are looked at, and of each only the gallery images that have
     it in theirs.
 
+    Args:
+        queries: [n, N].
+        gallery: [N, G].
+
     Returns:
-        Rows of the gallery [n] whose sums are above 0, and these.
+        [n, G].
     """
-    part = slice(queries.indptr[query], queries.indptr[query + 1])
-    images = queries.indices[part]
-    starts = gallery.indptr[images]
-    counts = gallery.indptr[images + 1] - starts
-    ends = counts.cumsum()
-    where = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
-    lesser = np.minimum(gallery.data[where], np.repeat(queries.data[part], counts))
-    both = np.bincount(gallery.indices[where], lesser)
-    images = np.flatnonzero(both > 0)
-    return images, both[images]
+    found = gallery[queries.indices]
+    counts = np.diff(found.indptr)
+    lesser = np.minimum(found.data, queries.data.repeat(counts))
+    starts = found.indptr[queries.indptr]
+    shape = (queries.shape[0], gallery.shape[1])
+    return sparse.csr_array((lesser, found.indices, starts), shape).toarray()

@@ -7,7 +7,8 @@ from evaluation import distances, neighbors
 
 @pytest.mark.parametrize("metric", distances.METRICS)
 @pytest.mark.parametrize(
-    ("count", "k"), [(1, 1), (1, 5), (2, 1), (5, 5), (6, 9), (97, 4), (300, 3), (300, 21)]
+    ("count", "k"),
+    [(1, 1), (1, 5), (2, 1), (5, 5), (6, 9), (97, 4), (300, 3), (300, 21), (1200, 2)],
 )
 def test_nearest_are_those_of_a_full_sort(count, k, metric):
     embs = np.random.default_rng(count).standard_normal((count, 6)).astype(np.float32)
@@ -31,6 +32,34 @@ def test_rows_with_many_candidates_and_small_blocks_have_the_same_neighbors(metr
             order, furthest = neighbors.nearest(embs, 4, metric, batch_size)
             np.testing.assert_array_equal(order, wanted[0])
             np.testing.assert_allclose(furthest, wanted[1], rtol=1e-12)
+
+
+def far_from_its_own_part():
+    """The last 128 are nearer to all others than to one another: these others are too many."""
+    embs = np.random.default_rng(2).standard_normal((400, 64))
+    embs[-128:] = 1000 * np.concatenate([np.eye(64), -np.eye(64)])
+    return embs.astype(np.float32)
+
+
+def persons_over_all_parts():
+    rng = np.random.default_rng(3)
+    centers = rng.standard_normal((150, 6))
+    return (np.tile(centers, (8, 1)) + rng.standard_normal((1200, 6)) / 9).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("make", [far_from_its_own_part, persons_over_all_parts])
+def test_nearest_are_found_in_whatever_part_they_are(make, metric, monkeypatch):
+    embs = make()
+    dists = brute.distances(embs, embs, metric)
+    furthest = dists.max(axis=1)
+    np.fill_diagonal(dists, -1)
+    wanted = np.argsort(dists, axis=1)[:, :2]
+    for cores, batch_size in ((1, 256), (4, 30)):
+        monkeypatch.setattr(distances.cores, "count", lambda told=cores: told)
+        order, got = neighbors.nearest(embs, 2, metric, batch_size)
+        np.testing.assert_array_equal(order, wanted)
+        np.testing.assert_allclose(got, furthest, rtol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cityblock"])

@@ -53,7 +53,16 @@ CRC = "crc32"
 
 _NPY = b"\x93NUMPY"
 # What NumPy raises for a damaged file, whose header is a literal of Python.
-_NPY_ERRORS = (ValueError, EOFError, OSError, OverflowError, tokenize.TokenError)
+_NPY_ERRORS = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    tokenize.TokenError,
+)
 
 
 class Origin(NamedTuple):

@@ -142,6 +142,12 @@ class Column:
         """A row group: [n, D]. Raises: UserError unless all its lists have D numbers."""
         if self._held is None or self._held[0] != number:
             column = self._file.read_row_group(number, columns=[_EMB]).column(0).combine_chunks()
+            told = int(self._starts[number + 1] - self._starts[number])
+            if len(column) != told:
+                raise UserError(
+                    f"{self._path} is damaged: row group {number} has {len(column)} rows, {told} by its description. "
+                    "Make it anew with embed.py."
+                )
             numbers = column.flatten().to_numpy(zero_copy_only=False)
             dim = len(numbers) // max(1, len(column))
             if column.null_count or set(column.value_lengths().to_pylist()) - {dim}:

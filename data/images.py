@@ -4,6 +4,7 @@ Sizes are (height, width) in pixels. An image is a pure function of its file and
 drawn for it comes from data/augment.py.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,6 +16,10 @@ from data import augment, patience
 from data.augment import Augmentation
 from data.dataset import ImageFiles, distinct_files
 from data.decoding import decode, orientation, reduced_box, reduction, turn
+
+# For functions of tf.data. Only loops over tensors need AutoGraph, which reads the source of all
+# that is called for a second.
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 def resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -44,6 +49,7 @@ def cut_out(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     )
 
 
+@_as_it_is
 def _pixels(
     encoded: tf.Tensor, box: tf.Tensor | None, upright: bool, at_least: tuple[int, int] | None
 ) -> tf.Tensor:
@@ -228,6 +234,7 @@ def training_batches(
                 # Each image brings its part of the whole batch's rows along.
                 yield _part(files, shard), _part(drawn, shard), rows.reshape(b, -1)
 
+    @_as_it_is
     def load_one(file, drawn, rows):
         image = _part_of(read_by.read(file), drawn.pop("parts", None))
         image = _resize_small_as_float(image, augmentation.resized)
@@ -246,6 +253,7 @@ def training_batches(
         pixels, sizes = _read_pixels(read, files, b, augmentation.resized)
         return drawn | {"pixels": pixels, "sizes": sizes}, tf.reshape(rows, [B])
 
+    @_as_it_is
     def finish(drawn, rows):
         return augment.finish(drawn, augmentation), tf.reshape(rows, [B])
 
@@ -321,6 +329,7 @@ def _own_threads(count: int) -> tf.data.Options:
 _TEXT_AND_BOX = [tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
 
 
+@functools.cache  # so that it is traced once, however many pipelines there are
 def make_loader(
     size: tuple[int, int], upright: bool = False, reduced: bool = False
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -333,19 +342,20 @@ def make_loader(
 
     decode_file = make_decoder(size, upright, reduced)
 
-    @tf.function(input_signature=_TEXT_AND_BOX)
+    @tf.function(input_signature=_TEXT_AND_BOX, autograph=False)
     def load(path, box):
         return decode_file(tf.io.read_file(path), box)
 
     return load
 
 
+@functools.cache
 def make_decoder(
     size: tuple[int, int], upright: bool = False, reduced: bool = False
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """As make_loader, from the bytes of a file in place of its path."""
 
-    @tf.function(input_signature=_TEXT_AND_BOX)
+    @tf.function(input_signature=_TEXT_AND_BOX, autograph=False)
     def load(encoded, box):
         pixels = _pixels(encoded, box, upright, size if reduced else None)
         return tf.ensure_shape(resize(pixels, size), [*size, 3])
@@ -415,6 +425,7 @@ def decodable(images: ImageFiles | Sequence[str], threads: int) -> np.ndarray:
     """
     images = _as_files(images)
 
+    @_as_it_is
     def decode_one(row, path, box):
         # With a result that nobody asks for, decoding would be optimized away.
         return row, tf.shape(cut_out(decode(tf.io.read_file(path)), box))

@@ -175,7 +175,9 @@ class NetworkEmbedder:
         It takes float32 [n, H, W, 3], resized, and returns float32 [A, workers · n, D].
         """
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *self._resized, 3], tf.float32)])
+        spec = tf.TensorSpec([None, *self._resized, 3], tf.float32)
+
+        @tf.function(input_signature=[spec], autograph=False)
         def embed(images):
             embs = self._strategy.run(self._embed_on_replica, args=(images,))
             return self._strategy.experimental_local_results(embs)[0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import shlex
@@ -32,11 +33,12 @@ def import_tensorflow(log_level: int = 2) -> ModuleType:
     """
     _keep_freed_memory()
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return importlib.import_module("tensorflow")
+        with _quickly():
+            return importlib.import_module("tensorflow")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(log_level)
     # The notes come from C++, before any level is heeded: only a redirection silences them.
     with _silent_stderr():
-        with _interrupted_afterwards():
+        with _interrupted_afterwards(), _quickly():
             tf = importlib.import_module("tensorflow")
         # Without a driver it complains when it first looks for GPUs; with one, it may have a reason
         # to.
@@ -83,6 +85,25 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(null)
+
+
+@contextlib.contextmanager
+def _quickly() -> Iterator[None]:
+    """A context of imports that take two thirds of the time: none looks for garbage among what stays,
+    nor imports Matplotlib, by which Keras could draw what nobody asks for here.
+    """
+    hidden = "matplotlib" not in sys.modules
+    collects = gc.isenabled()
+    gc.disable()
+    if hidden:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # so that it is not found
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["matplotlib"]
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

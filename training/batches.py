@@ -153,7 +153,7 @@ class Batches:
             return lambda images: images
         finish = functools.partial(augment.finish, augmentation=self._augmentation)
 
-        @tf.function(input_signature=[spec])
+        @tf.function(input_signature=[spec], autograph=False)
         def on_devices(batch):
             return self._strategy.run(finish, args=(batch,))
 

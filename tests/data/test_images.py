@@ -186,6 +186,16 @@ def test_test_batches_keep_the_order_and_bound_the_batch():
     exact(np.concatenate(batches), [NUMBERS[f"{name}/net"] for name in FILES])
 
 
+def test_pipelines_share_a_function_that_is_traced_once():
+    size = (21, 13)  # of no other test
+    for batch_size in (3, 5):
+        assert len(np.concatenate(list(images.test_batches(PATHS, batch_size, 2, size)))) == 8
+    of_paths = images.make_loader(size, False, False)
+    images.load_few(ImageFiles(PATHS[:2]), of_paths)
+    for each in (of_paths, images.make_decoder(size, False, False)):
+        assert each.experimental_get_tracing_count() == 1
+
+
 # ------------------------------------------------------------------------- boxes
 
 

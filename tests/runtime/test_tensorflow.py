@@ -32,9 +32,11 @@ def test_ctrl_c_within_an_import_counts_after_it(ctrl_c_is_heard):
 
 def test_the_import_prints_nothing_and_errors_are_printed_again():
     code = (
-        "import os\n"
+        "import gc, os, sys\n"
         "from runtime.tensorflow import import_tensorflow\n"
         "tf = import_tensorflow()\n"
+        "assert gc.isenabled() and not any('matplotlib' in name for name in sys.modules)\n"
+        "import matplotlib.figure\n"
         "os.write(2, tf.keras.backend.backend().encode())\n"
     )
     environment = {key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"}

@@ -205,8 +205,8 @@ def main(args: argparse.Namespace) -> None:
             print("{}: {} queries x {} gallery images, D {}".format(title, *sizes))
             flags += [f"--metric={args.metric}", f"--filename={name}/results.json"]
             report(f"evaluate.py, {args.metric}", [measure("evaluate.py", *flags)])
-            if title != "a million images":
-                report("evaluate.py --rerank", [measure("evaluate.py", *flags, "--rerank")])
+            for flag in ("--query_expansion", "--rerank") if title != "a million images" else ():
+                report(f"evaluate.py {flag}", [measure("evaluate.py", *flags, flag)])
     return None
 
 

@@ -100,6 +100,7 @@ def ranks_among(matches: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         return np.empty(0, np.int64)
     # Looking up every wrong image among the few matches needs fewer comparisons. But NumPy's
     # vectorized sort, of those that are not beyond the last match, takes a third of that time.
-    rivals = np.sort(wrong[wrong <= matches[-1]])
+    # (compress is up to three times as fast as a boolean index.)
+    rivals = np.sort(np.compress(wrong <= matches[-1], wrong))
     closer = np.searchsorted(rivals, matches, side="right")
     return np.arange(1, len(matches) + 1) + closer

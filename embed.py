@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import common
 from common import UserError
-from data import dataset, pictures
+from data import cameras, dataset, pictures
 from data.dataset import ImageFiles
 from data.view_names import view_names
 from evaluation import embeddings_file
@@ -146,6 +146,12 @@ class Job(NamedTuple):
     images: dataset.Dataset
     image_root: str
     filename: str  # of the embeddings
+    camera_rule: str | None  # as of the training's flags
+
+    @property
+    def files(self) -> ImageFiles:
+        """Where the pixels are, and the cameras, if the network is told any."""
+        return cameras.files(self.images, self.image_root, self.camera_rule)
 
 
 def write(
@@ -249,13 +255,13 @@ def main(args: argparse.Namespace) -> None:
                 )
                 _embed(job, embedder, origin, args)
             else:
-                for _ in embedder.batches(job.images.files(job.image_root)):
+                for _ in embedder.batches(job.files):
                     pass
         devices.barrier(strategy, cluster)  # until then nobody leaves
 
 
 def _embed(job: Job, embedder: "Embedder", origin: Origin, args: argparse.Namespace) -> None:
-    images = job.images.files(job.image_root)
+    images = job.files
     data = provenance.fingerprint([job.images.path], job.images, job.image_root)
     origin = origin._replace(image_root=job.image_root, data=json.dumps(data))
     write(job.filename, embedder, images, origin, job.images.names(), args.quiet)
@@ -273,7 +279,8 @@ def _check_job(args: argparse.Namespace, csv: str, split: str | None, trained: A
         UserError: it is otherwise.
     """
     images, image_root = _load_dataset(args, csv, split, trained)
-    return Job(images, image_root, _check_filename(args, embeddings_file.default_name(csv, split)))
+    filename = _check_filename(args, embeddings_file.default_name(csv, split))
+    return Job(images, image_root, filename, trained.camera_rule)
 
 
 def _check_is_utf8(path: str) -> None:

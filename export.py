@@ -4,7 +4,8 @@
     python export.py --experiment_root exp --directory exported --formats saved_model onnx litert
     python export.py --experiment_root exp --directory exported --formats safetensors
 
-All weights and the normalization of images are inside. DIRECTORY then holds, by format,
+All weights and the normalization of images are inside. A network that was trained with
+--camera_embeddings takes the mean of them for every image. DIRECTORY then holds, by format,
 
     saved_model/    for TensorFlow and TF Serving. Its signatures give {"emb": float32 [N, D]}:
                     images (also serving_default): {"images": uint8 RGB [N, H, W, 3]} of any size;
@@ -99,6 +100,8 @@ def main(args: argparse.Namespace) -> None:
             **flags.architecture_flags(args),
         )
         log.info(f"Exporting {embedder.source} as {', '.join(args.formats)}.")
+        if embedder.flags.camera_numbers:
+            log.info("Images count as of no known camera: as of the mean of --camera_embeddings.")
         for name in dict.fromkeys(args.formats):
             formats.write(name, embedder, directory)
         if "safetensors" in args.formats or args.push_to_hub is not None:

@@ -36,7 +36,7 @@ import numpy as np
 
 import common
 from common import UserError
-from data import dataset, fids
+from data import cameras, dataset, fids
 from data.dataset import Dataset
 from evaluation import gallery as galleries
 from evaluation import gallery_index, pipeline
@@ -293,7 +293,7 @@ def _embedded(
     log.info(f"Embedding the queries, {len(queries.images)}, with {plan.checkpoint}.")
     embedder = plan.make_embedder(batch_size=args.batch_size, loading_threads=args.loading_threads)
     images = dataclasses.replace(queries.images, upright=plan.trained.upright)
-    embs = embedder(images.files(queries.image_root))
+    embs = embedder(cameras.files(images, queries.image_root, plan.trained.camera_rule))
     return queries._replace(images=images, embs=embs)
 
 

@@ -218,6 +218,9 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
         )
         cameras.cameras_of(train_set, settings.cameras)
         data = validation_set.load(train_set, settings)
+        if settings.camera_rule and settings.camera_names:
+            found = known(cameras.cameras_of(data.train_set, settings.camera_rule))
+            cameras.check_known(found, settings.camera_names)
         if data.train_set is not train_set:
             sampler = _make_sampler(data.train_set, settings)
     except UserError as error:

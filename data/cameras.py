@@ -3,15 +3,16 @@ excluders, sampling and CSVs.
 """
 
 import argparse
+import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from common import UserError, has_one_group
-from data.dataset import Dataset
+from common import UserError, first_few, has_one_group
+from data.dataset import Dataset, ImageFiles
 
 COLUMN = "column"  # the rule that takes the camera from the CSV
 
@@ -82,6 +83,45 @@ def cameras_of(images: Dataset, rule: str | None) -> Sequence[str] | None:
             )
         found.append(names.setdefault(camera, camera))
     return found
+
+
+def files(images: Dataset, image_root: str | Sequence[str], rule: str | None) -> ImageFiles:
+    """Where the pixels of images are, and with a rule the camera of each, "" where it tells none.
+
+    Args:
+        image_root: as of Dataset.files.
+        rule: as of cameras_of.
+    """
+    found = images.files(image_root)
+    if rule is None:
+        return found
+    if rule == COLUMN:
+        cameras = np.full(len(images), "", object) if images.cameras is None else images.cameras
+    else:
+        cameras = cameras_in(images.fids, rule)
+    return dataclasses.replace(found, cameras=cameras)
+
+
+def cameras_in(fids: Sequence[str], rule: str | None) -> np.ndarray:
+    """The camera that each fid tells by a rule, as of cameras_of; "" where it tells none: str [N]."""
+    if rule in (None, COLUMN):
+        return np.full(len(fids), "", object)
+    return np.array([_camera(fid, rule) or "" for fid in fids], object)
+
+
+def numbers(names: Sequence[str], known: Mapping[str, int]) -> np.ndarray:
+    """The number of each camera, -1 for one that has none: int32 [N]."""
+    return np.array([known.get(name, -1) for name in names], np.int32)
+
+
+def check_known(found: Sequence[str], known: Collection[str]) -> None:
+    """Raises: UserError for a camera of the training set that --camera_names lacks."""
+    others = sorted(set(found).difference(known))
+    if others:
+        raise UserError(
+            f"the training set has cameras that --camera_names lacks: {first_few(others)}. Received: "
+            f"{first_few(list(known))}. Name all of them, or leave it out."
+        )
 
 
 def pids_and_cameras(images: Dataset) -> list[tuple[str, str]]:

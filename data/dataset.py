@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -69,12 +69,14 @@ class ImageFiles:
         boxes: int32 [N, 4], the part of each file that is meant, as of a Dataset; None for all.
         upright: whether pixels are turned as EXIF says, once the box is cut out.
         mirrored: bool [N], which are mirrored after that; None for none.
+        cameras: str [N], "" where it is not known; None where they do not matter.
     """
 
     paths: Sequence[str]
     boxes: np.ndarray | None = None
     upright: bool = False
     mirrored: np.ndarray | None = None
+    cameras: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -85,7 +87,8 @@ class ImageFiles:
         paths = paths[rows]
         boxes = None if self.boxes is None else self.boxes[rows]
         mirrored = None if self.mirrored is None else self.mirrored[rows]
-        return ImageFiles(paths, boxes, self.upright, mirrored)
+        cameras = None if self.cameras is None else self.cameras[rows]
+        return ImageFiles(paths, boxes, self.upright, mirrored, cameras)
 
     def is_mirrored(self, row: int) -> bool:
         """Whether an image is mirrored."""
@@ -109,11 +112,17 @@ def distinct_files(parts: Sequence[ImageFiles]) -> tuple[ImageFiles, np.ndarray]
     boxes = None
     if any(files.boxes is not None for files in parts):
         boxes = np.concatenate([_or(files.boxes, [WHOLE] * len(files)) for files in parts])
-    rows: dict[str, int] = {}
-    places = [rows.setdefault(name, len(rows)) for name in with_boxes(paths, boxes)]
+    cameras = None
+    if any(files.cameras is not None for files in parts):
+        cameras = np.concatenate([_or(files.cameras, [""] * len(files)) for files in parts])
+    names = with_boxes(paths, boxes)
+    keys = names if cameras is None else zip(names, cameras, strict=True)
+    rows: dict[Any, int] = {}
+    places = [rows.setdefault(key, len(rows)) for key in keys]
     _, firsts = np.unique(places, return_index=True)
     upright = any(files.upright for files in parts)
-    return ImageFiles(paths, boxes, upright).select(firsts), np.array(places)
+    files = ImageFiles(paths, boxes, upright, cameras=cameras)
+    return files.select(firsts), np.array(places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

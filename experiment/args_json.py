@@ -254,8 +254,8 @@ def check_same(settings: Settings, given: Collection[str]) -> None:
     """Check that an experiment was started with the flags of this call.
 
     What resuming may change need not be the same, nor what args.json lacks, nor a seed that was
-    drawn, nor a flag that was not given and had another default in an earlier version. A file is
-    the same by any path.
+    drawn or cameras that were found, nor a flag that was not given and had another default in an
+    earlier version. A file is the same by any path.
 
     Args:
         settings: the flags of this call, as for a new experiment.
@@ -267,8 +267,7 @@ def check_same(settings: Settings, given: Collection[str]) -> None:
     root = settings.experiment_root
     stored, lacking = load(root)
     may_differ = OF_THE_CALL | set(flags.CHANGED_BY_RESUMING) | set(lacking)
-    if settings.seed is None:
-        may_differ.add("seed")
+    may_differ |= {name for name in ("seed", "camera_names") if getattr(settings, name) is None}
     may_differ |= {
         field.name
         for field in flags.rows()

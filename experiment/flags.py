@@ -282,6 +282,18 @@ class Architecture:
         return False
 
     @property
+    def camera_rule(self) -> str | None:
+        """How the cameras that the network is told are read: --cameras. None: it is told none, as for a checkpoint
+        without args.json.
+        """
+        return None
+
+    @property
+    def camera_numbers(self) -> dict[str, int]:
+        """The number of each camera that has an embedding, by name."""
+        return {}
+
+    @property
     def net_size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
         return self.net_input_height, self.net_input_width
@@ -619,6 +631,22 @@ class Settings(Architecture):
         type=_below_one,
         metavar="PROBABILITY",
         default=0.0,
+    )
+    camera_embeddings: float = _flag(
+        "model",
+        "Add a learned vector of the image's camera, times FACTOR, to all tokens of a vision transformer: SIE of "
+        "TransReID, where FACTOR is 3. --cameras says which camera an image is of. 0 adds none.",
+        type=_non_negative_float,
+        metavar="FACTOR",
+        default=0.0,
+    )
+    camera_names: list[str] | None = _flag(
+        "model",
+        "The cameras that have such a vector. If it is not given, they are those of the training set, and recorded in "
+        "args.json.",
+        only_with=OnlyWith("camera_embeddings"),
+        nargs="+",
+        metavar="CAMERA",
     )
     loss: str = _flag(
         "loss", "The loss, one of those in loss.py.", choices=common.LOSSES, default="batch_hard"
@@ -1013,6 +1041,17 @@ class Settings(Architecture):
         return self.decode_scale == "auto"
 
     @property
+    def camera_rule(self) -> str | None:
+        """How the cameras that the network is told are read: --cameras. None: it is told none."""
+        return self.cameras if self.camera_embeddings else None
+
+    @property
+    def camera_numbers(self) -> dict[str, int]:
+        """The number of each camera that has an embedding, by name."""
+        names = self.camera_names if self.camera_embeddings else None
+        return {name: number for number, name in enumerate(names or ())}
+
+    @property
     def images_per_batch(self) -> int:
         """B: how many images are in a batch, of all devices together."""
         return self.batch_p * self.batch_k if self.sampler == "pk" else self.batch_size
@@ -1126,6 +1165,8 @@ def net_options(architecture: Architecture) -> dict[str, Any]:
         options["class_token"] = True
     if architecture.last_stride == 1:
         options["last_stride"] = 1
+    if isinstance(architecture, Settings) and architecture.camera_embeddings:
+        options["cameras"] = len(architecture.camera_numbers), architecture.camera_embeddings
     return options
 
 

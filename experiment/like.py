@@ -270,6 +270,7 @@ def _experiment(path: str, content: dict[str, Any], replaced: set[str]) -> Sourc
     for name in sorted(map(str, content.keys() - values.keys() - args_json.NO_FLAGS)):
         hint = suggestion(name, values)
         notes.append(f"{path} has {name}, which is no flag and does nothing.{hint}")
+    values["camera_names"] = None  # another data set has others
     machine = {name: values.pop(name) for name in _OF_THE_MACHINE}
     left = [
         f"--{name} {value}"

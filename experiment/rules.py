@@ -23,6 +23,7 @@ def check_combinations(settings: Settings) -> None:
     check_architecture(settings)
     if settings.drop_path:
         _check_option_of_net("drop_path", "drop_path", settings.drop_path, settings.model_name)
+    _check_cameras(settings)
     _check_only_with(settings)
     _check_optimization(settings)
     _check_layer_decay(settings)
@@ -56,7 +57,8 @@ def _check_batch(settings: Settings) -> None:
         raise UserError(
             f"--chunk should divide the {B} images of a batch ({flags_of_size}). Received: {settings.chunk}"
         )
-    if settings.sampler == "shuffle" and settings.cameras and settings.val_pids is None:
+    has_use = settings.val_pids is not None or settings.camera_embeddings
+    if settings.sampler == "shuffle" and settings.cameras and not has_use:
         raise UserError(
             f"--sampler shuffle draws images without regard to cameras. Received: --cameras {settings.cameras}. Leave "
             "it out, or take --sampler pk or balanced"
@@ -245,9 +247,10 @@ def _check_flips(settings: Settings) -> None:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raises: UserError for a pooling or a last_stride that the net does not have."""
+    """Raises: UserError for a pooling, a last_stride or cameras that the net does not have."""
+    of_options = {"class_token": "pooling", "cameras": "camera_embeddings"}
     for option in flags.net_options(architecture):
-        name = "pooling" if option == "class_token" else option
+        name = of_options.get(option, option)
         _check_option_of_net(option, name, getattr(architecture, name), architecture.model_name)
 
 
@@ -263,6 +266,18 @@ def _check_option_of_net(option: str, name: str, value: Any, net: str) -> None:
     raise UserError(
         f"--{name} {value} is not for --model_name {net}. Nets that have it: {', '.join(nets)}"
     )
+
+
+def _check_cameras(settings: Settings) -> None:
+    if settings.camera_embeddings and not settings.cameras:
+        raise UserError(
+            f"--camera_embeddings {settings.camera_embeddings:g} needs --cameras, which says which camera an image is "
+            "of, such as market1501 or column"
+        )
+    names = settings.camera_names or []
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"--camera_names should name each camera once. Received twice: {twice[0]}")
 
 
 def _check_only_with(settings: Settings) -> None:

@@ -16,6 +16,8 @@ Options are parameters of build, with the default that stands here. A net has th
                     they are its class token.
     drop_path=0.0   Probability that the last block is passed over for an image in training; for the
                     blocks before it is smaller. See network.layers.DropPath, which draws.
+    cameras=None    With (count, factor), the tokens of a vision transformer are given a vector of
+                    the image's camera. See network.layers.CameraEmbeddings.
 
 Which options a net has is read from the source of its file (common.build_options), because checking
 a flag should not import TensorFlow. So `build` is written out with `def`, and its parameters by

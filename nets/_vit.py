@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from common import UserError
 from nets import _torch
-from network.layers import Attention
+from network.layers import Attention, CameraEmbeddings
 
 
 class Shape(NamedTuple):
@@ -74,12 +74,13 @@ def build(
     shape: Shape,
     class_token: bool = False,
     drop_path: float = 0.0,
+    cameras: tuple[int, float] | None = None,
 ) -> keras.Model:
     """Build a net of the contract. Its features are [B, shape.channels], behind the last norm.
 
     Args:
         name: of the scope of all variables.
-        class_token, drop_path: of the contract.
+        class_token, drop_path, cameras: of the contract.
 
     Raises:
         UserError: images cannot be divided into patches.
@@ -94,6 +95,8 @@ def build(
         name=f"{name}.patch_embed.proj",
     )(_torch.normalize(images))
     x = _Tokens(name=name)(patches)
+    if cameras:
+        x = CameraEmbeddings(*cameras, name=f"{name}.sie")(x)
     for number in range(shape.depth):
         rate = drop_path * number / max(1, shape.depth - 1)
         x = _block(x, shape, rate, number, f"{name}.blocks.{number}")

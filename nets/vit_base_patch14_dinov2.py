@@ -11,6 +11,7 @@ def build(
     input_shape: tuple[int | None, int | None, int],
     class_token: bool = False,
     drop_path: float = 0.0,
+    cameras: tuple[int, float] | None = None,
 ) -> keras.Model:
     return _vit.build(
         input_shape,
@@ -18,4 +19,5 @@ def build(
         shape=_vit.BASE_14,
         class_token=class_token,
         drop_path=drop_path,
+        cameras=cameras,
     )

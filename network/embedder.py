@@ -11,13 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from common import UserError, first_few
+from data import cameras as image_cameras
 from data import images as image_data
 from data.augment import Views
 from data.dataset import WHOLE, Box, ImageFiles
 from evaluation import pooling
 from experiment import args_json
 from experiment.flags import Architecture, net_options
-from network import checkpoints, model
+from network import checkpoints, layers, model
 from runtime import devices
 from runtime.terminal import log
 
@@ -90,33 +91,41 @@ class NetworkEmbedder:
         self._load_encoded = image_data.make_decoder(self._resized, flags.upright, flags.reduced)
         self._embed = self._make_embed()
 
-    def __call__(self, images: Sequence | ImageFiles) -> np.ndarray:
+    def __call__(
+        self, images: Sequence | ImageFiles, cameras: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Embed N images.
 
         Args:
             images: paths of files, also with boxes (data.dataset.ImageFiles), or RGB arrays [H, W,
                 3] of any sizes (also as one, [N, H, W, 3]), uint8 or float in 0..255; all of one
                 kind.
+            cameras: of each image, for a network that was trained with --camera_embeddings. If None,
+                they are read from the names of files, where --cameras tells how. What has another
+                camera, or none, has the mean of the embeddings of all cameras.
 
         Returns:
             float32 [N, D].
 
         Raises:
             UserError: a file cannot be read or has not all of its box, and its name is given, or an
-                array has another shape or another range.
+                array has another shape or another range; cameras are not one for each image, or the
+                network takes none.
         """
-        parts = [self.aggregate(embs) for embs in self.batches(images)]
+        parts = [self.aggregate(embs) for embs in self.batches(images, cameras)]
         if not parts:
             return np.zeros((0, self.flags.embedding_dim), np.float32)
         return np.concatenate(parts)
 
-    def batches(self, images: Sequence | ImageFiles) -> Iterator[np.ndarray]:
+    def batches(
+        self, images: Sequence | ImageFiles, cameras: Sequence[str] | None = None
+    ) -> Iterator[np.ndarray]:
         """Embed images part by part, for more than fits into memory.
 
         With several workers, each has to call this with the same images, and gets all embeddings.
 
         Args:
-            images: as for a call.
+            images, cameras: as for a call.
 
         Yields:
             float32 [A, n, D], the embeddings of all views of the next n images.
@@ -128,10 +137,15 @@ class NetworkEmbedder:
             raise UserError(
                 f"images should be a list of files or of arrays. Received one: {images}. Put it into a list."
             )
+        numbers = self._camera_numbers(images, cameras)
         left = len(images)
+        own = self._turns.of_worker(len(images))
         previous = None
-        for batch in self._load(_selected(images, self._turns.of_worker(len(images)))):
-            current = self._embed(batch)
+        start = 0
+        for batch in self._load(_selected(images, own)):
+            end = start + len(batch)
+            current = self._embed(batch, numbers[own[start:end]])
+            start = end
             if previous is not None:
                 # An accelerator computes the current ones while these are fetched and written.
                 yield previous.numpy()
@@ -155,8 +169,12 @@ class NetworkEmbedder:
         return self._load_encoded(tf.constant(encoded), tf.constant(box)).numpy()
 
     def embed_loaded(self, images: np.ndarray) -> np.ndarray:
-        """Embed images of `load`, at one time, on one worker: float32 [n, H, W, 3] -> [n, D]."""
-        return self.aggregate(self._embed(images).numpy())[: len(images)]
+        """Embed images of `load`, at one time, on one worker: float32 [n, H, W, 3] -> [n, D].
+
+        Their cameras are not known.
+        """
+        cameras = np.full(len(images), -1, np.int32)
+        return self.aggregate(self._embed(images, cameras).numpy())[: len(images)]
 
     def views(self, image) -> tf.Tensor:
         """What the network is given for an image.
@@ -172,32 +190,70 @@ class NetworkEmbedder:
     def _make_embed(self):
         """Make the function from this worker's images to the embeddings of all workers'.
 
-        It takes float32 [n, H, W, 3], resized, and returns float32 [A, workers · n, D].
+        It takes float32 [n, H, W, 3], resized, and the number of each image's camera, int32 [n], and
+        returns float32 [A, workers · n, D].
         """
+        pixels = tf.TensorSpec([None, *self._resized, 3], tf.float32)
 
-        spec = tf.TensorSpec([None, *self._resized, 3], tf.float32)
-
-        @tf.function(input_signature=[spec], autograph=False)
-        def embed(images):
-            embs = self._strategy.run(self._embed_on_replica, args=(images,))
+        @tf.function(input_signature=[pixels, tf.TensorSpec([None], tf.int32)], autograph=False)
+        def embed(images, cameras):
+            embs = self._strategy.run(self._embed_on_replica, args=(images, cameras))
             return self._strategy.experimental_local_results(embs)[0]
 
         return embed
 
-    def _embed_on_replica(self, images):
+    def _embed_on_replica(self, images, cameras):
         with tf.device("CPU:0"):  # no images of other replicas go to its device
             images = self._turns.of_replica(images)
+            cameras = self._turns.of_replica(cameras)
         # Here and not while loading: the device is sent A times fewer numbers.
         views = self._views.take(images)
-        embs = self.network(tf.reshape(views, [-1, *self.size, 3]), training=False)["emb"]
+        with layers.seen_by(tf.repeat(cameras, len(self.view_names))):
+            embs = self.network(tf.reshape(views, [-1, *self.size, 3]), training=False)["emb"]
         embs = tf.reshape(embs, [-1, len(self.view_names), self.flags.embedding_dim])
         return tf.transpose(self._turns.gather(embs), [1, 0, 2])
+
+    def _camera_numbers(
+        self, images: Sequence | ImageFiles, cameras: Sequence[str] | None
+    ) -> np.ndarray:
+        """The number of each image's camera, -1 where it has no embedding: int32 [N]."""
+        known = self.flags.camera_numbers
+        N = len(images)
+        if cameras is not None and not known:
+            raise UserError(
+                "cameras were given, and the network takes none: its training had no --camera_embeddings. Leave them "
+                "out."
+            )
+        if cameras is not None and len(cameras) != N:
+            raise UserError(
+                f"cameras should be one for each of the {N} images. Received: {len(cameras)}."
+            )
+        if not known:
+            return np.full(N, -1, np.int32)
+        if cameras is None:
+            cameras = self._cameras_of(images)
+        numbers = image_cameras.numbers(cameras, known)
+        others = sorted({name for name in cameras if name not in known})
+        if others:
+            _warn_about_cameras(int(np.sum(numbers < 0)), N, tuple(others))
+        return numbers
+
+    def _cameras_of(self, images: Sequence | ImageFiles) -> Sequence[str]:
+        """The cameras that files tell; "" for those that tell none, and for arrays."""
+        if isinstance(images, ImageFiles):
+            if images.cameras is not None:
+                return images.cameras
+            return image_cameras.cameras_in(images.paths, self.flags.camera_rule)
+        if _are_paths(images):
+            names = [os.fspath(path) for path in images]
+            return image_cameras.cameras_in(names, self.flags.camera_rule)
+        return [""] * len(images)
 
     def _load(self, images: Sequence | ImageFiles) -> Iterator:
         """Resize files or arrays, in batches: float32 [n, H, W, 3] each."""
         if isinstance(images, ImageFiles):
             return self._load_files(images)
-        if images and all(isinstance(image, str | os.PathLike) for image in images):
+        if _are_paths(images):
             return self._load_files(ImageFiles([os.fspath(path) for path in images]))
         return self._resize_arrays(images)
 
@@ -291,6 +347,19 @@ class Embedder(NetworkEmbedder):
         return f"{self.checkpoint}{which}"
 
 
+def _are_paths(images: Sequence) -> bool:
+    return bool(len(images)) and all(isinstance(image, str | os.PathLike) for image in images)
+
+
+@functools.cache
+def _warn_about_cameras(count: int, total: int, names: tuple[str, ...]) -> None:
+    told = [name or "none" for name in names]
+    log.warning(
+        f"{count} of {total} images are of cameras that the network was not trained with: {first_few(told)}. They are "
+        "embedded as of the mean of all cameras (--camera_embeddings)."
+    )
+
+
 def _selected(images: Sequence | ImageFiles, rows: Sequence[int]) -> Sequence | ImageFiles:
     if isinstance(images, ImageFiles):
         return images.select(rows)
@@ -343,8 +412,17 @@ def load(
             "takes them. The others are center and five."
         ) from None
     unused = sorted(set(restored.names).difference(variables))
+    _check_cameras(restored.path, unused)
     _warn_about_unused_weights(restored.path, unused, flags.head_name)
     return restored, network
+
+
+def _check_cameras(checkpoint: Path, unused: Sequence[str]) -> None:
+    if any(name.endswith(f"/{layers.CAMERA_EMBEDDINGS}") for name in unused):
+        raise UserError(
+            f"{checkpoint} has embeddings of cameras, and no args.json tells which and what they are multiplied by. "
+            "Copy the args.json of its training beside it."
+        )
 
 
 def _warn_about_other_crops(flags: Architecture, crop_augment: str | None) -> None:

@@ -63,6 +63,24 @@ def drawing(seed: int, iteration: tf.Tensor) -> Iterator[None]:
         _draws.reset(token)
 
 
+_cameras: contextvars.ContextVar[tf.Tensor | None] = contextvars.ContextVar("cameras", default=None)
+
+
+@contextlib.contextmanager
+def seen_by(cameras: tf.Tensor | None) -> Iterator[None]:
+    """Within the context, networks are called with images of these cameras.
+
+    Args:
+        cameras: the number of each image's camera, int32 [B], from 0 on; -1 for a camera without
+            embedding. None, and without the context: no camera has one.
+    """
+    token = _cameras.set(cameras)
+    try:
+        yield
+    finally:
+        _cameras.reset(token)
+
+
 class BatchNorm(keras.layers.Layer):
     """Batch normalization in one fused operation, over all axes but the last.
 
@@ -298,6 +316,50 @@ class DropPath(keras.layers.Layer):
             [context.num_replicas_in_sync * of_replica], seed=seed
         )
         return tf.slice(of_batch, [first], [count])
+
+
+# A variable's name, also the end of that in checkpoints.
+CAMERA_EMBEDDINGS = "camera_embeddings"
+
+
+class CameraEmbeddings(keras.layers.Layer):
+    """Adds a learned vector of the image's camera, times a factor, to each of its tokens.
+
+    The side information embeddings (SIE) of TransReID, arXiv:2102.04378. `seen_by` tells the
+    cameras. An image of another camera, or of none that is known, has the mean of all vectors.
+
+    Inputs: [B, N, C]. The output has their shape.
+
+    Args:
+        count: how many cameras have a vector.
+        factor: λ in the paper.
+    """
+
+    def __init__(self, count: int, factor: float, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+        self.factor = factor
+
+    def build(self, input_shape):
+        self.embeddings = self.add_weight(
+            name=CAMERA_EMBEDDINGS,
+            shape=(self.count, input_shape[-1]),
+            # The authors' truncated normal is cut off at ±2, not at twice its deviation.
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, tokens):
+        # A product, whose gradient is dense and adds up in the same order on every device.
+        shares = tf.fill([1, self.count], tf.constant(1 / self.count, tokens.dtype))
+        cameras = _cameras.get()
+        if cameras is not None:
+            own = tf.one_hot(cameras, self.count, dtype=tokens.dtype)
+            shares = tf.where(cameras[:, None] >= 0, own, shares)
+        vectors = tf.matmul(shares, tf.convert_to_tensor(self.embeddings))
+        return tokens + self.factor * vectors[:, None]
+
+    def compute_output_spec(self, tokens):
+        return keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)
 
 
 def gelu(x):

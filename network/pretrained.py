@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 from common import UserError, first_few, load_plugin
 from network import checkpoint_paths, checkpoints, hub, keras_weights, other_files, torch_weights
+from network.layers import CAMERA_EMBEDDINGS
 from network.readers import Fitted, Reader
 
 # The state of a net's random numbers is no weight.
 RANDOM_STATE = "seed_generator_state"
+# Cameras are those of one data set.
+_NOT_TAKEN = (RANDOM_STATE, CAMERA_EMBEDDINGS)
 
 
 class Loaded(NamedTuple):
@@ -51,7 +54,7 @@ def load_net(source: str | os.PathLike, model_name: str, variables: Mapping) -> 
             name fits. Nothing is assigned then.
     """
     variables = {
-        name: variable for name, variable in variables.items() if not name.endswith(RANDOM_STATE)
+        name: variable for name, variable in variables.items() if not name.endswith(_NOT_TAKEN)
     }
     reader = Fitted(_open(source, model_name, variables), variables)
     wrong = checkpoints.misfits(reader, variables)

@@ -129,6 +129,8 @@ def main(args: argparse.Namespace) -> None:
     with _listening(args.host, args.port) as listener:
         searcher = search_flags.searcher(args, gallery, metric)
         embedder = plan.make_embedder()
+        if plan.trained.camera_numbers:
+            log.info("Images count as of no known camera: as of the mean of --camera_embeddings.")
         import numpy as np
         import uvicorn
 

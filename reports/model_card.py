@@ -105,11 +105,18 @@ def _what(network: Network) -> str:
         "images": "RGB, resized to {} by {} pixels (height by width)".format(
             *architecture.net_size
         ),
+        **_cameras(architecture),
         "weights": network.checkpoint + (f", {network.weights}" if network.weights else ""),
         "made by": f"triplet-reid for TensorFlow 2, version {version.version()}",
     }
     sentence = "This network turns an image into numbers, such that images of one identity are close together."
     return f"{sentence}\n\n{_table([('', ''), *rows.items()])}"
+
+
+def _cameras(architecture: Architecture) -> dict[str, str]:
+    if not architecture.camera_numbers:
+        return {}
+    return {"cameras": "images count as of no known camera, the mean of those of the training"}
 
 
 def _data(root: Path) -> str:

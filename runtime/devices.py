@@ -122,6 +122,17 @@ def gather(x):
     return tf.ensure_shape(gathered, [x.shape[0] and R * x.shape[0], *x.shape[1:]])
 
 
+def own_part(x: tf.Tensor | None, b: int) -> tf.Tensor | None:
+    """In a replica: of what there is for each image of the batch, [R·b, ...], its own, [b, ...].
+
+    Nothing, None, has no parts.
+    """
+    if x is None:
+        return None
+    place = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return x[place * b : place * b + b]
+
+
 def broadcast(
     strategy, cluster: Cluster, values: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 python tests/replicas.py STRATEGY '["flag", ...]' ...: one training for each list of flags;
 "mirrored" has two virtual CPUs. "plain" in front of the flags of a list puts a net without batch
-norm in the place of lunet_narrow.
+norm in the place of lunet_narrow, "tiny" a small transformer in that of vit_small_patch16.
 """
 
 import contextlib
@@ -36,6 +36,23 @@ def plain_net():
     )
 
 
+def build_tiny(input_shape, class_token=False, drop_path=0.0, cameras=None):
+    """Two blocks on patches of 8x8: images -> features [B, 64]."""
+    from nets import _vit
+
+    shape = _vit.Shape(patch=8, channels=64, depth=2, layer_scale=0.5)
+    return _vit.build(input_shape, "vit", shape, class_token, drop_path, cameras)
+
+
+def tiny_transformer():
+    """Within the context it stands in for vit_small_patch16."""
+    made = SimpleNamespace(build=build_tiny, LAYERS=r"blocks/\d+")
+    return common.plugin("nets", "vit_small_patch16", made)
+
+
+STAND_INS = {"plain": plain_net, "tiny": tiny_transformer}
+
+
 def main(strategy: str, *trainings: str) -> None:
     tf = import_tensorflow()
     if strategy == "mirrored":
@@ -51,9 +68,10 @@ def main(strategy: str, *trainings: str) -> None:
     made = make_strategy(strategy)
     train.make_strategy = lambda name: made
     for flags in map(json.loads, trainings):
-        plain = flags[0] == "plain"
-        with plain_net() if plain else contextlib.nullcontext():
-            train.main(train.parse_args([*flags[plain:], f"--strategy={strategy}"]))
+        stand_in = STAND_INS.get(flags[0])
+        with stand_in() if stand_in else contextlib.nullcontext():
+            given = flags[1:] if stand_in else flags
+            train.main(train.parse_args([*given, f"--strategy={strategy}"]))
 
 
 if __name__ == "__main__":

@@ -61,11 +61,15 @@ class Batches:
         self._settings = settings
         self._strategy = strategy
         self.pid_images = np.bincount(self.labels)
+        names = cameras.cameras_of(dataset, settings.cameras)
+        self._cameras = None
+        if settings.camera_rule:
+            self._cameras = cameras.numbers(known(names), settings.camera_numbers)
         self.sampler = samplers.make(
             dataset,
             settings.batch_plan,
             known(settings.seed),
-            cameras.cameras_of(dataset, settings.cameras),
+            names,
         )
         self._shards = _shards(settings, strategy, cluster)
         self._augmentation = Augmentation(
@@ -126,6 +130,10 @@ class Batches:
     def images_of_first_device(self, batch: Batch) -> np.ndarray:
         """Those of this worker's first replica, float32 [b, H, W, 3]."""
         return self._strategy.experimental_local_results(batch.images)[0].numpy()
+
+    def cameras_of(self, batch: Batch) -> tf.Tensor | None:
+        """The camera of each image, by settings.camera_numbers: int32 [B]. None: the network is told none."""
+        return None if self._cameras is None else tf.constant(self._cameras[batch.rows])
 
     def _load(self, iteration: int, _context=None) -> tf.data.Dataset:
         settings = self._settings

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from experiment.flags import Settings, known
 from network import checkpoints, layers
+from runtime import devices
 from training import objective
 from training.state import State
 from training.update import trained, update
@@ -46,21 +47,21 @@ def make_training(strategy, state: State, settings: Settings):
         used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
         return measured, used, by_companions
 
-    def train(images, labels, iteration, stop, frozen):
+    def train(images, labels, cameras, iteration, stop, frozen):
         b = strategy.experimental_local_results(images)[0].shape[0]
         indices = [tf.constant(i) for i in range(b // settings.chunk)]
         states_before = strategy.run(read_random_states)
         parts = []
         for i in indices:
             with _after(strategy, parts[-1:]):
-                parts.append(embed(images, i, iteration))
+                parts.append(embed(images, cameras, i, iteration))
         measured, by_embs, by_companions = strategy.run(
             losses, args=(parts, labels, iteration, stop, states_before)
         )
-        gradients = differentiate(images, by_embs, indices[0], iteration, frozen)
+        gradients = differentiate(images, cameras, by_embs, indices[0], iteration, frozen)
         for i in indices[1:]:
             with _after(strategy, gradients):
-                of_chunk = differentiate(images, by_embs, i, iteration, frozen)
+                of_chunk = differentiate(images, cameras, by_embs, i, iteration, frozen)
             gradients = strategy.run(_add, args=(gradients, of_chunk))
 
         def change(of_network, of_companions):
@@ -78,17 +79,17 @@ def make_training(strategy, state: State, settings: Settings):
 
 
 def _make_embed(strategy, state: State, settings: Settings):
-    """Make the first pass: images, index of a chunk, iteration -> its {"emb_raw", "emb"}, each
-    [settings.chunk, D].
+    """Make the first pass: images, cameras, index of a chunk, iteration -> its {"emb_raw", "emb"},
+    each [settings.chunk, D].
     """
 
-    def replica(images, index, iteration):
-        with _calling(images, index, iteration, settings, moves=False) as chunk:
+    def replica(images, cameras, index, iteration):
+        with _calling(images, cameras, index, iteration, settings, moves=False) as chunk:
             return dict(state.network(chunk, training=True))
 
     @_traced_once
-    def embed(images, index, iteration):
-        return strategy.run(replica, args=(images, index, iteration))
+    def embed(images, cameras, index, iteration):
+        return strategy.run(replica, args=(images, cameras, index, iteration))
 
     return embed
 
@@ -98,18 +99,18 @@ def _make_differentiate(strategy, state: State, settings: Settings):
 
     Returns:
         a function of
-        images. by_embs: {"emb_raw", "emb"}, or those of them that the loss depends on, each [b, D].
+        images. cameras. by_embs: {"emb_raw", "emb"}, or those of them that the loss depends on, each [b, D].
         index: of the chunk. iteration. frozen: a Python bool, whether those of the net are left
           out.
           that gives a list of gradients; None for weights that do not come before the loss.
     """
 
-    def replica(images, by_embs, index, iteration, frozen):
+    def replica(images, cameras, by_embs, index, iteration, frozen):
         own = {name: _part(each, index, settings.chunk) for name, each in by_embs.items()}
         of_companions = len(state.companions.trainable_variables)
         variables = trained(state, frozen)
         variables = variables[: len(variables) - of_companions]
-        given = images, index, iteration, settings
+        given = images, cameras, index, iteration, settings
         if state.segments:
             with _calling(*given, moves=True) as chunk:
                 _, kept = state.segments.forward(chunk)
@@ -122,17 +123,31 @@ def _make_differentiate(strategy, state: State, settings: Settings):
         )
 
     @_traced_once
-    def differentiate(images, by_embs, index, iteration, frozen):
-        return strategy.run(replica, args=(images, by_embs, index, iteration, frozen))
+    def differentiate(images, cameras, by_embs, index, iteration, frozen):
+        return strategy.run(replica, args=(images, cameras, by_embs, index, iteration, frozen))
 
     return differentiate
 
 
 @contextlib.contextmanager
-def _calling(images, index, iteration, settings: Settings, moves: bool) -> Iterator[tf.Tensor]:
-    """A context in which the network is called with a chunk; gives its images."""
-    chunk = layers.Chunk(index, images.shape[0] // settings.chunk, moves)
-    with layers.calling_with(chunk), layers.drawing(known(settings.seed), iteration):
+def _calling(
+    images, cameras, index, iteration, settings: Settings, moves: bool
+) -> Iterator[tf.Tensor]:
+    """A context in which the network is called with a chunk; gives its images.
+
+    Args:
+        images: of this replica. cameras: of the whole batch, or None.
+    """
+    b = images.shape[0]
+    chunk = layers.Chunk(index, b // settings.chunk, moves)
+    seen_by = devices.own_part(cameras, b)
+    if seen_by is not None:
+        seen_by = _part(seen_by, index, settings.chunk)
+    with (
+        layers.calling_with(chunk),
+        layers.drawing(known(settings.seed), iteration),
+        layers.seen_by(seen_by),
+    ):
         yield _part(images, index, settings.chunk)
 
 

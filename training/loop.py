@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from common import UserError
+from data import cameras
 from data.pictures import UnreadableError
 from experiment import args_json, folder, provenance, train_log
-from experiment.flags import Settings
+from experiment.flags import Settings, known
 from experiment.provenance import Run
 from experiment.rewind import rewind
 from runtime import devices, terminal
@@ -49,9 +50,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         UserError for what the person at the shell can put right.
     """
     _check_devices(settings, strategy)
-    settings = _with_seed_of_chief(settings, strategy, cluster)
-    if cluster.size > 1:
-        data = validation_set.with_seed(data, settings)
+    settings, data = _decided(settings, data, strategy, cluster)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     batches = Batches(data.train_set, settings, strategy, cluster)
@@ -95,6 +94,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
                 rate=tf.constant(rate, tf.float32),
                 stop=tf.constant(interrupt.number, tf.int32),
                 frozen=iteration < settings.freeze_body_iterations,
+                cameras=batches.cameras_of(batch),
             )
             stop = _signal_to_heed(interrupt, cluster, previous)
             iteration += 1
@@ -260,6 +260,17 @@ def _check_devices(settings: Settings, strategy) -> None:
             f"--jit_compile works on one device. Received: {count} of them. Leave it out, or give "
             "--strategy one."
         )
+
+
+def _decided(settings: Settings, data: Data, strategy, cluster: Cluster) -> tuple[Settings, Data]:
+    """What the flags leave open: the seed, what it holds out, and the cameras of the training set."""
+    settings = _with_seed_of_chief(settings, strategy, cluster)
+    if cluster.size > 1:
+        data = validation_set.with_seed(data, settings)
+    if settings.camera_rule and not settings.camera_names:
+        found = known(cameras.cameras_of(data.train_set, settings.camera_rule))
+        settings = dataclasses.replace(settings, camera_names=sorted(set(found)))
+    return settings, data
 
 
 def _with_seed_of_chief(settings: Settings, strategy, cluster: Cluster) -> Settings:

@@ -10,6 +10,7 @@ import common
 from experiment import flags, folder
 from experiment.flags import Settings
 from network import checkpoint_paths, checkpoints, model, pretrained
+from network.layers import CAMERA_EMBEDDINGS
 from network.segments import Segments
 from runtime import devices
 from runtime.cluster import Cluster
@@ -86,10 +87,12 @@ class State:
         by_depth = {}
         if settings.layer_decay != 1:
             layers = common.load_plugin("nets", settings.model_name).LAYERS
-            by_depth = rates.decayed(list(net.values()), layers, settings.layer_decay)
+            # Embeddings of cameras are as new as the head.
+            names = [name for name in net.values() if not name.endswith(CAMERA_EMBEDDINGS)]
+            by_depth = rates.decayed(names, layers, settings.layer_decay)
         by_name = rates.factors(parts, settings.factors_of_parts, by_depth)
-        names = network | companions
-        return [by_name[names[id(variable)]] for variable in self.trainable]
+        named = network | companions
+        return [by_name[named[id(variable)]] for variable in self.trainable]
 
     def _build_another(self) -> keras.Model:
         """The network as embed.py builds it, in float32, with weights that do not matter."""

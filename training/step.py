@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from experiment.flags import Settings, known
 from network import layers
+from runtime import devices
 from training import averages, chunks, objective
 from training.state import State
 from training.update import trained, update
@@ -20,6 +21,7 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
         a function of
         images: float32 [B, H, W, 3]; with R replicas [B/R, H, W, 3] for each of this worker's.
         labels: int [B], pids as numbers, of the whole batch.
+        cameras: int32 [B], as of Batches.cameras_of, or None.
         iteration: int64, the number of finished ones. rate: float32, the learning rate.
         stop: int32, the number of the signal that told this worker to stop; 0: none.
         frozen: a Python bool, whether the weights of the net stay as they are.
@@ -38,11 +40,11 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
 
     # Nothing here needs AutoGraph, which would read the source of all this for seconds.
     @tf.function(autograph=False, jit_compile=settings.jit_compile or None)
-    def step(images, labels, iteration, rate, stop, frozen):
+    def step(images, labels, iteration, rate, stop, frozen, cameras=None):
         # Also where float16 made the optimizer skip a step: its state follows the iteration.
         optimizer.iterations.assign(iteration)
         optimizer.learning_rate.assign(rate)
-        result = train(images, labels, iteration, stop, frozen)
+        result = train(images, labels, cameras, iteration, stop, frozen)
         if state.average:
             decay = averages.decay_at(settings.ema, iteration + 1)
             averages.move(strategy, state.average, state.network, decay)
@@ -56,9 +58,10 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
 def _make_training(strategy, state: State, settings: Settings):
     """Make the part of the step in which replicas compute: the whole batch in one piece."""
 
-    def replica(images, labels, iteration, stop, frozen):
+    def replica(images, labels, cameras, iteration, stop, frozen):
+        seen_by = layers.seen_by(devices.own_part(cameras, images.shape[0]))
         with tf.GradientTape() as tape:
-            with layers.drawing(known(settings.seed), iteration):
+            with layers.drawing(known(settings.seed), iteration), seen_by:
                 embs = state.network(images, training=True)
             batch = objective.of_embeddings(embs, labels, iteration, state, settings)
         variables = trained(state, frozen)
@@ -77,8 +80,9 @@ def _make_recomputing_training(strategy, state: State, settings: Settings):
     segments = state.segments
     recomputed = layers.Chunk(tf.constant(0), total=1, moves=False)
 
-    def replica(images, labels, iteration, stop, frozen):
-        with layers.drawing(known(settings.seed), iteration):
+    def replica(images, labels, cameras, iteration, stop, frozen):
+        own_cameras = devices.own_part(cameras, images.shape[0])
+        with layers.drawing(known(settings.seed), iteration), layers.seen_by(own_cameras):
             embs, kept = segments.forward(images)
         with tf.GradientTape() as tape:
             tape.watch(embs)
@@ -88,7 +92,11 @@ def _make_recomputing_training(strategy, state: State, settings: Settings):
         used = {name: gradient for name, gradient in by_embs.items() if gradient is not None}
         variables = trained(state, frozen)
         of_network = variables[: len(variables) - len(of_companions)]
-        with layers.drawing(known(settings.seed), iteration), layers.calling_with(recomputed):
+        with (
+            layers.drawing(known(settings.seed), iteration),
+            layers.seen_by(own_cameras),
+            layers.calling_with(recomputed),
+        ):
             gradients = segments.backward(kept, used, of_network)
         update(state, [*gradients, *by_companions], variables, settings)
         if state.companions.centers:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import pictures
+from data import cameras, pictures
 from data.dataset import ImageFiles, distinct_files
 from evaluation import Results, evaluate
 from experiment import validations
@@ -73,7 +73,7 @@ class Validator:
             return
         if settings.on_bad_image == "skip":
             found = self._found = _without_bad_images(found, settings)
-        self._images = _images(found, settings.upright)
+        self._images = _images(found, settings)
         self._to_compare = found.to_compare()
         pictures.check_sample(self._images.files)
         if cluster.is_chief:
@@ -221,11 +221,14 @@ def _without_bad_images(found: ValidationSet, settings: Settings) -> ValidationS
     return rest
 
 
-def _images(found: ValidationSet, upright: bool) -> _Images:
-    parts = [images.files(found.image_root) for images in (found.query, found.gallery)]
+def _images(found: ValidationSet, settings: Settings) -> _Images:
+    parts = [
+        cameras.files(images, found.image_root, settings.camera_rule)
+        for images in (found.query, found.gallery)
+    ]
     files, places = distinct_files(parts)
     query, gallery = np.split(places, [len(found.query)])
-    return _Images(dataclasses.replace(files, upright=upright), query, gallery)
+    return _Images(dataclasses.replace(files, upright=settings.upright), query, gallery)
 
 
 def _repair_pointer(root: Path, history: list[Validation]) -> None:

@@ -1,10 +1,11 @@
 import argparse
 
+import numpy as np
 import pytest
 
 import common
 from data import cameras
-from data.dataset import Dataset
+from data.dataset import Dataset, ImageFiles, distinct_files
 
 FIDS = {
     "market1501": {"query/0001_c1s1_001051_00.jpg": "1", "-1_c12s3_000001_01.jpg": "12"},
@@ -67,3 +68,25 @@ def test_what_is_no_rule(text):
         argparse.ArgumentTypeError, match="market1501, duke, .*one group, the camera. Received: "
     ):
         cameras.rule(text)
+
+
+def test_files_have_the_cameras_that_a_rule_tells():
+    data = Dataset(["1"] * 3, ["a_c5s1_1.png", "b.png", "c_c6s1_1.png"], cameras=["k", "l", "m"])
+    assert cameras.files(data, "r", None).cameras is None
+    assert list(cameras.files(data, "r", "column").cameras) == ["k", "l", "m"]
+    files = cameras.files(data, "r", "market1501")
+    assert list(files.cameras) == ["5", "", "6"] and list(files.select([2, 0]).cameras) == [
+        "6",
+        "5",
+    ]
+    assert list(files.paths) == ["r/a_c5s1_1.png", "r/b.png", "r/c_c6s1_1.png"]
+    without = Dataset(["1"], ["a_c5s1_1.png"])
+    assert list(cameras.files(without, "r", "column").cameras) == [""]
+    assert cameras.numbers(["6", "", "5", "7"], {"5": 0, "6": 1}).tolist() == [1, -1, 0, -1]
+
+
+def test_a_file_of_two_cameras_stays_two_images():
+    parts = [ImageFiles(["a", "b"], cameras=np.array(list(each), object)) for each in ("kl", "km")]
+    files, places = distinct_files([*parts, ImageFiles(["c"])])
+    assert list(files.paths) == ["a", "b", "b", "c"] and list(files.cameras) == ["k", "l", "m", ""]
+    assert places.tolist() == [0, 1, 0, 2, 3]

@@ -40,6 +40,7 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
 
 
 EXAMPLES = {
+    "camera_names": "1",
     "cache_dir": "somewhere",
     "memory_start": "5",
     "id_loss": "arcface",

@@ -3,11 +3,14 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import replicas
 import tensorflow as tf
 
+from network import checkpoints
 from network.layers import (
     Attention,
     BatchNorm,
+    CameraEmbeddings,
     Chunk,
     DropPath,
     GeM,
@@ -15,6 +18,7 @@ from network.layers import (
     calling_with,
     drawing,
     gelu,
+    seen_by,
 )
 
 SHAPES = [(6, 5, 4, 3), (7, 3)]
@@ -323,3 +327,44 @@ def test_attention_mixes_values_by_how_well_keys_fit_the_query():
 def test_gelu_is_that_of_tensorflow():
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     np.testing.assert_allclose(gelu(x), tf.nn.gelu(x), rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------- cameras
+
+
+def test_tokens_are_moved_by_the_vector_of_their_camera():
+    rng = np.random.default_rng(0)
+    tokens, weights = (tf.constant(rng.normal(size=(4, 5, 8)), tf.float32) for _ in range(2))
+    layer = CameraEmbeddings(3, 2.5)
+    of_none = layer(tokens)
+    vectors = rng.normal(size=(3, 8)).astype(np.float32)
+    assert 0.01 < np.std(layer.embeddings) < 0.03
+    layer.embeddings.assign(vectors)
+    with seen_by(tf.constant([2, -1, 0, 2])), tf.GradientTape() as tape:
+        got = layer(tokens)
+        total = tf.reduce_sum(got * weights)
+    mean = vectors.mean(axis=0)
+    offsets = 2.5 * np.stack([vectors[2], mean, vectors[0], vectors[2]])[:, None]
+    np.testing.assert_allclose(got - tokens, np.broadcast_to(offsets, got.shape), atol=1e-5)
+    np.testing.assert_allclose(layer(tokens), tokens + 2.5 * mean, atol=1e-6)
+    assert of_none.shape == tokens.shape
+
+    of_image = 2.5 * weights.numpy().sum(axis=1)  # what each image asks of its vector
+    expected = np.stack([of_image[2], np.zeros(8), of_image[0] + of_image[3]]) + of_image[1] / 3
+    gradient = tape.gradient(total, layer.embeddings.value)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.0, 3.0])
+def test_a_net_whose_cameras_add_nothing_is_the_net_without(factor):
+    plain, told = (
+        replicas.build_tiny((24, 16, 3), cameras=cameras) for cameras in (None, (2, factor))
+    )
+    variables = checkpoints.named_variables(told)
+    for name, variable in checkpoints.named_variables(plain).items():
+        variables[name].assign(variable)
+    if factor:
+        variables["vit/sie/camera_embeddings"].assign(np.zeros((2, 64)))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 24, 16, 3)).astype(np.float32)
+    with seen_by(tf.constant([1, 0])):
+        np.testing.assert_array_equal(told(images), plain(images))

@@ -86,6 +86,15 @@ def proxies(dataset, root):
     return plain(dataset, root, *more.split())
 
 
+def cameras(dataset, root, *more):
+    """A transformer that is told cameras, also in its validations."""
+    net = (
+        "--model_name=vit_small_patch16 --cameras=market1501 --camera_embeddings=3 --drop_path=0.2"
+    )
+    net += " --optimizer=sgd --learning_rate=1e-2 --train_iterations=5"
+    return ["tiny", *plain(dataset, root, *net.split(), *more)[1:]]
+
+
 def start(strategy, *trainings, **environment):
     return subprocess.Popen(
         [sys.executable, SCRIPT, strategy, *map(json.dumps, trainings)],
@@ -152,6 +161,7 @@ def trained(dataset, tmp_path_factory):
             tricks(dataset, folder / "tricks-one"),
             shuffled(dataset, folder / "shuffled-one"),
             proxies(dataset, folder / "proxies-one"),
+            cameras(dataset, folder / "cameras-one"),
             flags(dataset, folder / "chunks-one", f"--chunk={P * K // 2}", "--train_iterations=1"),
         )
     )
@@ -164,6 +174,7 @@ def trained(dataset, tmp_path_factory):
             tricks(dataset, folder / "tricks-mirrored"),
             shuffled(dataset, folder / "shuffled-mirrored"),
             proxies(dataset, folder / "proxies-mirrored"),
+            cameras(dataset, folder / "cameras-mirrored", "--chunk=3"),
             plain(dataset, folder / "local-mirrored", "--mining=local", "--train_iterations=2"),
             plain(dataset, folder / "chunks-mirrored", "--chunk=3"),
             flags(dataset, folder / "remat-mirrored", "--remat", "--train_iterations=5"),
@@ -252,6 +263,17 @@ def test_proxies_and_a_memory_are_those_of_one_device(trained, strategy):
 @pytest.mark.parametrize("strategy", ["mirrored", "multi_worker"])
 def test_chunks_on_two_replicas_train_as_one_piece_on_one_device_does(trained, strategy):
     assert_equal_but_for(1e-6, trained / f"chunks-{strategy}", trained / "plain-one")
+
+
+def test_two_replicas_tell_each_image_its_camera(trained):
+    roots = trained / "cameras-mirrored", trained / "cameras-one"
+    assert_equal_but_for(1e-5, *roots, iteration=5)
+    found = [line for root in roots for line in metrics_log.read(root) if "validation/mAP" in line]
+    (ours, theirs) = ([line[f"validation/{name}"] for name in ("mAP", "mINP")] for line in found)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    name = "vit/sie/camera_embeddings"
+    begun, trained_by_then = (values(roots[1], iteration)[1][name] for iteration in (0, 5))
+    assert begun.shape == (3, 64) and (np.abs(trained_by_then - begun).max(axis=1) > 1e-6).all()
 
 
 def test_activations_that_are_computed_again_change_nothing_on_two_replicas(trained):

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 import common
 from experiment.flags import Settings
-from nets import _vit
 from network import layers
 from training import loop, objective
 from training.state import State
@@ -18,6 +17,7 @@ from training.update import trained, update
 
 SIZE, P, K, D = (24, 16), 4, 3, 16
 B = P * K
+CAMERAS = np.arange(B, dtype=np.int32) % 5 - 1  # the first is not known
 
 
 def random_net(input_shape):
@@ -33,12 +33,6 @@ def random_net(input_shape):
 def use_random_net():
     """Within the context it stands in for lunet_narrow."""
     return common.plugin("nets", "lunet_narrow", SimpleNamespace(build=random_net))
-
-
-def transformer(input_shape, drop_path):
-    """A tiny one of patches of 8x8."""
-    shape = _vit.Shape(patch=8, channels=64, depth=2, layer_scale=0.5)
-    return _vit.build(input_shape, "vit", shape, drop_path=drop_path)
 
 
 def settings(**flags):
@@ -75,6 +69,7 @@ def train(flags, iterations=10):
             rate=tf.constant(flags.learning_rate),
             stop=tf.constant(0),
             frozen=iteration < flags.freeze_body_iterations,
+            cameras=tf.constant(CAMERAS) if flags.camera_rule else None,
         )
     assert step.experimental_get_tracing_count() == 1 + bool(flags.freeze_body_iterations)
     return values(state), {name: value.numpy() for name, value in told.items()}
@@ -133,13 +128,25 @@ def test_chunks_train_as_one_piece_does(case):
 
 def test_stochastic_depth_draws_for_chunks_what_it_draws_for_one_piece():
     flags = SGD | {"drop_path": 0.5}
-    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=transformer)):
+    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=replicas.build_tiny)):
         expected, _ = train(settings(**flags), iterations=3)
         got, _ = train(settings(**flags, chunk=4), iterations=3)
         other, _ = train(settings(**SGD, drop_path=0.1), iterations=3)
     assert_close(got, expected, 1e-5)
     with pytest.raises(AssertionError):
         assert_close(other, expected, 1e-5)
+
+
+def test_each_chunk_and_each_segment_is_told_its_cameras():
+    flags = SGD | {"cameras": "column", "camera_embeddings": 3.0, "camera_names": list("abcd")}
+    with common.plugin("nets", "lunet_narrow", SimpleNamespace(build=replicas.build_tiny)):
+        expected, _ = train(settings(**flags), iterations=3)
+        for more in ({"chunk": 4}, {"remat": True}):
+            got, _ = train(settings(**flags, **more), iterations=3)
+            assert_close(got, expected)
+        begun = values(make(settings(**flags)))
+    name = "vit/sie/camera_embeddings"
+    assert (np.abs(expected[name] - begun[name]).max(axis=1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

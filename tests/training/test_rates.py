@@ -146,3 +146,26 @@ def test_l2_leaves_alone_what_the_loss_does_not_depend_on():
     moved = change(*state_of(head_name="bnneck", l2=0.5), gradient=None)
     assert moved["emb/BatchNorm/gamma"] == 0
     assert moved["plain/conv1/biases"] == 1  # 0.5 of a bias that is 0 is nothing
+
+
+def test_embeddings_of_cameras_have_the_rate_of_what_is_new():
+    settings = Settings(
+        experiment_root="exp",
+        model_name="vit_small_patch16",
+        head_name="direct",
+        embedding_dim=4,
+        net_input_height=8,
+        net_input_width=8,
+        cameras="column",
+        camera_embeddings=3.0,
+        camera_names=["a", "b"],
+        optimizer="sgd",
+        layer_decay=0.5,
+        seed=1,
+    )
+    with replicas.tiny_transformer():
+        state = State(settings, np.full(4, 3), tf.distribute.get_strategy())
+    moved = change(state, settings)
+    wanted = {"vit/sie/camera_embeddings": 1, "vit/pos_embed": 1 / 8, "emb/weights": 1}
+    wanted |= {"vit/blocks/0/norm1/beta": 1 / 4, "vit/norm/beta": 1}
+    assert {name: moved[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)

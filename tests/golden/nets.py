@@ -35,9 +35,9 @@ def images(iteration: int = 0) -> np.ndarray:
     return batch[:, :, ::-1] if iteration % 2 else batch
 
 
-def assign_moved(variables, values) -> None:
+def assign_moved(variables, values, seed: int = 0) -> None:
     """Assign values, those of float32 moved up or down by 2^-23 of themselves, as by chance."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for variable, value in zip(variables, values, strict=True):
         if value.dtype == np.float32:
             signs = rng.choice([-1, 1], value.shape).astype(np.float32)

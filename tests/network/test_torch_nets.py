@@ -8,7 +8,7 @@ import keras_nets
 import numpy as np
 import pytest
 import tensorflow as tf
-from golden.nets import deviation
+from golden.nets import assign_moved, deviation
 from golden.torch_fill import fill
 from safetensors.numpy import save_file
 
@@ -30,6 +30,9 @@ CLASSIFIERS = {
     "resnet101_torch": ["fc.bias", "fc.weight"],
     "convnext_tiny_torch": [],
 }
+# Losses may be so many times as far from PyTorch's as from those of weights that are moved by their
+# last bit. MobileNet's were 1.5 times as far, those of the others as far.
+OF_ROUNDING = 4
 FIRST_NORM = {"mobilenet_v2_torch": "features/0/1"}
 
 
@@ -88,6 +91,8 @@ def test_training_steps_are_those_of_pytorch(loaded):
     before = net.get_weights()
     optimizer = Adam(1e-5, epsilon=1e-8)
     optimizer.build(net.trainable_variables)
+    state = [*net.variables, *optimizer.variables]
+    start = [np.array(variable.numpy()) for variable in state]
     images = tf.constant(ARRAYS["images/64x32"].astype(np.float32))
     pids = tf.constant(ARRAYS["pids"])
 
@@ -108,7 +113,16 @@ def test_training_steps_are_those_of_pytorch(loaded):
     np.testing.assert_allclose(running.numpy(), ARRAYS[f"{name}/running_var"], rtol=1e-4)
     assert deviation(losses, ARRAYS[f"{name}/losses"][0]) < 1e-3
     # Adam's first step is as long for a gradient of rounding errors as for a large one: from here
-    # on rounding decides single losses, in PyTorch as here.
-    assert deviation(step()[1], ARRAYS[f"{name}/losses"][1]) < 0.03
+    # on rounding decides single losses, in PyTorch as here. How far it goes is seen with weights that
+    # are moved by their last bit: one draw may miss what another does to a single loss.
+    _, losses = step()
+    by_rounding = []
+    for seed in range(3):
+        assign_moved(state, start, seed)
+        step()
+        _, moved = step()
+        by_rounding.append(deviation(moved, losses))
+    difference = deviation(losses, ARRAYS[f"{name}/losses"][1])
+    assert difference < OF_ROUNDING * max(by_rounding), (difference, by_rounding)
     net.set_weights(before)
     keras.backend.clear_session()

@@ -30,7 +30,7 @@ class Parameters(NamedTuple):
 
 _PUBLISHED = Parameters()
 
-_QUERIES = 16  # whose distances to the gallery fit into a processor's cache
+_QUERIES = 8  # whose distances to the gallery fit into a processor's cache
 
 
 def bounds(

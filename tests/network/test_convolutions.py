@@ -68,13 +68,15 @@ def pass_through(layer, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_in_bfloat16_they_are_kerass_in_float32_but_for_rounding(case, monkeypatch):
+def test_in_bfloat16_they_round_as_kerass_do(case, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     ours = pass_through(make(convolutions, case, "mixed_bfloat16"), case)
-    theirs = pass_through(make(keras.layers, case, "float32"), case)
-    for got, expected in zip(ours, theirs, strict=True):
+    theirs = pass_through(make(keras.layers, case, "mixed_bfloat16"), case)
+    exact = pass_through(make(keras.layers, case, "float32"), case)
+    for got, other, expected in zip(ours, theirs, exact, strict=True):
         assert got.shape == expected.shape
-        assert deviation(got, expected) < 2**-8
+        # Some processors round each sum to bfloat16, others results only.
+        assert deviation(got, expected) < 2 * max(2**-9, deviation(other, expected))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])

@@ -1,10 +1,12 @@
 """The network of an experiment in the formats of other programs; export.py tells what they hold."""
 
+import contextlib
+import gc
 import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -17,6 +19,9 @@ from experiment import args_json
 from network import checkpoints, pretrained
 from network.embedder import Embedder
 from runtime import version
+
+# Objects before a collection, as of gc.set_threshold; all generations each time.
+_COLLECTING_OFTEN = (10_000, 1, 1)
 
 
 def write_saved_model(embedder: Embedder, directory: Path) -> None:
@@ -64,7 +69,8 @@ def write_onnx(embedder: Embedder, directory: Path) -> None:
     with warnings.catch_warnings():
         # Keras adapts tf2onnx to NumPy 2.
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-        _write_network(embedder, path, "onnx")
+        with _in_little_memory():
+            _write_network(embedder, path, "onnx")
     # tf2onnx does not stop at operations that ONNX lacks, and turns constants outside of the graph
     # into inputs.
     problem: object
@@ -77,6 +83,37 @@ def write_onnx(embedder: Embedder, directory: Path) -> None:
         raise UserError(
             f"{embedder.flags.model_name} cannot be exported to ONNX: {' '.join(str(problem).split())}. Leave onnx out."
         )
+
+
+@contextlib.contextmanager
+def _in_little_memory() -> Iterator[None]:
+    """A context in which tf2onnx holds few copies of the weights.
+
+    After each optimization it puts all constants into the protocol buffers of their nodes anew,
+    where nobody reads them: what was there before is not freed, so here they are left out. And its
+    graphs refer to themselves, so that those it is done with stay until garbage is collected: here,
+    that is often, without looking at what was there before.
+    """
+    from tf2onnx.graph import Node
+
+    update_any = Node.update_proto
+
+    def update(node, *args, **options):
+        if not node.is_const():
+            update_any(node, *args, **options)
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTING_OFTEN)
+    Node.update_proto = update
+    try:
+        yield
+    finally:
+        Node.update_proto = update_any
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        gc.collect()
 
 
 def write_litert(embedder: Embedder, directory: Path) -> None:

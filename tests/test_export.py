@@ -1,4 +1,5 @@
 import base64
+import gc
 import json
 import os
 import re
@@ -182,7 +183,9 @@ def test_litert_embeds_as_we_do(images, embedder, exported):
 
 
 def test_onnx_embeds_as_we_do(images, embedder, experiment, tmp_path):
+    thresholds = gc.get_threshold()
     run(experiment, tmp_path / "out", "--formats", "onnx")
+    assert gc.get_threshold() == thresholds and not gc.get_freeze_count()
     session = onnxruntime.InferenceSession(
         tmp_path / "out/model.onnx", providers=["CPUExecutionProvider"]
     )

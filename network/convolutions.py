@@ -19,7 +19,7 @@ class Conv2D(keras.layers.Conv2D):
     """Keras' layer, with kernel gradients as products of matrices where that is faster."""
 
     def convolution_op(self, inputs, kernel):
-        if not (_is_slow(inputs) and _is_plain(self)):
+        if not (in_bfloat16_on_cpu(inputs) and _is_plain(self)):
             return super().convolution_op(inputs, kernel)
         strides = self.strides
         if self.kernel_size == (1, 1) and strides != (1, 1):
@@ -34,7 +34,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """Keras' layer; see depthwise_conv2d."""
 
     def call(self, inputs):
-        if not (_is_slow(inputs) and _is_plain(self)):
+        if not (in_bfloat16_on_cpu(inputs) and _is_plain(self)):
             return super().call(inputs)
         outputs = depthwise_conv2d(
             inputs, tf.convert_to_tensor(self.kernel), self.strides, self.padding.upper()
@@ -55,7 +55,7 @@ def depthwise_conv2d(x, kernel, strides: tuple[int, int], padding: str):
     # What is not slow is faster in bfloat16 than between two casts.
     type_by_x = tf.float32 if max(strides) > 1 else x.dtype
     type_by_kernel = tf.float32 if max(kernel.shape[:2]) > _DEPTHWISE_SIZE else x.dtype
-    if not _is_slow(x) or type_by_x == type_by_kernel == x.dtype:
+    if not in_bfloat16_on_cpu(x) or type_by_x == type_by_kernel == x.dtype:
         return tf.nn.depthwise_conv2d(x, kernel, **window)
 
     @tf.custom_gradient
@@ -80,7 +80,8 @@ def depthwise_conv2d(x, kernel, strides: tuple[int, int], padding: str):
     return convolve(x, kernel)
 
 
-def _is_slow(x) -> bool:
+def in_bfloat16_on_cpu(x) -> bool:
+    """Whether a tensor is bfloat16, and there is no GPU to compute with it."""
     return x.dtype == tf.bfloat16 and not tf.config.list_physical_devices("GPU")
 
 

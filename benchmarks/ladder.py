@@ -11,10 +11,10 @@ r"""What each trick is worth: trainings on real images, with several seeds.
 The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose. With
 --initial_checkpoint it is a MobileNetV2 with these weights, and the rungs are others.
 
-FOLDER holds train.csv, query.csv and gallery.csv. --held_out does not read the last two: it trains on
-three quarters of the pids and tells what a validation finds on the others. What is chosen is chosen so.
-What is finished stands in --directory and is not done again, so the ladder can be interrupted. Prints
-mAP and top-1 in percent: the mean over the seeds (lowest-highest).
+FOLDER holds train.csv, query.csv and gallery.csv. --held_out trains on three quarters of the pids and
+also tells the mAP that a validation finds on the others. What is chosen is chosen by that, not by the
+query and gallery images. What is finished stands in --directory and is not done again, so the ladder
+can be interrupted. Prints mAP and top-1 in percent: the mean over the seeds (lowest-highest).
 """
 
 import argparse
@@ -41,6 +41,7 @@ class Rung(NamedTuple):
 CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
+HELD_OUT_MAP = "held-out mAP"
 HELD_OUT = f"{CROPS} --val_pids 0.1 --val_frequency 50"
 NECK = "--head_name bnneck"
 TOGETHER = f"{CROPS} {NECK} --id_loss_weight 1 --loss lifted --lr_schedule cosine"
@@ -97,10 +98,14 @@ BNNECK = f"{CROPS} {SCHEDULE} --head_name bnneck --embedding_dim 1280"
 ID = f"{BNNECK} --id_loss_weight 1"
 BASE = f"{ID} --margin 0.3"
 MILD = "--id_scale 16 --id_margin 0.2"
-NOT_TRAINED = f"{CROPS} --head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0"
+NOT_TRAINED = (  # trainings have at least one iteration, so this one changes nothing
+    "--head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0 "
+    f"{CROPS} --learning_rate 1e-30 --bn_frozen"
+)
+RECIPE = common.HERE / "recipes" / "own_photos.json"
 # Flags that are added to the base, one at a time.
 ADDED = {
-    "memory of 10 batches": "--memory_batches 10 --memory_start 100",
+    "memory of 10 batches": "--memory_batches 10 --memory_start 60",
     "ArcFace 16, 0.2": f"--id_loss arcface {MILD}",
     "CosFace 16, 0.2": f"--id_loss cosface {MILD}",
     "ArcFace 16, 0.2, 3 centers": f"--id_loss arcface {MILD} --id_centers 3",
@@ -123,27 +128,24 @@ ADDED = {
     "a third of the rate": "--learning_rate 1e-4",
 }
 PRETRAINED = {
-    "no training: ImageNet's features": (
-        NOT_TRAINED,
-        f"{CENTER} --checkpoint checkpoint-0",
-        COSINE,
-    ),
+    "no training: ImageNet's features": (NOT_TRAINED, CENTER, COSINE),
     "the original's recipe": (FC1024, CENTER, EUCLIDEAN),
     "cosine schedule, warm-up": (f"{FC1024} {SCHEDULE}", CENTER, EUCLIDEAN),
     "neck": (BNNECK, CENTER, COSINE),
     "neck, ID loss: the base": (BASE, CENTER, COSINE),
+    "base, ten crops": (BASE, TEN_CROPS, COSINE),
+    "base, re-ranking": (BASE, CENTER, f"{COSINE} --rerank"),
     "base, lifted": (f"{ID} --loss lifted --margin 1", CENTER, COSINE),
     "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
     "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
     "base, supcon": (f"{ID} --loss supcon", CENTER, COSINE),
+    "the recipe for own photos": (f"--like {RECIPE}", f"{CENTER} --checkpoint best", COSINE),
     **{f"base, {name}": (f"{BASE} {flags}", CENTER, COSINE) for name, flags in ADDED.items()},
     "base, random resized crop": (
         BASE.replace(CROPS, "--flip_augment --random_resized_crop 0.5"),
         "",
         COSINE,
     ),
-    "base, ten crops": (BASE, TEN_CROPS, COSINE),
-    "base, re-ranking": (BASE, CENTER, f"{COSINE} --rerank"),
 }
 
 
@@ -204,7 +206,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "--held_out",
         action="store_true",
-        help="Tell what a validation finds on a quarter of the pids of train.csv.",
+        help="Hold a quarter of the pids out of the training, and tell what a validation finds on them.",
     )
     parser.add_argument(
         "--rungs", nargs="+", metavar="NAME", help="The rungs to climb. Without this flag, all."
@@ -240,24 +242,35 @@ def training_flags(args: argparse.Namespace, rung: Rung, seed: int) -> str:
     height, width = args.net_input_height, args.net_input_width
     flags = (
         f"--train_set {args.data}/train.csv --image_root {args.image_root or args.data} --seed {seed} "
-        f"--batch_p 16 --batch_k 4 --net_input_height {height} --net_input_width {width} "
+        f"--net_input_height {height} --net_input_width {width} "
         f"--pre_crop_height {height * 9 // 8} --pre_crop_width {width * 9 // 8} "
-        f"--train_iterations {args.iterations} --decay_start_iteration {args.iterations // 2} "
         "--image_frequency 0 --histogram_frequency 0 --log_frequency 100 --checkpoint_frequency 0 "
     )
     if args.initial_checkpoint:
-        flags += f"--initial_checkpoint {args.initial_checkpoint} --learning_rate 3e-4 "
-        flags += f"--model_name mobilenet_v2_torch {rung.train} {args.also}"
+        flags += f"--initial_checkpoint {args.initial_checkpoint} "
+    if rung.train.startswith("--like"):  # a recipe says the rest
+        return f"{flags}{rung.train} {args.also}"
+    flags += (
+        "--batch_p 16 --batch_k 4 "
+        f"--train_iterations {args.iterations} --decay_start_iteration {args.iterations // 2} "
+    )
+    if args.initial_checkpoint:
+        flags += f"--model_name mobilenet_v2_torch --learning_rate 3e-4 {rung.train} {args.also}"
     else:
-        flags += "--learning_rate 1e-3 --model_name lunet_narrow --head_name direct "
-        flags += f"--embedding_dim 128 {rung.train} {args.also}"
+        flags += "--model_name lunet_narrow --head_name direct --embedding_dim 128 "
+        flags += f"--learning_rate 1e-3 {rung.train} {args.also}"
     if args.held_out:
-        flags += f" --val_pids 0.25 --val_frequency {args.iterations}"
+        flags += (
+            f" --val_pids 0.25 --val_frequency {args.iterations} --val_excluder {args.excluder}"
+        )
     return flags
 
 
 def climb(args: argparse.Namespace, rung: Rung, seed: int, root: Path) -> dict[str, float]:
-    """Train, and look for the images of pids that were not trained on. Returns: mAP and top-1."""
+    """Train, and look for the images of pids that were not trained on.
+
+    Returns: mAP and top-1; with --held_out, first the mAP of the pids that are held out.
+    """
     import_tensorflow()
     import keras
 
@@ -269,13 +282,11 @@ def climb(args: argparse.Namespace, rung: Rung, seed: int, root: Path) -> dict[s
         shutil.rmtree(root, ignore_errors=True)
         train.main(train.parse_args(f"--experiment_root {root} {flags}".split()))
         (root / "flags").write_text(flags)
-    found = _validated(root) if args.held_out else _evaluated(args, rung, root)
+    found = _evaluated(args, rung, root)
     keras.backend.clear_session()
-    return found
-
-
-def _validated(root: Path) -> dict[str, float]:
-    return {name: validations.read(root, name)[-1].value for name in ("mAP", "top-1")}
+    if "--val_pids" not in flags:
+        return found
+    return {HELD_OUT_MAP: validations.read(root, "mAP")[-1].value, **found}
 
 
 def _evaluated(args: argparse.Namespace, rung: Rung, root: Path) -> dict[str, float]:
@@ -307,7 +318,8 @@ def main(args: argparse.Namespace) -> None:
                 files.write_json(path, climb(args, rung, seed, directory / "experiment"))
             done[name, seed] = json.loads(path.read_text())
     table = {name: _percents(name, done, args.seeds) for name in rungs}
-    print(f"{'':38}{'mAP':>20}{'top-1':>20}")
+    figures = list(next(iter(table.values())))
+    print(f"{'':38}" + "".join(f"{figure:>20}" for figure in figures))
     for name, figures in table.items():
         cells = [
             f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
@@ -322,18 +334,20 @@ def _percents(rung: str, done: dict, seeds: int) -> dict[str, list[float]]:
     """The figures of all seeds, by name."""
     return {
         figure: [100 * done[rung, seed][figure] for seed in range(1, seeds + 1)]
-        for figure in ("mAP", "top-1")
+        for figure in done[rung, 1]
     }
 
 
 def draw(table: dict[str, dict[str, list[float]]], path: str) -> None:
-    """Draw each rung as a mean and the range of its seeds, mAP beside top-1."""
+    """Draw each rung as a mean and the range of its seeds, one figure beside the other."""
     from matplotlib.figure import Figure
 
     names = list(table)
-    figure = Figure(figsize=(9, 0.8 + 0.27 * len(names)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, which in zip(panels, ("mAP", "top-1"), strict=True):
+    figures = list(table[names[0]])
+    size = (3 + 3 * len(figures), 0.8 + 0.27 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(figures), sharey=True)
+    for panel, which in zip(panels, figures, strict=True):
         for place, name in enumerate(names):
             values = table[name][which]
             panel.plot([min(values), max(values)], [place, place], color="#9aa5b1", linewidth=3)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# From a public data set as it was downloaded to figures, by a recipe.
+# From a public data set as it was downloaded, or from a folder of photos, to figures, by a recipe.
 #
 #     recipes/run.sh RECIPE.json IMAGES OUT [flags of train.py]
 #
-# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. Writes csvs/ and experiment/ into
+# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. Of own_photos.json it is a folder
+# that has one folder for each identity. Writes csvs/ and experiment/ into
 # OUT, and into the latter a JSON file of figures for each evaluation, where runs.py and export.py find them. Call it
 # again, with the same flags, to continue where it stopped.
 set -euo pipefail
@@ -25,12 +26,12 @@ print(part if isinstance(part, str) else "\n".join(f"{name} {flags}" for name, f
 ' "$recipe" "$1"
 }
 
-data=$(part data)
-if [ -z "$data" ]; then
+read -ra data < <(part data)
+if [ ${#data[@]} = 0 ]; then
     echo "$recipe is for your own data: docs/recipes.md has the commands" >&2
     exit 2
 fi
-python -m "data.$data" --image_root "$images" --directory "$out/csvs"
+python -m "data.${data[0]}" --image_root "$images" --directory "$out/csvs" "${data[@]:1}"
 python "$code/train.py" --experiment_root "$out/experiment" --start_or_resume --like "$recipe" \
     --train_set "$out/csvs/train.csv" --image_root "$images" "${@:4}"
 

@@ -21,6 +21,7 @@ import common
 import embed
 import evaluate
 import train
+from data import csv_builder
 from experiment import flags, recipes
 
 RECIPES = {path.stem: json.loads(path.read_text()) for path in recipes.paths()}
@@ -77,7 +78,13 @@ def test_its_flags_are_flags_of_the_commands(name, tmp_path, dataset):
     for more in recipe["evaluate"].values():
         evaluate.parse_args([*file.split(), *more.split()])
     if "data" in recipe:
-        assert (PROJECT / "data" / f"{recipe['data']}.py").exists()
+        module, *more = recipe["data"].split()
+        argv = [f"--image_root={tmp_path}", f"--directory={tmp_path}", *more]
+        builder = importlib.import_module(f"data.{module}")
+        if hasattr(builder, "parse_args"):
+            builder.parse_args(argv)
+        else:
+            csv_builder.parse_args(builder.__doc__, argv)
 
 
 # ------------------------------------------------------------------------- two iterations

@@ -12,12 +12,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf import message
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
-from experiment import folder, metrics_log, train_log
+from experiment import folder, metrics_log, train_log, validations
 from runtime import files
 from runtime.terminal import log
 
@@ -32,17 +33,39 @@ _CRC = struct.Struct("<I")
 def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     """Remove what is later than `iteration` from the logs and from TensorBoard's events.
 
-    What a kill left half-written is removed, too. A file is replaced in one step, and only if
-    something in it has to go. Of events that are damaged, all that can be read stays, and the file
-    as it was is kept as `broken-...`.
+    So is what they have of a validation after that iteration, if a kill came before its line in
+    metrics.jsonl, which is written last: it is made again. What a kill left half-written is removed,
+    too. A file is replaced in one step, and only if something in it has to go. Of events that are
+    damaged, all that can be read stays, and the file as it was is kept as `broken-...`.
     """
     root = Path(experiment_root)
     folder.remove_leftovers(root)
-    _rewind_log(root / "train.log", iteration, train_log.iteration_of)
     _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
+    validated = any(found.iteration == iteration for found in validations.read(root, "mAP"))
+    last = _Last(iteration, validated)
+    _rewind_log(root / "train.log", iteration, last.iteration_in_log)
     for path in filter(Path.is_file, sorted(root.glob("events.out.tfevents.*"))):
-        _rewind_events(path, iteration)
+        _rewind_events(path, last)
     _bring_before(int(time.time()), root)
+
+
+class _Last(NamedTuple):
+    """What stays: all up to an iteration."""
+
+    iteration: int
+    validated: bool  # after it
+
+    def keeps(self, event: tf.compat.v1.Event) -> bool:
+        if event.step != self.iteration or self.validated:
+            return event.step <= self.iteration
+        return not validations.is_one(value.tag for value in event.summary.value)
+
+    def iteration_in_log(self, line: bytes) -> int | None:
+        """The iteration of a line of train.log; a later one for what does not stay."""
+        found = train_log.iteration_of(line)
+        if found == self.iteration and train_log.is_of_validation(line) and not self.validated:
+            return found + 1
+        return found
 
 
 def _bring_before(now: int, root: Path) -> None:
@@ -76,7 +99,7 @@ def _rewind_log(path: Path, iteration: int, iteration_of: Callable[[bytes], int 
             partial.write_bytes(b"".join(kept))
 
 
-def _rewind_events(path: Path, iteration: int) -> None:
+def _rewind_events(path: Path, last: _Last) -> None:
     # A name that TensorBoard does not read.
     partial = path.with_name(path.name.replace("tfevents", "partial"))
     readable = 0
@@ -88,7 +111,7 @@ def _rewind_events(path: Path, iteration: int) -> None:
                 is_damaged = True
                 continue
             readable += 1
-            if event.step <= iteration:
+            if last.keeps(event):
                 writer.write(record)
     if is_damaged and not readable:
         log.warning(f"{path} cannot be read as TensorBoard's events: it stays as it is.")

@@ -26,6 +26,7 @@ from experiment.validations import Validation
 _START = r"\S+ \S+ \[INFO\] train: "
 _NUMBER = r" *(\d{1,18})"  # a number of 5,000 digits is none, and no int
 _ITERATION = re.compile(rf"{_START}(?:iter|validation):{_NUMBER},".encode())
+_VALIDATION = re.compile(rf"{_START}validation:".encode())
 _NUMBERS = re.compile(
     rf"{_START}iter:{_NUMBER}, loss min\|avg\|max: *[^|]*\| *([^|]*?)\|.*?batch-p@\d+: *([\d.]+%)"
 )
@@ -140,6 +141,11 @@ def iteration_of(line: bytes) -> int | None:
     """The iteration that a line is about; None for lines about no single one."""
     match = _ITERATION.match(line)
     return int(match[1]) if match else None
+
+
+def is_of_validation(line: bytes) -> bool:
+    """Whether it is the line of a validation."""
+    return bool(_VALIDATION.match(line))
 
 
 def has_iterations(experiment_root: str | os.PathLike) -> bool:

@@ -5,7 +5,7 @@ alone knows.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from experiment import metrics_log
@@ -23,6 +23,11 @@ class Validation(NamedTuple):
 def tags(figures: Mapping[str, float]) -> dict[str, float]:
     """Figures by their tags, in metrics.jsonl and in TensorBoard."""
     return {_PREFIX + name: value for name, value in figures.items()}
+
+
+def is_one(names: Iterable[str]) -> bool:
+    """Whether what has these tags is a validation, or its part in TensorBoard."""
+    return any(name.startswith(_PREFIX) for name in names)
 
 
 def read(

@@ -117,7 +117,8 @@ class Recorder:
         log.info(train_log.validation_line(iteration, figures, metric, best, seconds))
         scalars = validations.tags(figures)
         summaries.write_scalars(iteration, scalars)
-        self._metrics.write(iteration, scalars)
+        self._writer.flush()
+        self._metrics.write(iteration, scalars)  # the last: with that line it is made
         self._trackers.line(iteration, scalars)
 
     def saved(self, iteration: int, is_best: bool) -> None:

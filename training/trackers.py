@@ -48,7 +48,7 @@ _ROOM = 10_000  # events that wait for a tracker; one that is further behind has
 class Line(NamedTuple):
     """Numbers of an iteration, or of a validation after it."""
 
-    iteration: int  # from 1
+    iteration: int  # from 1; 0 for a validation before the first
     values: dict[str, float]  # by the tags of metrics.jsonl; all are finite
 
     @property
@@ -78,7 +78,7 @@ class Told(NamedTuple):
 
     run: str = ""
     iteration: int = 0
-    validation: int = 0
+    validation: int = -1  # there can be one of iteration 0
 
 
 def check(settings: Settings) -> None:
@@ -158,6 +158,7 @@ class _Reporter(threading.Thread):
         self._path = Path(settings.experiment_root) / f"tracker-{name}.json"
         self._events: queue.Queue = queue.Queue(_ROOM)
         self.failed = threading.Event()  # it is told nothing more
+        self._giving_up = threading.Lock()
 
     def tell(self, event: Line | Picture | Note | End) -> None:
         """Hand over something to tell, without waiting."""
@@ -170,13 +171,14 @@ class _Reporter(threading.Thread):
 
     def fail(self, why: str) -> None:
         """Give the tracker up, with one warning."""
-        if self.failed.is_set():
-            return
-        self.failed.set()
-        log.warning(
-            f"{TITLES[self._tracker_name]} is told nothing more, and the training goes on: {why[:300]}. The next "
-            "--resume tells it what it lacks."
-        )
+        with self._giving_up:  # both threads may find a reason
+            if self.failed.is_set():
+                return
+            log.warning(
+                f"{TITLES[self._tracker_name]} is told nothing more, and the training goes on: {why[:300]}. The next "
+                "--resume tells it what it lacks."
+            )
+            self.failed.set()  # whoever sees this need not wait for the warning
 
     def run(self) -> None:
         try:
@@ -211,7 +213,7 @@ class _Reporter(threading.Thread):
         """What earlier runs logged."""
         root = self._settings.experiment_root
         lines = []
-        for values in metrics_log.read(root) if self._finished else ():
+        for values in metrics_log.read(root):
             iteration = values.pop("iteration")
             if iteration > self._finished:  # this run logs it meanwhile, and tells it
                 break

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from experiment import metrics_log
 from experiment.rewind import rewind
 from runtime import files, terminal
 
@@ -61,6 +62,30 @@ def test_later_lines_of_the_log_go(tmp_path):
     rewind(tmp_path, 2)
     assert log.read_text() == start + line(1) + line(2) + "warning\n"
     assert list(tmp_path.iterdir()) == [log]
+
+
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("iteration", [0, 4])
+def test_a_validation_that_a_kill_came_into_goes(tmp_path, iteration, made):
+    """It is made once its line is in metrics.jsonl."""
+    start = "2026-01-01 00:00:00,000 [INFO] train: "
+    line = f"{start}validation:{iteration:6d}, mAP: 50.00%\n"
+    earlier = f"{start}iter:{iteration:6d}, loss min|avg|max: 1\n"
+    (tmp_path / "train.log").write_text(earlier + line)
+    with metrics_log.MetricsLog(tmp_path) as metrics:
+        metrics.write(iteration, {"loss": 1.0})
+        if made:
+            metrics.write(iteration, {"validation/mAP": 0.5})
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    with writer.as_default():
+        tf.summary.scalar("loss", 1.0, step=iteration)
+        tf.summary.scalar("validation/mAP", 0.5, step=iteration)
+    writer.close()
+    rewind(tmp_path, iteration)
+    assert (tmp_path / "train.log").read_text() == (earlier + line if made else earlier)
+    assert [step for step, _ in steps(tmp_path, "loss")] == [iteration]
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"]
+    assert tags == (["loss", "validation/mAP"] if made else ["loss"])
 
 
 def test_nothing_later_changes_nothing(tmp_path):

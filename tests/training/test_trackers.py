@@ -99,6 +99,18 @@ def follow(root, iterations, finished=0):
         told.is_finished = iterations[-1] == 9
 
 
+def test_a_tracker_is_told_of_a_validation_at_the_start_once(told, tmp_path):
+    for _ in range(2):  # the second goes on from checkpoint-0
+        with (
+            metrics_log.MetricsLog(tmp_path) as metrics,
+            Trackers(settings_of(tmp_path, "wandb"), 0) as all_trackers,
+        ):
+            if not told.lines:
+                metrics.write(0, {"validation/mAP": 0.25})
+                all_trackers.line(0, {"validation/mAP": 0.25})
+    assert told.lines == [(0, {"validation/mAP": 0.25})]
+
+
 def test_a_tracker_is_told_lines_pictures_checkpoints_and_the_end(told, tmp_path):
     with Trackers(settings_of(tmp_path, "wandb"), 0) as all_trackers:
         all_trackers.line(1, {"loss": np.float32(0.5)})
@@ -121,7 +133,7 @@ def test_a_resumed_training_goes_on_with_the_run_and_tells_nothing_twice(told, t
     assert pictures == [1, 2, 3, 4, 5, 9]
     assert told.rest[-1] == "finished"
     state = json.loads((tmp_path / "tracker-wandb.json").read_text())
-    assert state == {"run": "run-1", "iteration": 9, "validation": 0}
+    assert state == {"run": "run-1", "iteration": 9, "validation": -1}
 
 
 def test_what_a_kill_may_take_from_a_tracker_is_told_again(told, tmp_path):
@@ -129,7 +141,7 @@ def test_what_a_kill_may_take_from_a_tracker_is_told_again(told, tmp_path):
     told.fails_at = "close"  # as a kill: it does not come to its end
     follow(tmp_path, [1, 2])
     state = json.loads((tmp_path / "tracker-wandb.json").read_text())
-    assert state == {"run": "run-1", "iteration": 0, "validation": 0}
+    assert state == {"run": "run-1", "iteration": 0, "validation": -1}
     told.fails_at = None
     follow(tmp_path, [3, 9], finished=2)
     assert [iteration for iteration, _ in told.lines] == [1, 2, 1, 2, 3, 9]

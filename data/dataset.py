@@ -194,9 +194,9 @@ class Dataset:
 
     def files(self, image_root: str | os.PathLike | Sequence[str]) -> ImageFiles:
         """Where the pixels are. image_root: as for paths."""
-        if isinstance(image_root, str | os.PathLike):
-            return ImageFiles(Joined(image_root, self.fids), self.boxes, self.upright)
-        return ImageFiles(self.paths(image_root), self.boxes, self.upright, self.mirrored)
+        is_one = isinstance(image_root, str | os.PathLike)
+        paths = Joined(image_root, self.fids) if is_one else self.paths(image_root)
+        return ImageFiles(paths, self.boxes, self.upright, self.mirrored)
 
     def name(self, row: int) -> str:
         """What an image is called; see names."""

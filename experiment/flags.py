@@ -1008,11 +1008,10 @@ class Settings(Architecture):
         metavar="N",
         default=1000,
     )
-    val_start: bool = _flag(
+    val_start: bool = _switch(
         "validation",
         "Also validate before the first iteration, to see what the pretrained net is worth as it is. "
         "The best checkpoint is then never worse than that.",
-        action="store_true",
     )
     val_metric: str = _flag(
         "validation",

@@ -6,16 +6,19 @@ import h5py
 import numpy as np
 import pytest
 import replicas
+import tensorflow as tf
 
 import embed
 import train
 from benchmarks import kill_and_resume
 from common import UserError
 from data import dataset as datasets
-from experiment import detailed_logs, rules
+from experiment import args_json, detailed_logs, rules
 from experiment.flags import Settings
 from network import checkpoints
 from reports import hard_images
+from runtime.cluster import Cluster
+from training.batches import Batches
 
 FLAGS = "--model_name=lunet_narrow --head_name=direct --embedding_dim=16 --net_input_height=24"
 FLAGS += " --net_input_width=16 --train_iterations=4 --checkpoint_frequency=2 --batch_p=8"
@@ -48,6 +51,20 @@ def test_copies_are_images_of_identities_of_their_own(trained, dataset):
     log = (trained / "train.log").read_text()
     assert "images of 8 pids" in log and "Half of them are mirrored copies" in log
     assert "an epoch, every pid once, is 1 iterations" in log
+
+
+def test_copies_of_a_training_are_mirrored(trained):
+    settings, _ = args_json.load(trained)
+    images = datasets.load(settings.train_set)
+    batches = Batches(images, settings, tf.distribute.get_strategy(), Cluster())
+    pixels = {}
+    for batch in batches.starting_at(0):
+        for row, image in zip(batch.rows, batch.images.numpy(), strict=True):
+            pixels[int(row)] = image
+    pairs = [row for row in pixels if row + len(images) in pixels]
+    assert len(pairs) > 4
+    for row in pairs:
+        np.testing.assert_array_equal(pixels[row + len(images)], pixels[row][:, ::-1])
 
 
 def test_a_resumed_training_is_the_whole_one(trained, tmp_path):
@@ -109,6 +126,8 @@ def test_a_data_set_with_its_copies():
     np.testing.assert_array_equal(files.paths, ["r/a", "r/b", "s/a"] * 2)
     assert [files.is_mirrored(row) for row in range(6)] == [False] * 3 + [True] * 3
     assert files.select([4]).is_mirrored(0) and not images.files("r").is_mirrored(0)
+    of_one_folder = doubled.files("r")
+    assert [of_one_folder.is_mirrored(row) for row in range(6)] == [False] * 3 + [True] * 3
     taken = datasets.Dataset(["7", "7 mirrored"], ["a", "b"], "x.csv")
     with pytest.raises(UserError, match="x.csv has these pids already: 7 mirrored"):
         datasets.with_mirrored(taken)

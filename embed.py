@@ -113,11 +113,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quiet", action="store_true", help="Show neither progress nor warnings on the terminal."
     )
-    args = parser.parse_args(argv)
-    try:
-        view_flags.given(args)
-    except UserError as error:
-        parser.error(str(error))
+    args = view_flags.parse_args(parser, argv)
     _check_names(parser, args)
     return args
 

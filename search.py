@@ -71,16 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_search(parser)
     _add_output(parser)
     _add_index(parser)
-    view_flags.add(
-        parser.add_argument_group(
-            "views of a query", "Without these flags, those of the gallery, as its file says."
-        )
-    )
-    args = parser.parse_args(argv)
-    try:
-        view_flags.given(args)
-    except UserError as error:
-        parser.error(str(error))
+    view_flags.add_for_queries(parser)
+    args = view_flags.parse_args(parser, argv)
     _check_combinations(parser, args)
     return args
 

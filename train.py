@@ -118,7 +118,7 @@ def main(call: Call) -> None:
     if cluster.is_chief:
         trackers.check(settings)
         _check_root(call)
-        if not call.resume and str(settings.initial_checkpoint).startswith(hub.PREFIX):
+        if not call.resume and str(settings.initial_checkpoint).startswith(flags.OF_HUB):
             hub.fetch(known(settings.initial_checkpoint))
     data = _load_data(settings, call.resume)
     run = _begin_run(settings, data, call, cluster.is_chief)

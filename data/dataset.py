@@ -194,8 +194,11 @@ class Dataset:
 
     def files(self, image_root: str | os.PathLike | Sequence[str]) -> ImageFiles:
         """Where the pixels are. image_root: as for paths."""
-        is_one = isinstance(image_root, str | os.PathLike)
-        paths = Joined(image_root, self.fids) if is_one else self.paths(image_root)
+        paths = (
+            Joined(image_root, self.fids)
+            if isinstance(image_root, str | os.PathLike)
+            else self.paths(image_root)
+        )
         return ImageFiles(paths, self.boxes, self.upright, self.mirrored)
 
     def name(self, row: int) -> str:

@@ -293,7 +293,7 @@ def _is_same(name: str, one: Any, other: Any) -> bool:
 def _real_paths(value: str | list[str] | None) -> list[str]:
     """What --initial_checkpoint has for no path stays as it is."""
     return [
-        each if each == "imagenet" or each.startswith("hf:") else os.path.realpath(each)
+        each if each == flags.OF_KERAS or each.startswith(flags.OF_HUB) else os.path.realpath(each)
         for each in flags.several(value)
     ]
 

@@ -53,6 +53,10 @@ CHANGED_BY_RESUMING = (
 # What --lr_factors can name.
 LR_PARTS = ("net", "head", "classifier", "bias")
 
+# What --initial_checkpoint can name beside files: what Keras has, and repositories of Hugging Face.
+OF_KERAS = "imagenet"
+OF_HUB = "hf:"
+
 # Packages that a training can be followed in.
 TRACKERS = ("none", "wandb", "mlflow")
 

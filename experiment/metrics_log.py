@@ -88,15 +88,28 @@ def read(experiment_root: str | os.PathLike) -> Iterator[dict]:
 
 def last(experiment_root: str | os.PathLike) -> dict | None:
     """The newest line of an iteration; None where there is none, or no file."""
+    newest = _from_the_end(experiment_root)
+    return next((values for values in newest if "loss" in values), None)
+
+
+def last_line(experiment_root: str | os.PathLike) -> dict | None:
+    """The newest line, of an iteration or of a validation; None where there is none, or no file."""
+    return next(_from_the_end(experiment_root), None)
+
+
+def _from_the_end(experiment_root: str | os.PathLike) -> Iterator[dict]:
+    """The objects of the last lines, some hundred, the newest first."""
     path = Path(experiment_root) / NAME
     if not path.exists():
-        return None
+        return
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL))
         lines = file.read().splitlines()
-    parsed = (_parsed(text) for text in reversed(lines))
-    return next((values for values in parsed if values and "loss" in values), None)
+    for text in reversed(lines):
+        values = _parsed(text)
+        if values is not None:
+            yield values
 
 
 def iteration_of(text: bytes) -> int | None:

@@ -41,7 +41,8 @@ def rewind(experiment_root: str | os.PathLike, iteration: int) -> None:
     root = Path(experiment_root)
     folder.remove_leftovers(root)
     _rewind_log(root / metrics_log.NAME, iteration, metrics_log.iteration_of)
-    validated = any(found.iteration == iteration for found in validations.read(root, "mAP"))
+    newest = metrics_log.last_line(root) or {}
+    validated = newest.get("iteration") == iteration and validations.is_one(newest)
     last = _Last(iteration, validated)
     _rewind_log(root / "train.log", iteration, last.iteration_in_log)
     for path in filter(Path.is_file, sorted(root.glob("events.out.tfevents.*"))):

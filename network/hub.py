@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import UserError, reason
+from experiment import flags
 from runtime.terminal import log
 
-PREFIX = "hf:"
 FILE = "model.safetensors"
 REQUIREMENT = "huggingface_hub>=1,<3"
 
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 def parse(text: str) -> Source:
     """What hf:owner/name names. Raises: UserError where it names nothing."""
-    match = _SOURCE.fullmatch(text.removeprefix(PREFIX))
+    match = _SOURCE.fullmatch(text.removeprefix(flags.OF_HUB))
     if not match or ".." in text:
         raise UserError(
             "a file of Hugging Face should be like hf:timm/resnet50.tv_in1k or "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, first_few, load_plugin
+from experiment import flags
 from network import checkpoint_paths, checkpoints, hub, keras_weights, other_files, torch_weights
 from network.layers import CAMERA_EMBEDDINGS
 from network.readers import Fitted, Reader
@@ -84,9 +85,9 @@ def _is_keras_archive(path: Path) -> bool:
 
 def _open(source: str | os.PathLike, model_name: str, variables: Mapping) -> Reader:
     """Find out what `source` is, and open it."""
-    if str(source) == "imagenet":
+    if str(source) == flags.OF_KERAS:
         return keras_weights.imagenet(model_name, variables)
-    path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
+    path = hub.fetch(str(source)) if str(source).startswith(flags.OF_HUB) else Path(source)
     if path.name == checkpoint_paths.BEST:
         path = checkpoints.find(path.parent, path.name)
     other = other_files.name_of(path)

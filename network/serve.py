@@ -43,17 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     common.add_flag(group, "batch_size", help="Largest number of queries compared at a time.")
     _add_server(parser)
     _add_limits(parser)
-    view_flags.add(
-        parser.add_argument_group(
-            "views of a query", "Without these flags, those of the gallery, as its file says."
-        )
-    )
-    args = parser.parse_args(argv)
-    try:
-        view_flags.given(args)
-    except UserError as error:
-        parser.error(str(error))
-    return args
+    view_flags.add_for_queries(parser)
+    return view_flags.parse_args(parser, argv)
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,25 @@ def add(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_for_queries(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for queries, whose views are those of a gallery if none is given."""
+    add(
+        parser.add_argument_group(
+            "views of a query", "Without these flags, those of the gallery, as its file says."
+        )
+    )
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse a command line. Views that do not fit together are an error in the flags."""
+    args = parser.parse_args(argv)
+    try:
+        given(args)
+    except UserError as error:
+        parser.error(str(error))
+    return args
+
+
 def given(args: argparse.Namespace) -> Views:
     """Those of a command line. Raises: UserError where they do not fit together."""
     pooling.check_aggregator(args.aggregator, args.flip_augment, args.crop_augment)

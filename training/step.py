@@ -99,8 +99,7 @@ def _make_recomputing_training(strategy, state: State, settings: Settings):
         ):
             gradients = segments.backward(kept, used, of_network)
         update(state, [*gradients, *by_companions], variables, settings)
-        if state.companions.centers:
-            state.companions.centers.move(batch.all_embs, labels)
+        state.companions.move(batch.all_embs, labels)
         return objective.measurements(batch, embs["emb_raw"], labels, stop, settings)
 
     def train(*args):

@@ -164,6 +164,7 @@ REMAT = {
     "frozen statistics and averages": {"bn_frozen": True, "ema": 0.9},
     "float16": {"precision": "mixed_float16"},
     "chunks": {"chunk": 4},
+    "a memory": {"loss": "multi_similarity", "memory_batches": 2, "memory_start": 1},
 }
 
 

@@ -102,7 +102,6 @@ NOT_TRAINED = (  # trainings have at least one iteration, so this one changes no
     "--head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0 "
     f"{CROPS} --learning_rate 1e-30 --bn_frozen"
 )
-RECIPE = common.HERE / "recipes" / "own_photos.json"
 # Flags that are added to the base, one at a time.
 ADDED = {
     "memory of 10 batches": "--memory_batches 10 --memory_start 60",
@@ -139,7 +138,7 @@ PRETRAINED = {
     "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
     "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
     "base, supcon": (f"{ID} --loss supcon", CENTER, COSINE),
-    "the recipe for own photos": (f"--like {RECIPE}", f"{CENTER} --checkpoint best", COSINE),
+    "the recipe for own photos": ("--like own_photos", f"{CENTER} --checkpoint best", COSINE),
     **{f"base, {name}": (f"{BASE} {flags}", CENTER, COSINE) for name, flags in ADDED.items()},
     "base, random resized crop": (
         BASE.replace(CROPS, "--flip_augment --random_resized_crop 0.5"),

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow, so that --help and errors in flags are answered
 
 import argparse
 import ast
+import atexit
 import contextlib
 import difflib
 import filecmp
@@ -109,7 +110,7 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
     try:
         main(parse_args())
     except UserError as error:
-        sys.exit(f"{name}: error: {visible(str(error))}")
+        _end(f"{name}: error: {visible(str(error))}")
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -120,7 +121,16 @@ def run(main: Callable[[Any], None], parse_args: Callable[[], Any]) -> None:
         message = exhausted(error) or _about_path(error)
         if message is None:
             raise
-        sys.exit(f"{name}: error: {visible(message)}")
+        _end(f"{name}: error: {visible(message)}")
+
+
+def _end(line: str) -> NoReturn:
+    """End with a line on stderr and code 1, and print nothing after it.
+
+    What an error leaves open may complain as Python ends: TensorFlow's pools of threads do.
+    """
+    atexit.register(setattr, sys, "unraisablehook", lambda _: None)
+    sys.exit(line)
 
 
 def _tell_an_early_end() -> None:

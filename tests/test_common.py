@@ -312,6 +312,24 @@ def test_streams_that_are_closed_are_no_end_and_get_no_file(tmp_path):
     assert done.returncode == 0 and int(path.read_text()) > 2
 
 
+@pytest.mark.parametrize(
+    "error", ["common.UserError('wrong')", "PermissionError(13, 'wrong', 'x')"]
+)
+def test_nothing_that_is_left_open_complains_after_the_error(error):
+    code = (
+        "import common\n"
+        "class Open:\n"
+        "    def __del__(self): raise OSError('Bad file descriptor')\n"
+        "def main(_):\n"
+        "    common.left = Open()\n"
+        f"    raise {error}\n"
+        "common.run(main, lambda: None)"
+    )
+    done = python(code)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and "wrong" in done.stderr
+
+
 def test_names_that_a_terminal_cannot_show_are_escaped():
     code = "import common\ncommon.run(lambda _: print('Ägypten \\udcff'), lambda: None)"
     done = python(code, before="PYTHONIOENCODING=ascii PYTHONUTF8=0")

@@ -207,7 +207,12 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     try:
         paths = flags.several(settings.train_set)
         train_set = dataset.load_sets(paths, "train", settings.join_pids)
-        sampler = _make_sampler(train_set, settings)
+        cameras.cameras_of(train_set, settings.cameras)
+        data = validation_set.load(train_set, settings)
+        if settings.camera_rule and settings.camera_names:
+            found = known(cameras.cameras_of(data.train_set, settings.camera_rule))
+            cameras.check_known(found, settings.camera_names)
+        sampler = samplers.make(_with_copies(data.train_set, settings), settings.batch_plan, seed=0)
         dataset.check_sets(
             train_set,
             paths,
@@ -216,13 +221,6 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
             allow_links=resuming,  # which began before links were looked at, perhaps
             only_first=settings.no_file_check,
         )
-        cameras.cameras_of(train_set, settings.cameras)
-        data = validation_set.load(train_set, settings)
-        if settings.camera_rule and settings.camera_names:
-            found = known(cameras.cameras_of(data.train_set, settings.camera_rule))
-            cameras.check_known(found, settings.camera_names)
-        if data.train_set is not train_set:
-            sampler = _make_sampler(data.train_set, settings)
     except UserError as error:
         if not resuming:
             raise
@@ -268,11 +266,6 @@ def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -
             f"--sampler {settings.sampler}: of the {settings.batch_size} images of a batch, {share:.1%} have another "
             f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Give {advice}."
         )
-
-
-def _make_sampler(train_set: Dataset, settings: Settings) -> Sampler:
-    """Make a sampler to check the data set. Raises: UserError where there are too few pids."""
-    return samplers.make(_with_copies(train_set, settings), settings.batch_plan, seed=0)
 
 
 def _with_copies(train_set: Dataset, settings: Settings) -> Dataset:

@@ -563,6 +563,11 @@ CASES = {
         "2 of the 4 .*not below.*--allow_any_path",
     ),
     "P beyond the pids": ([*TRAIN, "--batch_p=3"], 1, "--batch_p 3 is more than the 2 pids"),
+    "P beyond the pids, of which some would be held out": (
+        [*TRAIN, "--batch_p=3", "--val_pids=0.5"],
+        1,
+        "--val_pids 0.5 leaves 0 pids to train on",
+    ),
     "file names without a camera": (
         [*TRAIN, "--cameras=duke"],
         1,

@@ -117,9 +117,10 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
     pid_count = len(set(train_set.pids))
     trained = pid_count * (2 if settings.flip_makes_new_pid else 1)
     if settings.sampler == "pk" and trained < settings.batch_p:
+        smaller = f"--batch_p of at most {trained}, or a smaller " if trained > 1 else "smaller "
         raise UserError(
             f"--val_pids {settings.val_pids} leaves {pid_count} pids to train on, fewer than "
-            f"--batch_p {settings.batch_p}. Give a smaller --val_pids or --batch_p."
+            f"--batch_p {settings.batch_p} takes. Give a {smaller}--val_pids."
         )
     found = ValidationSet(
         whole.select(queries),

@@ -71,9 +71,11 @@ def test_cameras_come_from_the_excluder_or_from_the_rule_of_the_training(setting
 
 def test_too_many_pids_held_out_are_told(settings):
     with pytest.raises(
-        common.UserError, match="leaves 2 pids to train on, fewer .* a smaller --val_pids"
+        common.UserError, match="leaves 2 pids .* a --batch_p of at most 2, or a smaller --val_pids"
     ):
         load(settings, val_pids=4)
+    with pytest.raises(common.UserError, match="leaves 1 pids .* Give a smaller --val_pids"):
+        load(settings, val_pids=5)
     with pytest.raises(common.UserError, match="--val_pids 7 holds out 7 pids, but only 6"):
         load(settings, val_pids=7)
 

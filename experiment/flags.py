@@ -623,7 +623,7 @@ class Settings(Architecture):
         "model",
         "Pretrained weights of the net, not of the head: a TF-slim checkpoint, an experiment or a "
         "checkpoint of one (also EXPERIMENT/checkpoint-best), a weights file of Keras, a "
-        ".safetensors file of PyTorch or export.py, hf:owner/name[:file] of Hugging Face, or the word "
+        ".safetensors file of PyTorch or export.py, hf:owner/name[@revision][:file] of Hugging Face, or the word "
         "imagenet for nets that Keras has weights for.",
         metavar="CHECKPOINT",
     )
@@ -667,7 +667,7 @@ class Settings(Architecture):
         "loss",
         "How the difference x of two distances becomes a loss. A number m gives max(0, m + x), "
         "soft gives log(1 + exp(x)), none gives x. The losses "
-        f"{' and '.join(common.EMBEDDING_LOSSES)} have --loss_constants instead.",
+        f"{', '.join(common.EMBEDDING_LOSSES)} have --loss_constants instead.",
         type=_margin,
         default="soft",
     )
@@ -1281,10 +1281,19 @@ def command_line(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
+# What the page has beside the table: flags that args.json does not keep.
+_OF_THE_START = (
+    "These are the flags that an experiment keeps in its `args.json`. [experiments.md](experiments.md) describes the "
+    "others, which say how it begins or goes on: `--resume`, `--start_or_resume`, `--accept_changed_data`, `--like` "
+    "and `--without`."
+)
+
+
 def page() -> str:
     """docs/flags.md: a table of all flags for each group."""
     lines = ["# The flags of train.py", ""]
     lines += ["Made by `python -m experiment.flags > docs/flags.md`; a test keeps it equal.", ""]
+    lines += [_OF_THE_START, ""]
     for group, sentence in GROUPS.items():
         lines += [f"## {group.capitalize()}", ""]
         lines += [sentence, ""] if sentence else []

@@ -1,4 +1,4 @@
-"""Export the network of an experiment for other programs: as SavedModel, ONNX or LiteRT.
+"""Export the network of an experiment for other programs: as SavedModel, ONNX, LiteRT or safetensors.
 
     python export.py --experiment_root exp --directory exported
     python export.py --experiment_root exp --directory exported --formats saved_model onnx litert

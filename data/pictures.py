@@ -289,7 +289,7 @@ def _not_an_image(start: bytes, kind: str) -> str:
     if what:
         return f"it is {what}"
     if kind == "AVIF":
-        return "it is an AVIF file, which needs Pillow 11.3 or newer: pip install 'triplet-reid[images]'"
+        return "it is an AVIF file, which needs Pillow 11.3 or newer: pip install 'pillow>=11.3'"
     if kind:
         return f"it is {kind} file"
     if not any(start):
@@ -382,8 +382,8 @@ def check_sample(images: ImageFiles) -> None:
     else:
         log.warning(
             f"{len(turned)} of the {len(sample)} images{of} are stored turned or mirrored ({first_few(turned)}). EXIF "
-            "tells viewers so, but the network sees them as they are stored. python -m data.check names them; "
-            "`mogrify -auto-orient` turns the files."
+            "tells viewers so, but the network sees them as they are stored. python -m data.check "
+            "--orientation stored names them; `mogrify -auto-orient` turns the files."
         )
 
 

@@ -232,8 +232,7 @@ def _read_parquet(path: str, content: bytes) -> Table:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            f"{path} is a Parquet file, which needs pyarrow to be read. Call: pip install 'triplet-reid[parquet]' or "
-            "pip install pyarrow; or save it as CSV."
+            f"{path} is a Parquet file, which needs pyarrow to be read. Call pip install pyarrow, or save it as CSV."
         ) from None
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))

@@ -76,8 +76,7 @@ def check_installed() -> None:
         import faiss  # noqa: F401
     except ImportError:
         raise UserError(
-            "an index needs faiss. Call: pip install 'triplet-reid[search]' or pip install faiss-cpu; or search "
-            "without --index."
+            "an index needs faiss. Call pip install faiss-cpu, or search without --index."
         ) from None
 
 

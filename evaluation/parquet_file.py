@@ -26,8 +26,8 @@ def check_installed(path: str | os.PathLike) -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise UserError(
-            f"{path} is a Parquet file, which needs pyarrow. Call: pip install 'triplet-reid[parquet]' or pip install "
-            "pyarrow; or give a name that ends in .h5 or .npy."
+            f"{path} is a Parquet file, which needs pyarrow. Call pip install pyarrow, or give a name that ends in "
+            ".h5 or .npy."
         ) from None
 
 

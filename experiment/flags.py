@@ -598,7 +598,8 @@ class Settings(Architecture):
         "What to hold in memory from the start on: nothing, the bytes of all image files "
         "(encoded), or all decoded images, height x width x 3 bytes each (decoded; Market-1501: "
         "320 MB). It does not change any result. Or what to keep on disk, in --cache_dir: all images "
-        "as they are resized, rounded to whole gray levels (resized).",
+        "as they are resized, rounded to whole gray levels (resized); --random_resized_crop then takes "
+        "its parts from these.",
         choices=("none", "encoded", "decoded", "resized"),
         default="none",
     )
@@ -1201,7 +1202,8 @@ def _add_flags_of_the_start(group: argparse._ArgumentGroup) -> None:
         "--start_or_resume",
         action="store_true",
         help="Start the experiment if its directory is empty or new, and resume it if it was started with these flags: "
-        "one command for a job that may be interrupted and called again. Other flags are an error.",
+        "one command for a job that may be interrupted and called again. Flags may differ "
+        "only where --resume may change them.",
     )
     group.add_argument(
         "--accept_changed_data",

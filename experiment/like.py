@@ -278,9 +278,7 @@ def _experiment(path: str, content: dict[str, Any], replaced: set[str]) -> Sourc
         if value != flags.default(name) and name not in replaced
     ]
     if left:
-        notes.append(
-            f"Not taken from {path}, as it suits a machine and changes no result: {', '.join(left)}."
-        )
+        notes.append(f"Not taken from {path}, as it suits a machine: {', '.join(left)}.")
     if values["strategy"] == "multi_worker":  # auto is the same where there are several workers
         values["strategy"] = "auto"
     if json_files.is_changed(content):

@@ -37,7 +37,7 @@ _CHANNELS_PER_HEAD = 64
 class _Tokens(keras.layers.Layer):
     """[B, h, w, C] of patches -> [B, 1 + h·w, C]: a token more, and where each one is added to it.
 
-    The position embedding is a grid of the size of the input. network/positions.py resizes that of
+    The position embedding is a grid of the size of the input. network/readers.py resizes that of
     weights that were trained with another size.
     """
 

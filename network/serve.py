@@ -149,8 +149,7 @@ def _check_packages() -> None:
     missing = [package for module, package in _PACKAGES.items() if not find_spec(module)]
     if missing:
         raise UserError(
-            f"serving needs {' and '.join(missing)}. Call: pip install 'triplet-reid[serve]' or pip install "
-            f"{' '.join(missing)}."
+            f"serving needs {' and '.join(missing)}. Call pip install {' '.join(missing)}."
         )
 
 

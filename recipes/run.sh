@@ -3,10 +3,10 @@
 #
 #     recipes/run.sh RECIPE.json IMAGES OUT [flags of train.py]
 #
-# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. Of own_photos.json it is a folder
-# that has one folder for each identity. Writes csvs/ and experiment/ into
-# OUT, and into the latter a JSON file of figures for each evaluation, where runs.py and export.py find them. Call it
-# again, with the same flags, to continue where it stopped.
+# IMAGES is the folder of the data set that the recipe is for; docs/recipes.md names it. For own_photos.json it is a
+# folder that has one folder for each identity. This writes csvs/ and experiment/ into OUT, and into the latter a JSON
+# file of figures for each evaluation, where runs.py and export.py find them. Call it again, with the same flags, to
+# continue where it stopped.
 set -euo pipefail
 trap 'exit 130' INT TERM
 if [ $# -lt 3 ]; then

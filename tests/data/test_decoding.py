@@ -80,12 +80,10 @@ def test_what_is_refused_has_the_true_reason(kind, tmp_path):
     assert not images.decodable([str(path)], 2).any()
 
 
-def test_avif_names_the_extra_where_pillow_lacks_it(monkeypatch, tmp_path):
+def test_avif_names_the_package_where_pillow_lacks_it(monkeypatch, tmp_path):
     monkeypatch.delitem(pictures._READERS, "AVIF")
     file = KINDS["AVIF"][0]
-    message = (
-        r"it is an AVIF file, which needs Pillow 11\.3 or newer: pip install 'triplet-reid\[im"
-    )
+    message = r"it is an AVIF file, which needs Pillow 11\.3 or newer: pip install 'pillow>=11\.3'"
     assert re.match(message, decoding.fault(file))
     (tmp_path / "a.jpg").write_bytes(file)
     with pytest.raises(UserError, match=rf"a\.jpg cannot be read: {message}"):

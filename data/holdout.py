@@ -17,6 +17,7 @@ class HoldOut(NamedTuple):
 
     held: np.ndarray  # bool [N]
     queries: np.ndarray  # of the held-out ones, those to look for: rows, int64, rising
+    gallery: np.ndarray  # those to look among, the held-out ones and the distractors: bool [N]
 
 
 def hold_out(
@@ -25,8 +26,9 @@ def hold_out(
     amount: int | float,
     seed: int,
     junk: np.ndarray | None = None,
+    distractors: int = 0,
 ) -> HoldOut:
-    """Draw identities to hold out, and the queries among their images.
+    """Draw identities to hold out, the queries among their images, and distractors among the others.
 
     Only pids whose images can be found again are drawn: those of at least two images or, where
     cameras are known, of images of at least two cameras. Without cameras every image is a query;
@@ -37,6 +39,7 @@ def hold_out(
         amount: how many pids, an int of at least 2, or which share of all, between 0 and 1.
         seed: any int >= 0.
         junk: bool [N], images that are no queries and can be found by none.
+        distractors: how many images of the other pids to look among, too; all if there are fewer.
 
     Raises:
         UserError: there are not enough pids that can be held out.
@@ -61,4 +64,6 @@ def hold_out(
     held = np.isin(labels, chosen)
     shuffled = rng.permutation(rows[held[rows]])
     _, first = np.unique(keys[shuffled], axis=0, return_index=True)
-    return HoldOut(held, np.sort(shuffled[first]))
+    gallery = held.copy()
+    gallery[rng.permutation(rows[~held[rows]])[:distractors]] = True
+    return HoldOut(held, np.sort(shuffled[first]), gallery)

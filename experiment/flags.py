@@ -972,6 +972,14 @@ class Settings(Architecture):
         type=_pids_to_hold_out,
         metavar="N",
     )
+    val_distractors: int = _flag(
+        "validation",
+        "Look for the images of --val_pids among this number of images that are trained on, too, drawn by the seed; "
+        "among all of these if there are fewer. A few pids are easily told from one another, but not from all others.",
+        type=common.non_negative_int,
+        metavar="N",
+        default=0,
+    )
     val_query: str | None = _flag(
         "validation",
         "CSV of the images to look for in a validation. Needs --val_gallery and --val_excluder.",

@@ -358,6 +358,11 @@ def _check_validation(settings: Settings) -> None:
             "--val_pids takes images of the training set, so others are not used. Received: "
             f"--val_pids and --{', --'.join(others)}. Give one way to validate"
         )
+    if settings.val_distractors and "val_pids" not in given:
+        raise UserError(
+            "--val_distractors adds images of the training set to those of --val_pids. Received: --val_distractors "
+            f"{settings.val_distractors} beside --val_query and --val_gallery. Leave it out, or take --val_pids"
+        )
     needed = ("val_query", "val_gallery", "val_excluder")
     missing = [name for name in needed if name not in given]
     if given and "val_pids" not in given and missing:

@@ -106,12 +106,13 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
             whole = dataclasses.replace(whole, cameras=found_cameras)
     names = pipeline.names_for(excluder, pipeline.without_embs(whole))
     made = common.load_plugin("excluders", excluder).Excluder(names)
-    held, queries = holdout.hold_out(
+    held, queries, gallery = holdout.hold_out(
         whole.pids,
         [camera for _, camera in made.keys(names)] if hasattr(made, "keys") else None,
         known(settings.val_pids),
         known(settings.seed),
         junk=getattr(made, "junk", None),
+        distractors=settings.val_distractors,
     )
     train_set = whole.select(~held)
     pid_count = len(set(train_set.pids))
@@ -124,7 +125,7 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
         )
     found = ValidationSet(
         whole.select(queries),
-        whole.select(held),
+        whole.select(gallery),
         known(settings.image_root),
         _options(settings, excluder),
     )

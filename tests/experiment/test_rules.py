@@ -178,6 +178,14 @@ GOOD = ["--val_query=a.csv", "--val_gallery=b.csv", "--val_excluder=diagonal"]
         (["--val_pids=5", "--val_image_root=x"], "Received: --val_pids and --val_image_root."),
         (GOOD[:1], "Missing: --val_gallery, --val_excluder"),
         (GOOD[1:], "Missing: --val_query"),
+        (
+            ["--val_distractors=9"],
+            "--val_distractors has no effect without a validation. Add --val_pids",
+        ),
+        (
+            [*GOOD, "--val_distractors=9"],
+            "Received: --val_distractors 9 beside --val_query .*take --val_pids",
+        ),
         (GOOD[:2], "which says what does not count for a query. Missing: --val_excluder"),
     ],
 )

@@ -53,7 +53,12 @@ def flags(dataset, root, *more):
     ]
 
 
-VALIDATION = ["--val_pids=3", "--val_excluder=market1501", "--val_frequency=2"]
+VALIDATION = [
+    "--val_pids=3",
+    "--val_distractors=4",
+    "--val_excluder=market1501",
+    "--val_frequency=2",
+]
 
 
 def run(*argv):
@@ -72,10 +77,10 @@ def tensors(path):
 
 
 def held_out(dataset):
-    """Rows of the images that VALIDATION holds out, and of the queries among them."""
+    """Rows of the images that VALIDATION holds out, of the queries among them, and of the gallery."""
     cameras = [fid[5:7] for fid in dataset.fids]
-    held, queries = hold_out(dataset.pids, cameras, 3, SEED)
-    return np.flatnonzero(held), queries
+    held, queries, gallery = hold_out(dataset.pids, cameras, 3, SEED, distractors=4)
+    return np.flatnonzero(held), queries, np.flatnonzero(gallery)
 
 
 def write(path, dataset, rows):
@@ -112,7 +117,7 @@ def whole(dataset, tmp_path_factory):
 def test_the_training_is_that_of_the_csv_without_the_rows_that_are_held_out(
     dataset, whole, tmp_path
 ):
-    held, _ = held_out(dataset)
+    held, _, _ = held_out(dataset)
     rest = [row for row in range(len(dataset.fids)) if row not in held]
     root = tmp_path / "plain"
     run(*flags(dataset, root), f"--train_set={write(tmp_path / 'rest.csv', dataset, rest)}")
@@ -130,10 +135,10 @@ def test_the_training_is_that_of_the_csv_without_the_rows_that_are_held_out(
 
 
 def test_a_validation_is_what_the_commands_find_with_that_checkpoint(dataset, whole, tmp_path):
-    held, queries = held_out(dataset)
+    _, queries, gallery = held_out(dataset)
     csvs = {name: str(tmp_path / f"{name}.csv") for name in ("query", "gallery")}
     write(csvs["query"], dataset, queries)
-    write(csvs["gallery"], dataset, held)
+    write(csvs["gallery"], dataset, gallery)
     root = f"--experiment_root={whole}"
     embed.main(
         embed.parse_args(
@@ -178,13 +183,13 @@ def test_a_validation_at_the_start_tells_what_the_net_is_worth_as_it_begins(
     begin = found.pop(0)
     assert found == validations(whole)
 
-    held, queries = held_out(dataset)
+    _, queries, gallery = held_out(dataset)
     embedder = Embedder(root, checkpoint="checkpoint-0", crop_augment="center")
-    embs = embedder([str(dataset.root / dataset.fids[row]) for row in held])
-    pids = np.array(dataset.pids)[held]
-    cameras = np.array([dataset.fids[row][5:7] for row in held])
+    embs = embedder([str(dataset.root / dataset.fids[row]) for row in gallery])
+    pids = np.array(dataset.pids)[gallery]
+    cameras = np.array([dataset.fids[row][5:7] for row in gallery])
     top_1 = []
-    for query in np.flatnonzero(np.isin(held, queries)):
+    for query in np.flatnonzero(np.isin(gallery, queries)):
         others = (pids != pids[query]) | (cameras != cameras[query])
         dists = np.linalg.norm(embs - embs[query], axis=1)
         top_1.append(pids[np.where(others, dists, np.inf).argmin()] == pids[query])

@@ -57,7 +57,7 @@ class Recorder:
         self._root = Path(settings.experiment_root)
         # A loss that is only logged may be anything.
         self._collapse = (
-            CollapseWatch(settings.loss, settings.margin, every=settings.log_frequency)
+            CollapseWatch(settings.loss, settings.margin)
             if settings.loss_weight
             else lambda *_: None
         )
@@ -198,7 +198,7 @@ class Recorder:
                 losses=result["losses"],
                 fids=[fid.encode() for fid in self._batches.names[done.batch.rows]],
             )
-        warning = self._collapse(float(result["furthest"]), float(result["loss"]))
+        warning = self._collapse(number, float(result["furthest"]), float(result["loss"]))
         if warning:
             log.warning(warning)
 

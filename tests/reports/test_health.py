@@ -87,7 +87,7 @@ def test_without_validation_nobody_knows():
 
 def test_the_warning_of_a_collapse_is_repeated():
     watch = CollapseWatch("batch_hard", "soft", patience=1)
-    warning = watch(0.0, 0.7)
+    warning = watch(1, 0.0, 0.7)
     assert warning.startswith(COLLAPSE)
     assert texts(GOOD, ["something else", warning])[0] == (False, warning)
 

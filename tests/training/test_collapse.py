@@ -5,8 +5,8 @@ from training.collapse import CollapseWatch
 POINT, SPREAD = 1e-3, 5.0  # largest distances
 
 
-def warnings(watch, furthest, loss, times):
-    return [watch(furthest, loss) for _ in range(times)]
+def warnings(watch, furthest, loss, times, start=1, every=1):
+    return [watch(start + number * every, furthest, loss) for number in range(times)]
 
 
 @pytest.mark.parametrize("margin, loss", [("soft", 0.6932), (0.2, 0.2), (1.0, 1.0), ("none", 0.0)])
@@ -44,13 +44,16 @@ def test_a_margin_beyond_all_distances_is_no_collapse():
 
 def test_a_good_iteration_starts_the_count_anew_and_a_second_collapse_is_told_again():
     watch = CollapseWatch("batch_hard", "soft", patience=5)
-    got = warnings(watch, POINT, 0.693, 4) + [watch(SPREAD, 0.3)] + warnings(watch, POINT, 0.693, 5)
+    got = warnings(watch, POINT, 0.693, 4) + [watch(5, SPREAD, 0.3)]
+    got += warnings(watch, POINT, 0.693, 5, start=6)
     assert [bool(warning) for warning in got] == [False] * 9 + [True]
-    watch(SPREAD, 0.3)
-    assert any(warnings(watch, POINT, 0.693, 5))
+    watch(11, SPREAD, 0.3)
+    assert any(warnings(watch, POINT, 0.693, 5, start=12))
 
 
-@pytest.mark.parametrize("every, first", [(1, 6), (2, 3), (4, 2), (9, 1)])
-def test_calls_that_are_several_iterations_apart_count_as_many(every, first):
-    got = warnings(CollapseWatch("batch_hard", "soft", patience=6, every=every), POINT, 0.693, 20)
+@pytest.mark.parametrize("every, first", [(1, 6), (2, 4), (4, 3), (9, 2)])
+def test_iterations_count_that_were_not_looked_at_but_one_look_is_no_collapse(every, first):
+    watch = CollapseWatch("batch_hard", "soft", patience=6)
+    got = warnings(watch, POINT, 0.693, 20, every=every)
     assert [bool(warning) for warning in got] == [call == first for call in range(1, 21)]
+    assert f"for {1 + every * (first - 1)} iterations" in got[first - 1]

@@ -632,7 +632,7 @@ def test_a_collapsed_embedding_is_warned_about(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(
         recorder,
         "CollapseWatch",
-        lambda loss, margin, every: CollapseWatch(loss, margin, patience=3),
+        lambda loss, margin: CollapseWatch(loss, margin, patience=3),
     )
     # All images are one: so are their embeddings.
     images = tmp_path / "images"

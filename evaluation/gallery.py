@@ -18,6 +18,8 @@ from runtime import json_files
 from runtime.terminal import log
 
 _BOX = re.compile(r"(.+)#(\d+),(\d+),(\d+),(\d+)", re.DOTALL)
+# Flags of evaluate.py that change embeddings or distances, which a search does not do.
+_POST_PROCESSING = ("pool_tracklets", "multi_query", "query_expansion", "rerank")
 
 
 class Gallery(NamedTuple):
@@ -133,7 +135,8 @@ def threshold(text: str, at: str, metric: str, network: str | None = None) -> Th
         network: fingerprint of the network that embedded the gallery, where it is known.
 
     Raises:
-        UserError: it is neither, or the file has no distance of this kind, or one of another metric.
+        UserError: it is neither, or the file has no distance of this kind, one of another metric, or
+            one after post-processing.
     """
     try:
         number = float(text)
@@ -170,6 +173,11 @@ def _evaluated(path: str, at: str, metric: str, network: str | None) -> Threshol
     if measured is not None and measured != metric:
         raise UserError(
             f"{path} has distances of --metric {measured}. Received: {metric}. Evaluate with the metric of the search."
+        )
+    changed = [name for name in _POST_PROCESSING if _inside(made, "flags", name)]
+    if changed:
+        raise UserError(
+            f"{path} has distances with --{changed[0]}, and a search has none of these. Evaluate without it."
         )
     evaluated = _inside(made, "gallery", "network")
     if None not in (evaluated, network) and evaluated != network:

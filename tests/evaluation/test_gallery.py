@@ -94,3 +94,15 @@ def test_thresholds_are_numbers_or_those_of_an_evaluation(results, capfd):
     results.write_text("[]")
     with pytest.raises(UserError, match="no distance at 0.001, but at none"):
         of(results)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("rerank", True), ("query_expansion", 5), ("multi_query", "mean"), ("pool_tracklets", "max")],
+)
+def test_distances_after_post_processing_are_no_thresholds_of_a_search(results, name, value):
+    values = json.loads(results.read_text())
+    values["made"]["flags"] |= {"rerank": False, "query_expansion": None, name: value}
+    results.write_text(json.dumps(json_files.with_digest(values)))
+    with pytest.raises(UserError, match=rf"has distances with --{name}, .* Evaluate without it\."):
+        gallery.threshold(str(results), "0.001", "euclidean", "sha256 1")

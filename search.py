@@ -53,6 +53,8 @@ from runtime.version import version
 
 COLUMNS = ("query", "rank", "pid", "fid", "distance", "same")
 _SHOWN = 10  # queries on the terminal, at most
+# Flags of how queries are embedded.
+_OF_EMBEDDING = ("checkpoint", "weights", *view_flags.Views._fields)
 
 # ------------------------------------------------------------------------- flags
 
@@ -176,8 +178,11 @@ def _check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespac
         parser.error("argument --excluder: not with --index. Leave one of them out")
     if args.filename and not args.filename.lower().endswith((".csv", ".json")):
         parser.error(f"argument --filename: should end in .csv or .json. Received: {args.filename}")
-    for name in ("crop", "filename", "report", "threshold", "excluder"):
-        if args.query is None and getattr(args, name) is not None:
+    search_flags.check_threshold(parser, args)
+    if args.build is None and args.recall != parser.get_default("recall"):
+        parser.error("argument --recall: has no effect without --build. Give it, too")
+    for name in ("crop", "top_k", "filename", "report", "threshold", "excluder", *_OF_EMBEDDING):
+        if args.query is None and getattr(args, name) != parser.get_default(name):
             parser.error(f"argument --{name}: has no effect without --query. Give it, too")
 
 
@@ -256,6 +261,11 @@ def _check_queries(
     """How to embed the queries; None for those that are embedded. Raises: UserError."""
     dim = gallery.embs.shape[1]
     if queries.embs is not None:
+        given = [name for name in _OF_EMBEDDING if getattr(args, name)]
+        if given:
+            raise UserError(
+                f"--{given[0]} has no effect: {args.query} has embeddings already. Leave it out, or give the images."
+            )
         if queries.embs.shape[1] != dim:
             raise UserError(
                 "queries and gallery should have the same dimension. Received: "

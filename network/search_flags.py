@@ -57,6 +57,12 @@ def add_threshold(group: argparse._ActionsContainer) -> None:
     )
 
 
+def check_threshold(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with an error for a --threshold_at that has no effect."""
+    if args.threshold is None and args.threshold_at != parser.get_default("threshold_at"):
+        parser.error("argument --threshold_at: has no effect without --threshold. Give it, too")
+
+
 def add_index(group: argparse._ActionsContainer) -> None:
     """Add the flag of an index."""
     group.add_argument(

@@ -44,7 +44,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     _add_server(parser)
     _add_limits(parser)
     view_flags.add_for_queries(parser)
-    return view_flags.parse_args(parser, argv)
+    args = view_flags.parse_args(parser, argv)
+    search_flags.check_threshold(parser, args)
+    return args
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

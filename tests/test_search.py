@@ -213,6 +213,18 @@ BAD_FLAGS = {
         ["--gallery=CSV", "--build=ivf", "--index=i", "--report=."],
         "--report: has no effect without --query",
     ),
+    "a checkpoint of no query": (
+        ["--gallery=CSV", "--build=ivf", "--index=i", "--checkpoint=best"],
+        "--checkpoint: has no effect without --query",
+    ),
+    "a recall without build": (
+        ["--gallery=CSV", "--query=x", "--index=i", "--recall=0.9"],
+        "--recall: has no effect without --build",
+    ),
+    "an FPR without threshold": (
+        ["--gallery=CSV", "--query=x", "--threshold_at=EER"],
+        "--threshold_at: has no effect without --threshold",
+    ),
 }
 
 
@@ -277,6 +289,10 @@ def test_bad_input_is_told_before_tensorflow_is_asked_and_nothing_is_written(
         ):
             run(*flags, f"--gallery={gallery}", f"--query={query}")
     (tmp_path / "hostile.h5").unlink()
+    flags = ["--metric=cosine", f"--gallery={good}", f"--query={good}"]
+    for flag in ("--checkpoint=best", "--weights=raw", "--crop_augment=center"):
+        with pytest.raises(common.UserError, match="has no effect: .* has embeddings already"):
+            run(*flags, flag)
     with pytest.raises(common.UserError, match="--experiment_root is needed to embed"):
         run(f"--gallery={trained}/all_embeddings.h5", f"--query={image}", "--metric=cosine")
     with pytest.raises(common.UserError, match="which --metric"):

@@ -193,6 +193,13 @@ def test_too_many_requests_and_bodies_without_end_are_refused(limits, status, me
     assert refused.value.status == status
 
 
+def test_an_fpr_without_a_threshold_is_an_error(experiment, dataset, capsys):
+    argv = [f"--experiment_root={experiment}", f"--gallery={dataset.csv}", "--threshold_at=EER"]
+    with pytest.raises(SystemExit):
+        serve.parse_args(argv)
+    assert "--threshold_at: has no effect without --threshold" in capsys.readouterr().err
+
+
 def test_bad_input_is_told_before_anything_slow(experiment, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(serve.like_gallery, "import_tensorflow", None)
     np.save(tmp_path / "wide.npy", np.ones((19, 9), np.float32))

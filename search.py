@@ -353,12 +353,16 @@ def _made(
     return made | {name: value for name, value in given.items() if value is not None}
 
 
-def _rows(
+def _by_query(
     queries: Dataset, gallery: Dataset, found: Found, threshold: Threshold | None
-) -> Iterator[dict[str, Any]]:
-    """What was found, with COLUMNS. `same` is None without a threshold."""
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The name of each query, which others may have, too, and what was found for it, with COLUMNS.
+
+    `same` is None without a threshold.
+    """
     names = queries.names()
     for row, name in enumerate(names):
+        listed = []
         places = found.rows[row].tolist()
         for rank, (place, dist) in enumerate(
             zip(places, found.dists[row].tolist(), strict=True), 1
@@ -368,7 +372,8 @@ def _rows(
             same = None if threshold is None else dist < threshold.distance
             fid = gallery.name(place)
             values = (name, rank, gallery.pids[place] or None, fid, dist, same)
-            yield dict(zip(COLUMNS, values, strict=True))
+            listed.append(dict(zip(COLUMNS, values, strict=True)))
+        yield name, listed
 
 
 def _write(
@@ -379,13 +384,16 @@ def _write(
     threshold: Threshold | None,
     made: Mapping[str, Any],
 ) -> None:
-    rows = _rows(queries, gallery, found, threshold)
+    by_query = _by_query(queries, gallery, found, threshold)
     try:
         if path.lower().endswith(".json"):
-            by_query: dict[str, list] = {name: [] for name in queries.names()}
-            for row in rows:
-                by_query[row.pop("query")].append(row)
-            listed = [{"query": name, "found": each} for name, each in by_query.items()]
+            listed = [
+                {
+                    "query": name,
+                    "found": [{each: row[each] for each in COLUMNS[1:]} for row in rows],
+                }
+                for name, rows in by_query
+            ]
             files.write_json(path, {"made": dict(made), "queries": listed})
             return
         with (
@@ -394,7 +402,8 @@ def _write(
         ):
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            for _, rows in by_query:
+                writer.writerows(rows)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}. Give another --filename."
@@ -404,7 +413,8 @@ def _write(
 def _print(queries: Dataset, gallery: Dataset, found: Found, threshold: Threshold | None) -> None:
     few = queries.select(slice(_SHOWN))
     table = [list(COLUMNS if threshold else COLUMNS[:-1])]
-    for row in _rows(few, gallery, found, threshold):
+    rows = [row for _, rows in _by_query(few, gallery, found, threshold) for row in rows]
+    for row in rows:
         cells = row | {"distance": f"{row['distance']:#.4g}", "pid": row["pid"] or ""}
         if threshold is not None:
             cells["same"] = "same" if row["same"] else ""

@@ -92,6 +92,16 @@ def test_an_image_finds_itself_with_the_views_of_the_gallery(trained, dataset, t
     assert len(lines) == 3
 
 
+def test_a_query_that_stands_there_twice_has_two_entries(trained, dataset, tmp_path):
+    rows = [f"{pid},{dataset.fids[0]}\n" for pid in (dataset.pids[0], "another")]
+    (tmp_path / "twice.csv").write_text("".join(rows))
+    flags = [f"--experiment_root={trained}", f"--gallery={dataset.csv}", "--top_k=3"]
+    run(*flags, f"--query={tmp_path / 'twice.csv'}", f"--filename={tmp_path / 'out.json'}")
+    queries = json.loads((tmp_path / "out.json").read_text())["queries"]
+    assert [query["query"] for query in queries] == [dataset.fids[0]] * 2
+    assert [[row["rank"] for row in query["found"]] for query in queries] == [[1, 2, 3]] * 2
+
+
 def test_another_checkpoint_or_other_views_are_told(trained, dataset, tmp_path, capfd):
     flags = [f"--experiment_root={trained}", f"--gallery={dataset.csv}"]
     flags += [f"--query={dataset.root / dataset.fids[4]}", f"--filename={tmp_path / 'out.csv'}"]

@@ -170,10 +170,10 @@ def value(field: dataclasses.Field, stored: Any) -> Any:
         return _single_value(field, stored)
     if stored == [] or (isinstance(stored, list) and None in stored):
         raise ValueError(f"{field.name} should have values. Received: {json.dumps(stored)}.")
-    if isinstance(stored, list):
-        return [_single_value(field, each) for each in stored]
-    single = _single_value(field, stored)
-    return single if options.get("action") is flags.OneOrSeveral else [single]
+    parts = stored if isinstance(stored, list) else [stored]
+    values = [_single_value(field, each) for each in parts]
+    one_stays_itself = options.get("action") is flags.OneOrSeveral
+    return values[0] if one_stays_itself and len(values) == 1 else values
 
 
 def _single_value(field: dataclasses.Field, stored: Any) -> Any:

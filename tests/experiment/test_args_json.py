@@ -96,6 +96,8 @@ def test_a_value_that_is_not_allowed_is_told_by_name(tmp_path, name, value):
         ("set_weights", [1, 2], [1.0, 2.0]),
         ("set_weights", None, None),
         ("train_set", "a.csv", "a.csv"),
+        ("train_set", ["a.csv"], "a.csv"),
+        ("image_root", ["images"], "images"),
         ("train_set", ["a.csv", "b.csv"], ["a.csv", "b.csv"]),
     ],
 )

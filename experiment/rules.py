@@ -376,7 +376,7 @@ def unreached(settings: Settings) -> list[str]:
     """One line for each plan that is for an iteration which the training does not reach."""
     end = settings.train_iterations
     plans = {}
-    if settings.lr_schedule in ("exponential", "cosine") or settings.adam_beta1_decay:
+    if settings.lr_schedule in ("exponential", "cosine"):
         plans["decay_start_iteration"] = settings.decay_start_iteration
     if settings.lr_schedule == "multistep":
         plans["lr_milestones"] = settings.milestones[0]
@@ -386,6 +386,12 @@ def unreached(settings: Settings) -> list[str]:
         for name, at in plans.items()
         if at >= end
     ]
+    beta1_from = settings.decay_start_iteration
+    if settings.adam_beta1_decay and beta1_from >= end:
+        lines.append(
+            f"--adam_beta1_decay has no effect: --decay_start_iteration {beta1_from} is not before --train_iterations "
+            f"{end}. Give one below {end}, or leave it out."
+        )
     if settings.memory_batches and settings.memory_start >= end:
         lines.append(
             f"The memory is never used: --memory_start {settings.memory_start} should be below {end}."

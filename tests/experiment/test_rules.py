@@ -22,7 +22,11 @@ def settings_of(*argv):
         (["--train_iterations=9", "--lr_schedule=constant"], []),
         (
             ["--train_iterations=9", "--lr_schedule=constant", "--adam_beta1_decay"],
-            ["--decay_start_iteration 15000"],
+            ["--adam_beta1_decay has no effect: --decay_start_iteration 15000 is not before"],
+        ),
+        (
+            ["--train_iterations=9", "--adam_beta1_decay"],
+            ["the learning rate never decays", "--adam_beta1_decay has no effect"],
         ),
         (["--train_iterations=9", "--lr_schedule=multistep", "--lr_milestones=8,12"], []),
         (

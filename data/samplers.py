@@ -73,30 +73,39 @@ class Shuffled:
         """The expected share of a batch's images that have another of their pid in it.
 
         Of N images, n of them of a pid, B - 1 others come with one of the pid: none of the same pid
-        with probability C(N - n, B - 1) / C(N - 1, B - 1).
+        with probability C(N - n, B - 1) / C(N - 1, B - 1). A pid may have images in several parts.
 
         Args:
             labels: pids as numbers, int [N].
         """
         found = total = 0.0
         for part in self.parts:
+            elsewhere = np.ones(labels.max() + 1)  # that no other part has an image of the pid
+            for other in self.parts:
+                if other is not part:
+                    (pool,) = other.pools
+                    counts = np.bincount(labels[pool], minlength=len(elsewhere))
+                    elsewhere *= _none_of(counts, len(pool), other.P)
             # A pool is drawn as often as it has batches.
             weights = np.array([len(pool) // part.P for pool in part.pools], float)
             for pool, weight in zip(part.pools, part.P * weights / weights.sum(), strict=True):
-                counts = np.unique(labels[pool], return_counts=True)[1]
-                found += weight * _share_with_positive(counts, part.P)
+                own, counts = np.unique(labels[pool], return_counts=True)
+                alone = _none_of(counts - 1, len(pool) - 1, part.P - 1) * elsewhere[own]
+                found += weight * float(((1 - alone) * counts).sum() / len(pool))
                 total += weight
         return found / total
 
 
-def _share_with_positive(counts: np.ndarray, B: int) -> float:
-    """counts: images of each pid; B: how many of all are drawn."""
-    N = counts.sum()
-    sizes, frequencies = np.unique(counts, return_counts=True)
-    drawn = np.arange(B - 1)
+def _none_of(counts: np.ndarray, N: int, B: int) -> np.ndarray:
+    """The probability that B of N images, drawn at random, are none of a certain n: [pids].
+
+    Args:
+        counts: n, of each pid.
+    """
+    sizes, places = np.unique(counts, return_inverse=True)
+    drawn = np.arange(B)
     others = np.maximum(N - sizes[:, None] - drawn, 0)
-    alone = np.prod(others / (N - 1 - drawn), axis=1)
-    return float(((1 - alone) * sizes * frequencies).sum() / N)
+    return np.prod(others / (N - drawn), axis=1)[places]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -161,6 +161,19 @@ def test_the_share_of_images_with_a_positive_is_that_of_many_batches(kind, B, mo
     assert abs(np.mean(shares) - sampler.share_with_positive(labels)) <= error
 
 
+def test_positives_of_a_pid_of_several_sets_count_across_them():
+    sets = [number for number in (0, 1) for _ in range(8)]
+    pids = [str(number % 8) for number in range(16)]
+    images = Dataset(pids, pids, "x.csv", sets=sets)  # as of --join_pids, one image in each set
+    labels = labels_of(images.pids)
+    sampler = samplers.make(images, plan("shuffle", 8, set_weights=[1, 3]), seed=1)
+    shares = [
+        (np.bincount(labels[rows])[labels[rows]] > 1).mean() for rows in sampler.batches(0, 3000)
+    ]
+    error = 4.5 * np.std(shares) / np.sqrt(3000)
+    assert abs(np.mean(shares) - sampler.share_with_positive(labels)) <= error
+
+
 def test_pids_of_single_images_have_no_positives():
     images = make_set([1] * 9)
     assert samplers.make(images, plan("shuffle", 6), 1).share_with_positive(np.arange(9)) == 0

@@ -188,13 +188,16 @@ class Sweep:
         self._is_waiting = False
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         (root / "study").mkdir(parents=True, exist_ok=True)
+        pruners = optuna.pruners
+        # What --val_start finds, before the first iteration, is no reason to end a trial.
+        by_median = pruners.MedianPruner(n_warmup_steps=1)
         with self._alone():
             self._check_same()
             self._study = optuna.create_study(
                 study_name="sweep",
                 storage=self._storage(),
                 direction="maximize",
-                pruner=optuna.pruners.MedianPruner() if plan.prunes else optuna.pruners.NopPruner(),
+                pruner=by_median if plan.prunes else pruners.NopPruner(),
                 load_if_exists=True,
             )
 

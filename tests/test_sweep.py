@@ -158,6 +158,19 @@ def test_trials_that_fall_behind_are_ended_early_and_more_trials_can_be_made(her
     assert len(list(root.glob("trial-*"))) == 10
 
 
+def test_a_validation_before_the_first_iteration_ends_no_trial(here, space, monkeypatch, capsys):
+    def train(trial, metric, is_hopeless, interrupt):
+        start = validations.Validation(0, 0.5 - int(trial.root.name[-4:]) / 100)
+        trial.root.mkdir()
+        with metrics_log.MetricsLog(trial.root) as log:
+            log.write(start.iteration, validations.tags({metric: start.value}))
+        return trials.Outcome("pruned" if is_hopeless([start]) else "finished")
+
+    monkeypatch.setattr(trials, "train", train)
+    here(space(val_start=True), "--trials=8")
+    assert "ended early" not in capsys.readouterr().out
+
+
 def metrics(trial):
     return (trial / metrics_log.NAME).read_bytes()
 

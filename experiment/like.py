@@ -29,7 +29,7 @@ PARTS = ("about", "flags", "needs", "data", "embed", "evaluate")
 
 _YAML = (".yaml", ".yml")
 _YAML_REQUIREMENT = "pyyaml>=6,<7"
-# They change no result, and depend on the machine. An experiment's are those of its machine.
+# They depend on the machine, and but for --cache resized change no result. An experiment's are those of its machine.
 _OF_THE_MACHINE = ("loading_threads", "cache", "cache_dir")
 
 
@@ -272,6 +272,12 @@ def _experiment(path: str, content: dict[str, Any], replaced: set[str]) -> Sourc
         notes.append(f"{path} has {name}, which is no flag and does nothing.{hint}")
     values["camera_names"] = None  # another data set has others
     machine = {name: values.pop(name) for name in _OF_THE_MACHINE}
+    if machine["cache"] == "resized" and "cache" not in replaced:
+        del machine["cache"], machine["cache_dir"]
+        notes.append(
+            f"{path} has --cache resized, which rounds images to whole gray levels. It is not taken from there: for "
+            "the same images, give it and a --cache_dir."
+        )
     left = [
         f"--{name} {value}"
         for name, value in machine.items()

@@ -88,9 +88,10 @@ def test_what_belongs_to_a_call_or_a_machine_is_not_taken_over(place):
     call = parse("--like=old")
     assert (call.settings.loading_threads, call.settings.cache) == (8, "none")
     assert call.settings.strategy == "auto"
-    (line,) = call.told[1:]
+    rounded, line = call.told[1:]
     assert "Not taken from old/args.json" in line
-    assert line.endswith("--loading_threads 31, --cache resized, --cache_dir /fast.")
+    assert line.endswith("--loading_threads 31.")
+    assert "--cache resized, which rounds images to whole gray levels. It is not taken" in rounded
     call = parse("--like=old", "--cache=encoded", "--loading_threads=31")
     assert "--cache_dir /fast." in call.told[1] and "31" not in call.told[1]
 

@@ -110,6 +110,7 @@ def main(args: argparse.Namespace) -> None:
                 checkpoint=Path(embedder.checkpoint).name,
                 weights=embedder.weights,
                 formats=list(dict.fromkeys(args.formats)),
+                crop_augment=args.crop_augment,
                 repository=args.push_to_hub,
             )
             card = model_card.text(args.experiment_root, network)

@@ -66,6 +66,7 @@ class Network(NamedTuple):
         checkpoint: the name of the checkpoint.
         weights: which of its weights, in words; None where there is one kind.
         formats: as export.py names them.
+        crop_augment: of what view of an image it is, as export.py names it.
         repository: owner/name on Hugging Face, if it goes there.
     """
 
@@ -73,6 +74,7 @@ class Network(NamedTuple):
     checkpoint: str
     weights: str | None
     formats: Sequence[str]
+    crop_augment: str | None = None
     repository: str | None = None
 
 
@@ -102,15 +104,22 @@ def _what(network: Network) -> str:
         "network": f"`{architecture.model_name}` with the head `{architecture.head_name}`",
         "embedding": f"{architecture.embedding_dim} numbers"
         + (f", compared by {metric}" if metric else ""),
-        "images": "RGB, resized to {} by {} pixels (height by width)".format(
-            *architecture.net_size
-        ),
+        "images": _images(network),
         **_cameras(architecture),
         "weights": network.checkpoint + (f", {network.weights}" if network.weights else ""),
         "made by": f"triplet-reid for TensorFlow 2, version {version.version()}",
     }
     sentence = "This network turns an image into numbers, such that images of one identity are close together."
     return f"{sentence}\n\n{_table([('', ''), *rows.items()])}"
+
+
+def _images(network: Network) -> str:
+    flags = network.flags
+    resized = flags.pre_crop_size if network.crop_augment else flags.net_size
+    words = "RGB, resized to {} by {} pixels (height by width)".format(*resized)
+    if network.crop_augment == "center":
+        words += ", of which the {} by {} at the center are taken".format(*flags.net_size)
+    return words
 
 
 def _cameras(architecture: Architecture) -> dict[str, str]:
@@ -149,7 +158,8 @@ def _figures(root: Path, architecture: Architecture) -> str:
 
 
 def _loading(network: Network) -> list[str]:
-    height, width = network.flags.net_size
+    whole = network.crop_augment == "avgpool"
+    height, width = network.flags.pre_crop_size if whole else network.flags.net_size
     repository = network.repository
     values = {
         "D": network.flags.embedding_dim,

@@ -25,6 +25,7 @@ from experiment import args_json
 from experiment.flags import Settings
 from network import checkpoints, formats, model, pretrained
 from network.embedder import Embedder
+from reports import model_card
 from runtime import files
 
 # Reloads with nothing of ours, and answers a request as TensorFlow Serving does: what is {"b64": ...}
@@ -329,6 +330,21 @@ def test_the_model_card_has_data_figures_and_flags(weights):
     assert "does not say what it was trained on" in card
     assert "--model_name lunet_narrow --head_name fc1024_normalize" in card
     assert "--initial_checkpoint model.safetensors" in card and "saved_model" not in card
+
+
+@pytest.mark.parametrize(
+    "crop, resized, taken",
+    [
+        (None, "resized to 24 by 16 pixels (height by width) |", "[N, 24, 16, 3]"),
+        ("center", "28 by 18 pixels (height by width), of which the 24 by 16 at the center", "[N, 24, 16, 3]"),
+        ("avgpool", "resized to 28 by 18 pixels (height by width) |", "[N, 28, 18, 3]"),
+    ],
+)  # fmt: skip
+def test_the_model_card_tells_the_images_that_were_exported_for(crop, resized, taken, experiment):
+    flags, _ = args_json.load(experiment)
+    network = model_card.Network(flags, "checkpoint-3", None, ["onnx", "litert"], crop)
+    card = model_card.text(experiment, network)
+    assert resized in card and card.count(f"of {taken}") == 2
 
 
 class Hub:

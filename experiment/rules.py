@@ -402,3 +402,14 @@ def unreached(settings: Settings) -> list[str]:
             f"below {end}."
         )
     return lines
+
+
+def enlarged(settings: Settings) -> list[str]:
+    """A line where images on disk have less than what is made of them."""
+    if settings.cache != "resized" or not settings.random_resized_crop:
+        return []
+    height, width = settings.net_size
+    return [
+        f"--cache resized keeps images of {height}x{width} pixels, and --random_resized_crop enlarges parts of these: "
+        "they are less sharp than without the cache. Give --cache decoded, unless that is meant."
+    ]

@@ -43,6 +43,14 @@ def test_what_the_training_ends_before_is_warned_about(argv, warned):
     assert all(part in line for part, line in zip(warned, lines, strict=True))
 
 
+def test_parts_of_images_that_are_small_on_disk_are_warned_about():
+    part, cache = ["--random_resized_crop=0.3"], ["--cache=resized", "--cache_dir=somewhere"]
+    (line,) = rules.enlarged(settings_of(*part, *cache))
+    assert "keeps images of 256x128 pixels" in line and "Give --cache decoded" in line
+    for argv in (part, cache, [*part, "--cache=decoded"], [*cache, "--crop_augment"]):
+        assert not rules.enlarged(settings_of(*argv))
+
+
 EXAMPLES = {
     "camera_names": "1",
     "cache_dir": "somewhere",

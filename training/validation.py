@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common import UserError
 from data import cameras, pictures
 from data.dataset import ImageFiles, distinct_files
 from evaluation import Results, evaluate
@@ -136,10 +137,17 @@ class Validator:
         Returns:
             VALIDATION_FIGURES by name, in 0..1; {} for a worker that is not the chief; None if a
             signal came.
+        Raises:
+            UserError: embeddings are not finite.
         """
         embs = self._embed(interrupt)
         if embs is None:
             return None
+        if not np.isfinite(embs).all():
+            raise UserError(
+                "embeddings of the validation are not finite: the training went wrong. Resume with a lower "
+                "learning_rate in args.json."
+            )
         if not self._cluster.is_chief:
             return {}
         results = self._evaluate(embs)

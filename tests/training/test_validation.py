@@ -134,6 +134,13 @@ def test_the_training_is_that_of_the_csv_without_the_rows_that_are_held_out(
     assert not (root / "checkpoint-best").exists()
 
 
+def test_embeddings_that_are_not_finite_end_the_training_with_what_helps_it(dataset, tmp_path):
+    root = tmp_path / "exp"
+    with pytest.raises(common.UserError, match=r"not finite.*lower learning_rate in args\.json"):
+        run(*flags(dataset, root, *VALIDATION, "--val_frequency=1", "--learning_rate=1e38"))
+    assert not checkpoint_paths.iterations(root)[1:]
+
+
 def test_a_validation_is_what_the_commands_find_with_that_checkpoint(dataset, whole, tmp_path):
     _, queries, gallery = held_out(dataset)
     csvs = {name: str(tmp_path / f"{name}.csv") for name in ("query", "gallery")}

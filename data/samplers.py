@@ -137,9 +137,9 @@ class Balanced:
         return "2 pids"
 
     def describe(self) -> str:
-        """How often a pid is drawn, in words."""
-        drawn = sum(part.P / sum(map(len, part.pools)) for part in self.parts) / len(self.parts)
-        return f"every pid is drawn {drawn:.3g} times in an iteration, on average"
+        """How often a pid is drawn, in words; of several parts, the pids of each."""
+        rates = [f"{part.P / sum(map(len, part.pools)):.3g}" for part in self.parts]
+        return f"every pid is drawn {' and '.join(rates)} times in an iteration, on average"
 
     def batches(self, start: int, end: int) -> Iterator[np.ndarray]:
         """The batches number start, start + 1, ... end - 1.

@@ -105,6 +105,8 @@ def test_balanced_batches_share_out_sets_keep_to_groups_and_vary_cameras():
     images = make_set(sets=2)
     for rows in draw(images, plan("balanced", 9, set_weights=[2, 1])):
         assert images.sets[rows].tolist() == [0] * 6 + [1] * 3
+    sampler = samplers.make(images, plan("balanced", 9, set_weights=[2, 1]), seed=1)
+    assert sampler.describe().startswith("every pid is drawn 1.5 and 0.75 times")  # of 4 pids each
     # 3 groups of 4, 2 and 1 pids.
     groups = dataclasses.replace(
         images, groups=["abcaaab"[int(pid)] if pid < "7" else "b" for pid in images.pids]

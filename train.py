@@ -198,7 +198,9 @@ def _settings_to_resume(call: Call) -> Settings:
     try:
         rules.check_combinations(settings)
     except UserError as error:
-        raise UserError(f"in {root}/args.json: {error}") from None
+        given = [f"--{name}" for name in flags.CHANGED_BY_RESUMING if name in call.given]
+        beside = f", with {' '.join(given)} as given here" if given else ""
+        raise UserError(f"in {root}/args.json{beside}: {error}") from None
     return settings
 
 

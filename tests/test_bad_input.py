@@ -668,6 +668,11 @@ CASES = {
         1,
         "in sizes/args.json: --net_input_w",
     ),
+    "resuming with a flag that does not fit": (
+        [*RESUME, "--experiment_root=exp", "--early_stop=3"],
+        1,
+        "in exp/args.json, with --early_stop as given here: --early_stop has no effect",
+    ),
     "resuming with a null": (
         [*RESUME, "--experiment_root=null"],
         1,

@@ -216,5 +216,5 @@ def test_bad_input_is_told_before_anything_slow(experiment, dataset, tmp_path, m
         with pytest.raises(common.UserError, match=message):
             serve.main(serve.parse_args(argv))
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "fastapi" else name)
-    with pytest.raises(common.UserError, match="serving needs fastapi. Call: pip install"):
+    with pytest.raises(common.UserError, match="serving needs fastapi. Call pip install fastapi"):
         serve.main(serve.parse_args(argv))

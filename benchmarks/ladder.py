@@ -97,6 +97,7 @@ SCHEDULE = "--lr_schedule cosine --warmup_iterations 30"
 BNNECK = f"{CROPS} {SCHEDULE} --head_name bnneck --embedding_dim 1280"
 ID = f"{BNNECK} --id_loss_weight 1"
 BASE = f"{ID} --margin 0.3"
+OWN_PHOTOS = "--like own_photos"
 MILD = "--id_scale 16 --id_margin 0.2"
 NOT_TRAINED = (  # trainings have at least one iteration, so this one changes nothing
     "--head_name direct --embedding_dim 1280 --train_iterations 1 --decay_start_iteration 0 "
@@ -138,7 +139,12 @@ PRETRAINED = {
     "base, multi-similarity": (f"{ID} --loss multi_similarity", CENTER, COSINE),
     "base, circle": (f"{ID} --loss circle", CENTER, COSINE),
     "base, supcon": (f"{ID} --loss supcon", CENTER, COSINE),
-    "the recipe for own photos": ("--like own_photos", f"{CENTER} --checkpoint best", COSINE),
+    "the recipe for own photos": (OWN_PHOTOS, f"{CENTER} --checkpoint best", COSINE),
+    "the recipe, ten crops, re-ranking": (
+        OWN_PHOTOS,
+        f"{TEN_CROPS} --checkpoint best",
+        f"{COSINE} --rerank",
+    ),
     **{f"base, {name}": (f"{BASE} {flags}", CENTER, COSINE) for name, flags in ADDED.items()},
     "base, random resized crop": (
         BASE.replace(CROPS, "--flip_augment --random_resized_crop 0.5"),

@@ -226,6 +226,6 @@ def test_parquet_without_pyarrow_is_told(monkeypatch):
     content = parquet({"pid": ["1"], "fid": ["a"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(
-        UserError, match=r"needs pyarrow to be read. Call: pip install .*\[parquet\]"
+        UserError, match=r"needs pyarrow to be read. Call pip install pyarrow, or save it as CSV"
     ):
         table.read("a.parquet", content)

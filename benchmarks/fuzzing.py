@@ -545,10 +545,14 @@ def check(kind: Kind, folder: Path, seed: int, examples: int) -> None:
         _refused_or(lambda: kind.use(folder, example))
 
     terminal.setup_logging("fuzzing")
+    level = terminal.log.level
     terminal.log.setLevel("ERROR")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a library's warning is a finding, too
-        use()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a library's warning is a finding, too
+            use()
+    finally:
+        terminal.log.setLevel(level)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -92,6 +92,11 @@ class Segments:
             is_last = isinstance(y, dict)
             outputs = [y.get(self._names[name], x) for name in by_outputs] if is_last else [y]
             *of_own, by_x = tape.gradient(outputs, [*own, x], output_gradients=gradients)
+            # A weight may be updated only after all that reads it. TensorFlow puts reads and updates in order, but
+            # loses this in its optimization of the graph where only the gradient by x comes from a read.
+            readers = [*of_own, by_x] if index > first else of_own
+            with tf.control_dependencies([each for each in readers if each is not None]):
+                of_own = [None if each is None else tf.identity(each) for each in of_own]
             for variable, gradient in zip(own, of_own, strict=True):
                 if gradient is not None:  # a layer may be called in several segments
                     before = found.get(id(variable))

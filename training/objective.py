@@ -19,7 +19,9 @@ class Objective(NamedTuple):
     Attributes:
         scaled: float32 scalar to be minimized, times the optimizer's scale of losses. Its sum over
             the replicas counts.
-        means: its parts by name, float32 scalars, without their weights and that scale.
+        means: its parts by name, float32 scalars, without their weights and that scale; and
+            id_top1, which is only logged: the share of images to which the classifier gives their
+            own pid.
         losses: float32 [b].
         dists: float32 [b, B].
         emb, all_embs: float32 [b, D] and [B, D], which the losses were taken of.
@@ -67,14 +69,16 @@ def of_embeddings(
             means["id_loss"] = companions.id_loss.mean(devices.gather(scores), labels) / R
         else:
             means["id_loss"] = companions.id_loss.mean(scores, pids) / R
+        is_own = tf.equal(tf.argmax(scores, axis=1, output_type=pids.dtype), pids)
+        means["id_top1"] = tf.reduce_mean(tf.cast(is_own, tf.float32)) / R
     if companions.centers:
         means["center_loss"] = tf.reduce_mean(companions.centers(emb, pids)) / R
-    weight = {
+    weights = {
         "loss": settings.loss_weight,
         "id_loss": settings.id_loss_weight,
         "center_loss": settings.center_loss_weight,
     }
-    total = tf.add_n([weight[name] * mean for name, mean in means.items() if weight[name]])
+    total = tf.add_n([weight * means[name] for name, weight in weights.items() if weight])
     scaled = state.optimizer.scale_loss(total)
     return Objective(scaled, means, losses, dists, emb, all_embs)
 

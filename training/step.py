@@ -27,7 +27,8 @@ def make_step(strategy: tf.distribute.Strategy, state: State, settings: Settings
         frozen: a Python bool, whether the weights of the net stay as they are.
           that gives a dict of tensors of the whole batch, the same on all replicas:
         loss, and where they are used id_loss and center_loss: float32 scalars.
-        top1, precision: float32 scalars in 0..1. furthest: float32, the largest distance.
+        top1, precision, and with id_loss id_top1: float32 scalars in 0..1.
+        furthest: float32, the largest distance.
         active_count, stop: int32 scalars; stop is the highest of all workers.
         losses, emb_lengths: float32 [B].
         emb: float32 [B, D], the embeddings that the loss was taken of.

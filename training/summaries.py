@@ -33,6 +33,8 @@ DESCRIPTIONS = {
     "falls; with the margin soft it stays at the size of the batch.",
     "id_loss": "Mean loss of identities, --id_loss, without its weight: with softmax the "
     "cross-entropy of a classifier of pids.",
+    "id_top1": "Share of the batch's images to which the classifier of --id_loss gives their own pid, "
+    "in 0..1; it should rise. Where it stays at 1, the classifier has no more to teach.",
     "center_loss": "Mean squared distance to the center of the pid, without its weight.",
     "learning_rate": "The learning rate of the iteration.",
     "secs_per_iter": "Seconds that the iteration took.",
@@ -55,7 +57,7 @@ DESCRIPTIONS = {
 # The page of custom scalars: title, and patterns of the tags in the chart.
 _CHARTS = {
     "losses": ["loss", "id_loss", "center_loss"],
-    "retrieval in the batch": ["batch_top1", r"batch_prec_at_\d+"],
+    "retrieval in the batch": ["batch_top1", r"batch_prec_at_\d+", "id_top1"],
     "learning rate": ["learning_rate"],
     "images per second": ["images_per_sec"],
     "seconds waiting for images": ["secs_waiting_for_images"],

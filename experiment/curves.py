@@ -11,7 +11,7 @@ import numpy as np
 from experiment import metrics_log, train_log
 
 # The names of curves, and the tags in metrics.jsonl that they come from.
-_PLAIN = ("loss", "id_loss", "center_loss", "learning_rate", "images_per_sec")
+_PLAIN = ("loss", "id_loss", "id_top1", "center_loss", "learning_rate", "images_per_sec")
 
 
 class Curve(NamedTuple):
@@ -29,8 +29,8 @@ class Curve(NamedTuple):
 def read(experiment_root: str | os.PathLike) -> dict[str, Curve]:
     """All curves that are there, by name.
 
-    They are loss, id_loss, center_loss, learning_rate and images_per_sec; precision, that of the
-    batch in 0..1; waiting, the share of an iteration in which it waits for images; and
+    They are loss, id_loss, id_top1, center_loss, learning_rate and images_per_sec; precision, that
+    of the batch in 0..1; waiting, the share of an iteration in which it waits for images; and
     validation/mAP and its like.
     """
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)

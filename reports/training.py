@@ -183,6 +183,16 @@ def _charts_of(trainings: Sequence[Training]) -> list[Chart]:
             "Share of the same identity among the K-1 nearest images in the batch.",
             percent=True,
         ),
+        Chart(
+            "id_loss", "id_loss", "Loss of identities", "Mean over the batch, without its weight."
+        ),
+        Chart(
+            "id_top1",
+            "id_top1",
+            "Classifier",
+            "Share of the batch's images to which the classifier gives their own identity.",
+            percent=True,
+        ),
         *(
             Chart(
                 f"validation_{metric.replace('@', '_at_')}",

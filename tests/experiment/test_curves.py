@@ -22,10 +22,14 @@ def test_curves_come_from_metrics(tmp_path):
         metrics_log.line(1, logged),
         metrics_log.line(3, logged | {"loss": float("nan"), "secs_waiting_for_images": 0.3}),
         metrics_log.line(3, {"validation/mAP": 0.125}),
+        # --id_loss_weight came later, by hand.
+        metrics_log.line(5, {"id_loss": 2.0, "id_top1": 0.75, "center_loss": 3.0}),
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
     found = curves.read(tmp_path)
-    assert sorted(found) == ["learning_rate", "loss", "precision", "validation/mAP", "waiting"]
+    others = ["learning_rate", "loss", "precision", "validation/mAP", "waiting"]
+    assert sorted(found) == ["center_loss", "id_loss", "id_top1", *others]
+    assert found["id_top1"] == Curve(np.array([5]), np.array([0.75]))
     assert found["loss"].iterations.tolist() == [1, 3]
     np.testing.assert_array_equal(found["loss"].values, [1.5, np.nan])
     assert found["precision"].values.tolist() == [0.25, 0.25]

@@ -84,6 +84,19 @@ def test_equal_names_are_told_apart_by_their_paths(tmp_path):
     assert [each.name for each in found] == [str(root) for root in roots]
 
 
+def test_a_training_with_a_classifier_shows_its_loss_and_its_share(tmp_path):
+    root = tmp_path / "exp"
+    root.mkdir()
+    (root / "args.json").write_text(json.dumps({"train_iterations": 2}))
+    with metrics_log.MetricsLog(root) as log:
+        for iteration in (1, 2):
+            log.write(iteration, {"loss": 1.0, "id_loss": 2.5, "id_top1": 0.25 * iteration})
+    text = report(tmp_path, root)
+    names = sorted(path.name for path in (tmp_path / "page").glob("*.png"))
+    assert names == [f"training_{name}.png" for name in ("id_loss", "id_top1", "loss")]
+    assert "Share of the batch's images to which the classifier gives" in Page(text).text
+
+
 def test_an_experiment_that_has_nothing_yet_is_shown(tmp_path):
     root = tmp_path / "new"
     root.mkdir()

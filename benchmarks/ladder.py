@@ -42,6 +42,7 @@ CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
 HELD_OUT_MAP = "held-out mAP"
+FIGURES = (HELD_OUT_MAP, "mAP", "top-1")  # in the order of the columns; rungs may lack the first
 HELD_OUT = f"{CROPS} --val_pids 0.1 --val_frequency 50"
 NECK = "--head_name bnneck"
 TOGETHER = f"{CROPS} {NECK} --id_loss_weight 1 --loss lifted --lr_schedule cosine"
@@ -323,14 +324,7 @@ def main(args: argparse.Namespace) -> None:
                 files.write_json(path, climb(args, rung, seed, directory / "experiment"))
             done[name, seed] = json.loads(path.read_text())
     table = {name: _percents(name, done, args.seeds) for name in rungs}
-    figures = list(next(iter(table.values())))
-    print(f"{'':38}" + "".join(f"{figure:>20}" for figure in figures))
-    for name, figures in table.items():
-        cells = [
-            f"{statistics.mean(values):8.1f} ({min(values):.1f}-{max(values):.1f})"
-            for values in figures.values()
-        ]
-        print(f"{name:38}{''.join(cells)}")
+    tell(table)
     if args.picture:
         draw(table, args.picture)
 
@@ -343,27 +337,47 @@ def _percents(rung: str, done: dict, seeds: int) -> dict[str, list[float]]:
     }
 
 
+def _columns(table: dict[str, dict[str, list[float]]]) -> list[str]:
+    """The figures that at least one rung has."""
+    return [name for name in FIGURES if any(name in figures for figures in table.values())]
+
+
+def tell(table: dict[str, dict[str, list[float]]]) -> None:
+    """Print the mean and the range of each rung."""
+    columns = _columns(table)
+    print(f"{'':38}" + "".join(f"{column:>22}" for column in columns))
+    for name, figures in table.items():
+        cells = [_cell(figures[column]) if column in figures else "–" for column in columns]
+        print(f"{name:38}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
 def draw(table: dict[str, dict[str, list[float]]], path: str) -> None:
     """Draw each rung as a mean and the range of its seeds, one figure beside the other."""
     from matplotlib.figure import Figure
 
     names = list(table)
-    figures = list(table[names[0]])
-    size = (3 + 3 * len(figures), 0.8 + 0.27 * len(names))
+    columns = _columns(table)
+    size = (3 + 3 * len(columns), 0.8 + 0.27 * len(names))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(figures), sharey=True)
-    for panel, which in zip(panels, figures, strict=True):
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for panel, column in zip(panels, columns, strict=True):
         for place, name in enumerate(names):
-            values = table[name][which]
+            if column not in table[name]:
+                continue
+            values = table[name][column]
             panel.plot([min(values), max(values)], [place, place], color="#9aa5b1", linewidth=3)
             panel.plot(statistics.mean(values), place, "o", color="#1f4e8c", markersize=5)
-        panel.set_title(f"{which} in percent", fontsize=10)
+        panel.set_title(f"{column} in percent", fontsize=10)
         panel.set_yticks(range(len(names)), names, fontsize=9)
         panel.grid(axis="x", color="#e3e7eb")
         panel.set_axisbelow(True)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
-    panels[0].invert_yaxis()  # both, as they share it
+    panels[0].invert_yaxis()  # all, as they share it
     figure.savefig(path, dpi=120)
 
 

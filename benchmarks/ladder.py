@@ -3,10 +3,10 @@ r"""What each trick is worth: trainings on real images, with several seeds.
     python -m benchmarks.ladder --data FOLDER --image_root FOLDER/images --excluder diagonal \
         --net_input_height 48 --net_input_width 48
     python -m benchmarks.ladder --data demo/data --excluder market1501 \
-        --net_input_height 64 --net_input_width 32
+        --net_input_height 64 --net_input_width 32 --directory ladder_lunet_demo
     python -m benchmarks.ladder --data FOLDER --image_root FOLDER/images --excluder diagonal \
         --net_input_height 128 --net_input_width 128 --iterations 300 \
-        --initial_checkpoint mobilenet_v2.safetensors
+        --initial_checkpoint mobilenet_v2.safetensors --directory ladder_mobilenet
 
 The net is a narrow LuNet, from scratch, which has no last stride and no pooling to choose. With
 --initial_checkpoint it is a MobileNetV2 with these weights, and the rungs are others.
@@ -14,30 +14,40 @@ The net is a narrow LuNet, from scratch, which has no last stride and no pooling
 FOLDER holds train.csv, query.csv and gallery.csv. --held_out trains on three quarters of the pids and
 also tells the mAP that a validation finds on the others. What is chosen is chosen by that, not by the
 query and gallery images. What is finished stands in --directory and is not done again, so the ladder
-can be interrupted. Prints mAP and top-1 in percent: the mean over the seeds (lowest-highest).
+can be interrupted. A call with another data set or other flags is refused there.
+Prints mAP and top-1 in percent: the mean over the seeds (lowest-highest).
 """
 
 import argparse
-import json
+import os
 import shutil
 import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 import common
-from experiment import validations
-from runtime import files
+from experiment import args_json, flags, like, validations
+from runtime import files, json_files
 from runtime.tensorflow import import_tensorflow
+
+PARTS = ("query", "gallery")
+# Flags whose values are the same by any path.
+PATHS = {
+    *("--data", "--dataset", "--query_dataset", "--gallery_dataset"),
+    *(f"--{name}" for name in args_json.PATHS),
+}
 
 
 class Rung(NamedTuple):
-    """Flags of the commands. {root} in those of embed.py is the experiment."""
+    """Flags of the three commands, beside those that all rungs have."""
 
     train: str
     embed: str
     evaluate: str
 
 
+LUNET = "--model_name lunet_narrow --head_name direct --embedding_dim 128 --learning_rate 1e-3"
+MOBILENET = "--model_name mobilenet_v2_torch --learning_rate 3e-4"
 CROPS = "--crop_augment --flip_augment"
 CENTER, EUCLIDEAN = "--crop_augment center", "--metric euclidean"
 TEN_CROPS = "--crop_augment five --flip_augment --aggregator mean"
@@ -224,7 +234,10 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--picture", metavar="FILE", help="Also draw the figures into this SVG or PNG file."
     )
     parser.add_argument(
-        "--directory", default="ladder", metavar="DIR", help="Directory that keeps the results."
+        "--directory",
+        default="ladder",
+        metavar="DIR",
+        help="Directory that keeps the results: one for each data set and set of flags.",
     )
     return parser.parse_args(argv)
 
@@ -243,33 +256,131 @@ def rungs_of(args: argparse.Namespace) -> dict[str, Rung]:
     return {name: rungs[name] for name in args.rungs}
 
 
-def training_flags(args: argparse.Namespace, rung: Rung, seed: int) -> str:
+def training_flags(args: argparse.Namespace, rung: Rung, seed: int) -> list[str]:
     """The flags of train.py, but for the experiment's directory."""
     height, width = args.net_input_height, args.net_input_width
-    flags = (
-        f"--train_set {args.data}/train.csv --image_root {args.image_root or args.data} --seed {seed} "
-        f"--net_input_height {height} --net_input_width {width} "
+    words = ["--train_set", f"{args.data}/train.csv", "--image_root", args.image_root or args.data]
+    if args.initial_checkpoint:
+        words += ["--initial_checkpoint", args.initial_checkpoint]
+    words += (
+        f"--seed {seed} --net_input_height {height} --net_input_width {width} "
         f"--pre_crop_height {height * 9 // 8} --pre_crop_width {width * 9 // 8} "
-        "--image_frequency 0 --histogram_frequency 0 --log_frequency 100 --checkpoint_frequency 0 "
-    )
-    if args.initial_checkpoint:
-        flags += f"--initial_checkpoint {args.initial_checkpoint} "
+        "--image_frequency 0 --histogram_frequency 0 --log_frequency 100 --checkpoint_frequency 0"
+    ).split()
+    own = [*rung.train.split(), *args.also.split()]
     if rung.train.startswith("--like"):  # a recipe says the rest
-        return f"{flags}{rung.train} {args.also}"
-    flags += (
-        "--batch_p 16 --batch_k 4 "
-        f"--train_iterations {args.iterations} --decay_start_iteration {args.iterations // 2} "
-    )
-    if args.initial_checkpoint:
-        flags += f"--model_name mobilenet_v2_torch --learning_rate 3e-4 {rung.train} {args.also}"
-    else:
-        flags += "--model_name lunet_narrow --head_name direct --embedding_dim 128 "
-        flags += f"--learning_rate 1e-3 {rung.train} {args.also}"
+        return words + own
+    words += (
+        f"{MOBILENET if args.initial_checkpoint else LUNET} --batch_p 16 --batch_k 4 "
+        f"--train_iterations {args.iterations} --decay_start_iteration {args.iterations // 2}"
+    ).split()
+    words += own
     if args.held_out:
-        flags += (
-            f" --val_pids 0.25 --val_frequency {args.iterations} --val_excluder {args.excluder}"
+        words += f"--val_pids 0.25 --val_frequency {args.iterations}".split()
+        words += ["--val_excluder", args.excluder]
+    return words
+
+
+def embedding_flags(args: argparse.Namespace, rung: Rung) -> list[str]:
+    """The flags of embed.py, but for the experiment's directory."""
+    csvs = [f"{args.data}/{part}.csv" for part in PARTS]
+    return ["--dataset", *csvs, *rung.embed.split()]
+
+
+def evaluation_flags(args: argparse.Namespace, rung: Rung) -> list[str]:
+    """The flags of evaluate.py, but for the files in the experiment's directory."""
+    words = ["--excluder", args.excluder, *rung.evaluate.split()]
+    for part in PARTS:
+        words += [f"--{part}_dataset", f"{args.data}/{part}.csv"]
+    return words
+
+
+# ------------------------------------------------------------------------- what is finished
+
+
+def origin(args: argparse.Namespace, rung: Rung, seed: int) -> dict[str, dict[str, str]]:
+    """What the figures of a rung come from: the values of flags by their names, by command."""
+    return {
+        "ladder.py": by_name(["--data", args.data, "--excluder", args.excluder]),
+        **training_origin(args, rung, seed),
+        "embed.py": by_name(embedding_flags(args, rung)),
+        "evaluate.py": by_name(evaluation_flags(args, rung)),
+    }
+
+
+def training_origin(args: argparse.Namespace, rung: Rung, seed: int) -> dict[str, dict[str, str]]:
+    """The same for the training alone."""
+    given = by_name(training_flags(args, rung, seed))
+    if "--like" not in given:
+        return {"train.py": given}
+    # The recipe's flags as well: it may be edited.
+    recipe = like.read(given["--like"], [name.removeprefix("--") for name in given]).flags
+    values = {f"--{name}": str(value) for name, value in recipe.items()}
+    return {"train.py": given, "the recipe": values}
+
+
+def by_name(words: list[str]) -> dict[str, str]:
+    """The values of flags by their names, with absolute paths. Of a flag that is there twice, the last."""
+    values: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            values[name] = [value] if equals else []
+        else:
+            values[name].append(word)
+    return {
+        name: " ".join(_absolute(value) if name in PATHS else value for value in several)
+        for name, several in values.items()
+    }
+
+
+def _absolute(path: str) -> str:
+    """What --initial_checkpoint has for no path stays as it is."""
+    if path == flags.OF_KERAS or path.startswith(flags.OF_HUB):
+        return path
+    return os.path.abspath(path)
+
+
+def finished(path: Path, now: dict[str, dict[str, str]]) -> dict[str, float] | None:
+    """The figures in the file of a rung and a seed; None if there is no file yet.
+
+    Args:
+        now: what figures of this call come from.
+
+    Raises:
+        UserError: those in the file come from something else, or it does not say from what.
+    """
+    try:
+        stored = json_files.read(path)
+        figures, before = stored["figures"], stored["origin"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise common.UserError(
+            f"{path} does not say which flags its figures come from. Give another --directory."
+        ) from None
+    if before != now:
+        raise common.UserError(
+            f"{path} has figures of other flags: {_difference(before, now)}. Give another --directory."
         )
-    return flags
+    return figures
+
+
+def _difference(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> str:
+    """What differs in the first command that has other flags: the rest mostly follows from it."""
+    command = next(each for each in {**now, **before} if before.get(each) != now.get(each))
+    old, new = (
+        {name: value or "given" for name, value in each.get(command, {}).items()}
+        for each in (before, now)
+    )
+    return f"{command} " + ", ".join(
+        f"{name} {old.get(name, 'not given')} (now {new.get(name, 'not given')})"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
+    )
+
+
+# ------------------------------------------------------------------------- the climb
 
 
 def climb(args: argparse.Namespace, rung: Rung, seed: int, root: Path) -> dict[str, float]:
@@ -282,15 +393,16 @@ def climb(args: argparse.Namespace, rung: Rung, seed: int, root: Path) -> dict[s
 
     import train
 
-    flags = training_flags(args, rung, seed)
+    words = training_flags(args, rung, seed)
+    record, trained = root / "ladder.json", training_origin(args, rung, seed)
     # Some rungs differ in what comes after the training only.
-    if not (root / "flags").exists() or (root / "flags").read_text() != flags:
+    if not record.exists() or json_files.read(record) != trained:
         shutil.rmtree(root, ignore_errors=True)
-        train.main(train.parse_args(f"--experiment_root {root} {flags}".split()))
-        (root / "flags").write_text(flags)
+        train.main(train.parse_args(["--experiment_root", str(root), *words]))
+        files.write_json(record, trained)
     found = _evaluated(args, rung, root)
     keras.backend.clear_session()
-    if "--val_pids" not in flags:
+    if "--val_pids" not in trained["train.py"]:
         return found
     return {HELD_OUT_MAP: validations.read(root, "mAP")[-1].value, **found}
 
@@ -299,42 +411,48 @@ def _evaluated(args: argparse.Namespace, rung: Rung, root: Path) -> dict[str, fl
     import embed
     import evaluate
 
-    parts = ("query", "gallery")
-    csvs = " ".join(f"{args.data}/{part}.csv" for part in parts)
-    flags = f"--experiment_root {root} --dataset {csvs} --quiet --overwrite {rung.embed}"
-    embed.main(embed.parse_args(flags.split()))
-    flags = f"--excluder {args.excluder} --filename {root}/result.json {rung.evaluate}"
-    for part in parts:
-        flags += f" --{part}_dataset {args.data}/{part}.csv"
-        flags += f" --{part}_embeddings {root}/{part}_embeddings.h5"
-    evaluate.main(evaluate.parse_args(flags.split()))
-    result = json.loads((root / "result.json").read_text())
+    words = ["--experiment_root", str(root), "--quiet", "--overwrite"]
+    embed.main(embed.parse_args(words + embedding_flags(args, rung)))
+    words = ["--filename", f"{root}/result.json"]
+    for part in PARTS:
+        words += [f"--{part}_embeddings", f"{root}/{part}_embeddings.h5"]
+    evaluate.main(evaluate.parse_args(words + evaluation_flags(args, rung)))
+    result = json_files.read(root / "result.json")
     return {"mAP": result["mAP"], "top-1": result["CMC"][0]}
 
 
 def main(args: argparse.Namespace) -> None:
     directory = Path(args.directory)
-    directory.mkdir(exist_ok=True)
     rungs = rungs_of(args)
-    done = {}
-    for seed in range(1, args.seeds + 1):
-        for name, rung in rungs.items():
-            path = directory / f"{name.replace(' ', '_')}-{seed}.json"
-            if not path.exists():
-                files.write_json(path, climb(args, rung, seed, directory / "experiment"))
-            done[name, seed] = json.loads(path.read_text())
-    table = {name: _percents(name, done, args.seeds) for name in rungs}
+    seeds = range(1, args.seeds + 1)
+    paths = {
+        (name, seed): directory / f"{name.replace(' ', '_')}-{seed}.json"
+        for seed in seeds
+        for name in rungs
+    }
+    origins = {(name, seed): origin(args, rungs[name], seed) for name, seed in paths}
+    # All are looked at before the first training.
+    done = {each: finished(path, origins[each]) for each, path in paths.items()}
+
+    directory.mkdir(exist_ok=True)
+    for (name, seed), path in paths.items():
+        if done[name, seed] is None:
+            figures = climb(args, rungs[name], seed, directory / "experiment")
+            files.write_json(path, {"figures": figures, "origin": origins[name, seed]})
+            done[name, seed] = figures
+
+    table = {name: _percents([done[name, seed] for seed in seeds]) for name in rungs}
     tell(table)
     if args.picture:
         draw(table, args.picture)
 
 
-def _percents(rung: str, done: dict, seeds: int) -> dict[str, list[float]]:
+# ------------------------------------------------------------------------- the table
+
+
+def _percents(seeds: list[dict[str, float]]) -> dict[str, list[float]]:
     """The figures of all seeds, by name."""
-    return {
-        figure: [100 * done[rung, seed][figure] for seed in range(1, seeds + 1)]
-        for figure in done[rung, 1]
-    }
+    return {name: [100 * figures[name] for figures in seeds] for name in seeds[0]}
 
 
 def _columns(table: dict[str, dict[str, list[float]]]) -> list[str]:

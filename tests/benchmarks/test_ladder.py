@@ -1,11 +1,16 @@
-"""What the ladder tells and draws, with a stand-in for its trainings."""
+"""What the ladder keeps, tells and draws, with a stand-in for its trainings."""
+
+import json
+import re
 
 import pytest
 from PIL import Image
 
 from benchmarks import ladder
+from common import UserError
 
 RUNG = "the original's recipe"
+OTHER = "ten crops"
 HELD_OUT = "a tenth of the pids held out"
 
 
@@ -33,6 +38,87 @@ def call(*changes, rungs=(RUNG,), seeds=2):
     ladder.main(ladder.parse_args([*argv, "--rungs", *rungs]))
 
 
+# ------------------------------------------------------------------------- what is finished
+
+
+def test_what_is_finished_is_not_trained_again(climbed, tmp_path, capsys):
+    call()
+    assert [seed for _, seed in climbed] == [1, 2]
+    table = capsys.readouterr().out
+    call("--data", str(tmp_path / "two" / ".." / "one"))  # the same by another path
+    assert len(climbed) == 2
+    assert capsys.readouterr().out == table
+    call(seeds=3)
+    assert [seed for _, seed in climbed] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["--data", "two"], r"ladder\.py --data \S+/one \(now \S+/two\)"),
+        (["--excluder", "market1501"], r"--excluder diagonal \(now market1501\)"),
+        (["--image_root", "two"], r"train\.py --image_root \S+/one \(now \S+/two\)"),
+        (
+            ["--net_input_width", "64"],
+            r"train\.py --net_input_width 32 \(now 64\), --pre_crop_width",
+        ),
+        (["--iterations", "7"], r"--train_iterations 400 \(now 7\), --decay_start_iteration"),
+        (["--held_out"], r"--val_pids not given \(now 0\.25\)"),
+        (["--with=--bn_frozen"], r"--bn_frozen not given \(now given\)"),
+        (["--with=--margin=1"], r"--margin not given \(now 1\)"),
+    ],
+)
+def test_figures_of_something_else_are_refused(changes, told, climbed):
+    call()
+    climbed.clear()
+    # The first file that is there is that of the second rung.
+    with pytest.raises(UserError, match=told) as error:
+        call(*changes, rungs=(OTHER, RUNG))
+    assert "ladder/the_original's_recipe-1.json" in str(error.value)
+    assert "Give another --directory" in str(error.value) and "\n" not in str(error.value)
+    assert not climbed
+    call(*changes, "--directory", "another", rungs=(OTHER, RUNG))
+    assert len(climbed) == 4
+
+
+def test_a_rung_that_was_changed_is_refused(climbed, monkeypatch):
+    call()
+    changed = (ladder.CROPS, "--crop_augment five", "--metric euclidean --rerank")
+    monkeypatch.setitem(ladder.FROM_SCRATCH, RUNG, changed)
+    with pytest.raises(UserError, match=r"embed\.py --crop_augment center \(now five\)"):
+        call()
+
+
+def test_a_recipe_that_was_changed_is_refused(climbed, tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"flags": {"margin": 0.5}}')
+    rung = ("--like recipe.json", ladder.CENTER, ladder.COSINE)
+    monkeypatch.setitem(ladder.FROM_SCRATCH, RUNG, rung)
+    call()
+    recipe.write_text('{"flags": {"margin": 1.0}}')
+    with pytest.raises(UserError, match=r"the recipe --margin 0\.5 \(now 1\.0\)"):
+        call()
+
+
+@pytest.mark.parametrize("content", ['{"mAP": 0.5, "top-1": 0.9}', "[]", "{"])
+def test_a_file_that_does_not_say_what_it_is_of_is_refused(content, climbed, tmp_path):
+    (tmp_path / "ladder").mkdir()
+    (tmp_path / "ladder" / "ten_crops-2.json").write_text(content)
+    with pytest.raises(UserError, match=r"ten_crops-2\.json does not say .* another --directory"):
+        call(rungs=(RUNG, OTHER))
+    assert not climbed
+
+
+def test_names_of_weights_are_no_paths():
+    words = ["--initial_checkpoint", "hf:timm/net", "--train_set", "a.csv", "b.csv"]
+    found = ladder.by_name(words)
+    assert found["--initial_checkpoint"] == "hf:timm/net"
+    assert re.fullmatch(r"/\S+/a\.csv /\S+/b\.csv", found["--train_set"])
+
+
+# ------------------------------------------------------------------------- the table
+
+
 def cells(line):
     """The name of a rung, and the cells of the columns."""
     return line[:38].strip(), [line[at : at + 22].strip() for at in range(38, len(line), 22)]
@@ -58,3 +144,14 @@ def test_without_held_out_figures_there_is_no_such_column(climbed, capsys):
     call()
     heading, _ = map(cells, capsys.readouterr().out.splitlines())
     assert heading == ("", ["mAP", "top-1"])
+
+
+def test_an_order_of_keys_in_a_file_does_not_count(climbed, tmp_path, capsys):
+    call(rungs=(HELD_OUT,), seeds=1)
+    table = capsys.readouterr().out
+    path = tmp_path / "ladder" / "a_tenth_of_the_pids_held_out-1.json"
+    stored = json.loads(path.read_text())
+    stored["figures"] = dict(reversed(stored["figures"].items()))
+    path.write_text(json.dumps(stored))
+    call(rungs=(HELD_OUT,), seeds=1)
+    assert capsys.readouterr().out == table

@@ -163,6 +163,30 @@ PRETRAINED = {
         COSINE,
     ),
 }
+# Those of the table of steps in docs/ladder.md, in its order.
+STEPS = (
+    "no training: ImageNet's features",
+    "the original's recipe",
+    "cosine schedule, warm-up",
+    "neck",
+    "neck, ID loss: the base",
+    "base, ten crops",
+    "base, re-ranking",
+    "base, lifted",
+    "base, multi-similarity",
+    "base, circle",
+    "base, supcon",
+    "base, memory of 10 batches",
+    "base, ArcFace 16, 0.2",
+    "base, proxy anchor",
+    "base, ID loss alone",
+    "base, l2",
+    "base, layer decay",
+    "base, averaged weights",
+    "base, TrivialAugment",
+    "base, random erasing",
+    "base, frozen batch norm",
+)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -186,6 +210,46 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar="NAME",
         help="Which gallery images are ignored for a query, as in evaluate.py.",
     )
+    _add_training_flags(parser)
+    parser.add_argument(
+        "--seeds",
+        type=common.positive_int,
+        default=3,
+        metavar="N",
+        help="Number of trainings of each rung, with different seeds.",
+    )
+    rungs = parser.add_mutually_exclusive_group()
+    rungs.add_argument(
+        "--rungs",
+        nargs="+",
+        metavar="NAME",
+        help="The rungs to climb. Without this flag and --steps, all.",
+    )
+    rungs.add_argument(
+        "--steps",
+        dest="rungs",
+        action="store_const",
+        const=STEPS,
+        help="Climb the rungs of the table of steps in docs/ladder.md. Needs --initial_checkpoint.",
+    )
+    parser.add_argument(
+        "--picture", metavar="FILE", help="Also draw the figures into this SVG or PNG file."
+    )
+    parser.add_argument(
+        "--directory",
+        default="ladder",
+        metavar="DIR",
+        help="Directory that keeps the results: one for each data set and set of flags.",
+    )
+    args = parser.parse_args(argv)
+    if args.rungs is STEPS and not args.initial_checkpoint:
+        parser.error(
+            "--steps needs --initial_checkpoint: these rungs begin with pretrained weights."
+        )
+    return args
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--net_input_height",
         type=common.positive_int,
@@ -208,13 +272,6 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="Number of iterations of each training.",
     )
     parser.add_argument(
-        "--seeds",
-        type=common.positive_int,
-        default=3,
-        metavar="N",
-        help="Number of trainings of each rung, with different seeds.",
-    )
-    parser.add_argument(
         "--initial_checkpoint",
         metavar="FILE",
         help="ImageNet weights of mobilenet_v2_torch. Without this flag, trainings are from scratch.",
@@ -225,21 +282,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         help="Hold a quarter of the pids out of the training, and tell what a validation finds on them.",
     )
     parser.add_argument(
-        "--rungs", nargs="+", metavar="NAME", help="The rungs to climb. Without this flag, all."
-    )
-    parser.add_argument(
         "--with", dest="also", default="", metavar="FLAGS", help="Further flags for all trainings."
     )
-    parser.add_argument(
-        "--picture", metavar="FILE", help="Also draw the figures into this SVG or PNG file."
-    )
-    parser.add_argument(
-        "--directory",
-        default="ladder",
-        metavar="DIR",
-        help="Directory that keeps the results: one for each data set and set of flags.",
-    )
-    return parser.parse_args(argv)
 
 
 def rungs_of(args: argparse.Namespace) -> dict[str, Rung]:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 
 import pytest
+from paths import PROJECT
 from PIL import Image
 
 from benchmarks import ladder
@@ -155,3 +157,32 @@ def test_an_order_of_keys_in_a_file_does_not_count(climbed, tmp_path, capsys):
     path.write_text(json.dumps(stored))
     call(rungs=(HELD_OUT,), seeds=1)
     assert capsys.readouterr().out == table
+
+
+# ------------------------------------------------------------------------- the page
+
+
+def commands():
+    """The flags of each command of docs/ladder.md."""
+    page = (PROJECT / "docs" / "ladder.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[3:] for line in lines if "benchmarks.ladder" in line]
+
+
+def test_commands_of_the_page_climb_rungs_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("FOLDER/images", "demo/data"):
+        (tmp_path / name).mkdir(parents=True)
+    calls = [ladder.parse_args(argv) for argv in commands()]
+    assert len({args.directory for args in calls}) == len(calls) == 3
+    assert [len(ladder.rungs_of(args)) for args in calls] == [4, 21, 21]
+
+
+def test_steps_are_from_pretrained_weights(tmp_path, capsys):
+    argv = ["--data", str(tmp_path), "--excluder", "diagonal", "--steps"]
+    with pytest.raises(SystemExit, match="2"):
+        ladder.parse_args(argv)
+    assert "--steps needs --initial_checkpoint" in capsys.readouterr().err
+    args = ladder.parse_args([*argv, "--initial_checkpoint", "x.safetensors"])
+    assert tuple(ladder.rungs_of(args)) == ladder.STEPS

@@ -93,7 +93,7 @@ def make_dataset(folder: Path, sampler: str = "pk") -> list[str]:
     flags += f" --embedding_dim=8 {size} --net_input_height=20 --net_input_width=12 --crop_augment"
     flags += " --pre_crop_height=24 --pre_crop_width=16 --flip_augment --checkpoint_frequency=3"
     flags += " --detailed_logs --seed=7 --ema=0.9 --chunk=6 --val_pids=2 --val_start --val_frequency=20 --early_stop=20"
-    flags += " --val_distractors=9"
+    flags += " --val_distractors=9 --val_beyond_chance"
     flags += " --l2=5e-4 --lr_factors=head=2,bias=2"
     flags += f" --cache=resized --cache_dir={folder}/cache"
     flags += (

@@ -83,7 +83,7 @@ def compare(settings: Settings, train_set: Dataset, rounds: int) -> None:
     seconds = _measure.medians(
         {
             "embed.py": lambda: embed.write(embeddings, embedder, paths),
-            "a validation": lambda: validator.figures(Uninterrupt()),
+            "a validation": lambda: validator.figures(1, Uninterrupt()),
         },
         rounds,
     )

@@ -3,12 +3,12 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from experiment import metrics_log, train_log
+from experiment import metrics_log, train_log, validations
 
 # The names of curves, and the tags in metrics.jsonl that they come from.
 _PLAIN = ("loss", "id_loss", "id_top1", "center_loss", "learning_rate", "images_per_sec")
@@ -68,6 +68,16 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+def best_validation(curves: Mapping[str, Curve], metric: str) -> int | None:
+    """The place of the best validation in the curve of its metric; None where there is none."""
+    curve = curves.get(f"validation/{metric}")
+    if curve is None or not len(curve.values):
+        return None
+    of_chance = curves.get(f"validation/{validations.CHANCE}", Curve(np.array([]), np.array([])))
+    not_counted = of_chance.iterations[of_chance.values > validations.MOST_CHANCE]
+    return int(np.argmax(np.where(np.isin(curve.iterations, not_counted), -np.inf, curve.values)))
 
 
 def mean_points(curve: Curve, most: int) -> Curve:

@@ -1026,6 +1026,12 @@ class Settings(Architecture):
         "Also validate before the first iteration, to see what the pretrained net is worth as it is. "
         "The best checkpoint is then never worse than that.",
     )
+    val_beyond_chance: bool = _switch(
+        "validation",
+        "Only let a checkpoint be better than checkpoint-0 if chance alone would raise the mAP as much with a "
+        "probability of at most 10 percent, by a randomization test over the pids of the queries. It takes at least 4 "
+        "pids. Needs --val_start.",
+    )
     val_metric: str = _flag(
         "validation",
         "What is best: checkpoint-best names the checkpoint for which it was highest, and "

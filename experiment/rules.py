@@ -363,6 +363,16 @@ def _check_validation(settings: Settings) -> None:
             "--val_distractors adds images of the training set to those of --val_pids. Received: --val_distractors "
             f"{settings.val_distractors} beside --val_query and --val_gallery. Leave it out, or take --val_pids"
         )
+    if settings.val_beyond_chance and not settings.val_start:
+        raise UserError(
+            "--val_beyond_chance compares with a validation before the first iteration. Add --val_start, or leave it "
+            "out"
+        )
+    if settings.val_beyond_chance and settings.val_metric != "mAP":
+        raise UserError(
+            f"--val_beyond_chance compares the AP of pids. Received: --val_metric {settings.val_metric}. Leave out one "
+            "of the two"
+        )
     needed = ("val_query", "val_gallery", "val_excluder")
     missing = [name for name in needed if name not in given]
     if given and "val_pids" not in given and missing:

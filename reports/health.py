@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiment.curves import Curve
+from experiment.curves import Curve, best_validation
 
 COLLAPSE = "The embedding has collapsed"  # how the warning in train.log begins
 
@@ -79,13 +79,13 @@ def _nothing_learned(curves: Mapping[str, Curve]) -> list[Finding]:
 def _validation(curves: Mapping[str, Curve], metric: str, over: bool) -> list[Finding]:
     precision = at_end(curves["precision"]) if "precision" in curves else 0.0
     by_heart = precision > _KNOWN_BY_HEART
-    curve = curves.get(f"validation/{metric}")
-    if curve is None or not len(curve.values):
+    place = best_validation(curves, metric)
+    if place is None:
         text = "There was no validation, so nothing tells how good it is on identities that it has not seen"
         if by_heart:
             text += ", and the training set is known by heart"
         return [Finding(not by_heart, f"{text}. Give --val_pids 0.1.")]
-    place = int(np.argmax(curve.values))
+    curve = curves[f"validation/{metric}"]
     best, last = float(curve.values[place]), float(curve.values[-1])
     at = int(curve.iterations[place])
     if best - last > max(0.01, 0.03 * best):

@@ -124,12 +124,11 @@ def _about(trainings: Sequence[Training]) -> str:
 
 def _figures(training: Training) -> str:
     items = []
-    chosen_by = training.curves.get(f"validation/{training.metric}")
+    best = curves.best_validation(training.curves, training.metric)
     for name in dict.fromkeys((training.metric, "mAP", "top-1")):
         curve = training.curves.get(f"validation/{name}")
-        if curve is None or chosen_by is None:
+        if curve is None or best is None:
             continue
-        best = int(np.argmax(chosen_by.values))  # one checkpoint for all figures
         items.append((f"best validation {name}", f"{curve.values[best]:.1%}"))
         items.append((f"last validation {name}", f"{curve.values[-1]:.1%}"))
     precision = training.curves.get("precision")
@@ -143,8 +142,8 @@ def _figures(training: Training) -> str:
         items.append(("images/s", f"{np.median(speed.values):,.0f}"))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in items)
     notes = []
-    if chosen_by:
-        at = int(chosen_by.iterations[np.argmax(chosen_by.values)])
+    if best is not None:
+        at = int(training.curves[f"validation/{training.metric}"].iterations[best])
         notes.append(f"The best validation is that of iteration {at:,}, by {training.metric}.")
     if loss or precision:
         notes.append("Loss and precision are means over the last tenth of the iterations.")
@@ -239,7 +238,8 @@ def _chart(directory: Path, trainings: Sequence[Training], chart: Chart) -> str:
         drawn = curve if is_validation else curves.mean_points(_without_first(curve, chart), POINTS)
         plot.plot(drawn.iterations, drawn.values, style, color=color, label=training.name)
         if is_validation:
-            best = int(np.argmax(curve.values))
+            metric = chart.curve.removeprefix("validation/")
+            best = flags.known(curves.best_validation(training.curves, metric))
             plot.plot(curve.iterations[best], curve.values[best], "o", color=color)
             words.append(f"{training.name} {curve.values[best]:.1%} at {curve.iterations[best]}")
         else:

@@ -48,6 +48,8 @@ DESCRIPTIONS = {
     "embedding_lengths": "Lengths of the embeddings, before a head puts them on the unit sphere.",
     "validation/": "Of queries in a gallery that are not trained on, in 0..1; it should rise. Where it "
     "falls while batch_prec_at_ goes on rising, the network learns the training set by heart.",
+    "validation/chance": "How likely chance alone lets the mAP rise as much above that of the start, in 0..1: "
+    "--val_beyond_chance.",
     "network_input": "Images of the first pids as the network sees them, a pid a row; any images with "
     "--sampler shuffle or balanced.",
     "hardest_triplets": "The triplets that are most wrong: anchor, furthest image of its pid, "
@@ -162,7 +164,7 @@ def write_histograms(iteration: int, result: dict, dists: np.ndarray, labels: np
 def _description(tag: str, iteration: int) -> str | None:
     """Of a tag, once: with every event it would take more room than the numbers."""
     if tag.startswith("validation/"):  # rare, and nobody knows which is the first
-        return DESCRIPTIONS["validation/"]
+        return DESCRIPTIONS.get(tag, DESCRIPTIONS["validation/"])
     if iteration > 1:
         return None
     return DESCRIPTIONS.get(re.sub("^batch_prec_at_.*", "batch_prec_at_", tag))

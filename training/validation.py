@@ -19,6 +19,7 @@ from network.embedder import NetworkEmbedder
 from runtime import devices, terminal
 from runtime.cluster import Cluster
 from runtime.terminal import log
+from training import chance
 from training.batches import without_bad_images
 from training.recorder import Recorder, due
 from training.state import State
@@ -70,6 +71,7 @@ class Validator:
         self._history: list[Validation] = []
         self._last = _NONE  # the iteration of the newest validation
         self._embedder: NetworkEmbedder | None = None
+        self._at_start: dict[str, float] = {}  # as of chance.by_pid, for --val_beyond_chance
         if found is None:
             return
         if settings.on_bad_image == "skip":
@@ -82,6 +84,8 @@ class Validator:
                 settings.experiment_root, settings.val_metric, until=state.iteration
             )
             _repair_pointer(Path(settings.experiment_root), self._history)
+            if settings.val_beyond_chance and self._history:
+                self._at_start = chance.read(settings.experiment_root)
         self._conclude()
 
     def log_data(self) -> None:
@@ -95,6 +99,12 @@ class Validator:
             f"{len(query)} queries among {len(gallery)} images of {len(set(gallery.pids))} pids, by "
             f"--val_excluder {options.excluder}."
         )
+        count = len(set(query.pids))
+        if self._settings.val_beyond_chance and 0.5**count > validations.MOST_CHANCE:
+            log.warning(
+                f"--val_beyond_chance cannot tell a rise from chance by the AP of {count} pids, so checkpoint-0 stays "
+                "the best. Hold out at least 4 (--val_pids 4), or leave the flag out."
+            )
 
     def is_due(self, iteration: int) -> bool:
         """Whether a validation is due after so many iterations, and was not made yet."""
@@ -120,23 +130,24 @@ class Validator:
         """
         began = time.perf_counter()
         with recorder.pause():
-            figures = self.figures(interrupt)
+            figures = self.figures(iteration, interrupt)
         if figures is None:
             return False
         if self._cluster.is_chief:
-            self._history.append(Validation(iteration, figures[self._settings.val_metric]))
+            value = figures[self._settings.val_metric]
+            self._history.append(Validation(iteration, value, figures.get(validations.CHANCE)))
         self._conclude()
         best = known(self.best)
         if self._cluster.is_chief:
             recorder.validation(iteration, figures, best, time.perf_counter() - began)
         return best.iteration == iteration
 
-    def figures(self, interrupt: Uninterrupt) -> dict[str, float] | None:
+    def figures(self, iteration: int, interrupt: Uninterrupt) -> dict[str, float] | None:
         """Embed and evaluate with the weights of now.
 
         Returns:
-            VALIDATION_FIGURES by name, in 0..1; {} for a worker that is not the chief; None if a
-            signal came.
+            VALIDATION_FIGURES by name, and with --val_beyond_chance validations.CHANCE after the
+            start, in 0..1; {} for a worker that is not the chief; None if a signal came.
         Raises:
             UserError: embeddings are not finite.
         """
@@ -151,7 +162,18 @@ class Validator:
         if not self._cluster.is_chief:
             return {}
         results = self._evaluate(embs)
-        return {name: results.figure(name) for name in VALIDATION_FIGURES}
+        figures = {name: results.figure(name) for name in VALIDATION_FIGURES}
+        if self._settings.val_beyond_chance:
+            figures |= self._chance(iteration, results)
+        return figures
+
+    def _chance(self, iteration: int, results: Results) -> dict[str, float]:
+        parts = chance.by_pid(results)
+        if iteration == 0:
+            self._at_start = parts
+            chance.write(self._settings.experiment_root, parts)
+            return {}
+        return {validations.CHANCE: chance.of_rise(self._at_start, parts)}
 
     def _embed(self, interrupt: Uninterrupt) -> np.ndarray | None:
         """Embeddings of all images, float32 [N, D]; None if a signal came."""
@@ -205,7 +227,7 @@ class Validator:
         best = validations.best(self._history) or Validation(0, 0.0)
         last = self._history[-1].iteration if self._history else _NONE
         patience = self._settings.early_stop
-        enough = patience > 0 and validations.since_best(self._history) >= patience
+        enough = patience > 0 and validations.since_highest(self._history) >= patience
         of_chief = {
             "last": np.int64(last),
             "enough": np.int64(enough),

@@ -198,6 +198,12 @@ GOOD = ["--val_query=a.csv", "--val_gallery=b.csv", "--val_excluder=diagonal"]
             [*GOOD, "--val_distractors=9"],
             "Received: --val_distractors 9 beside --val_query .*take --val_pids",
         ),
+        (["--val_beyond_chance"], "--val_beyond_chance has no effect without a validation"),
+        ([*GOOD, "--val_beyond_chance"], "compares with a validation before .*Add --val_start"),
+        (
+            [*GOOD, "--val_start", "--val_beyond_chance", "--val_metric=top-1"],
+            "compares the AP of pids. Received: --val_metric top-1. Leave out one",
+        ),
         (GOOD[:2], "which says what does not count for a query. Missing: --val_excluder"),
     ],
 )
@@ -206,7 +212,15 @@ def test_flags_of_a_validation_that_do_not_fit_together_are_refused(argv, messag
         rules.check_combinations(validating(argv))
 
 
-@pytest.mark.parametrize("argv", [[], ["--val_pids=0.1", "--val_views=flip"], GOOD])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--val_pids=0.1", "--val_views=flip"],
+        GOOD,
+        [*GOOD, "--val_start", "--val_beyond_chance"],
+    ],
+)
 def test_flags_of_a_validation_that_fit_together(argv):
     settings = validating([*argv, *(["--early_stop=3"] if argv else [])])
     rules.check_combinations(settings)
@@ -215,7 +229,8 @@ def test_flags_of_a_validation_that_fit_together(argv):
 
 def validating(argv):
     """Settings with files that need not exist."""
-    values = dict(flag.removeprefix("--").split("=") for flag in argv)
+    parts = [flag.removeprefix("--").partition("=") for flag in argv]
+    values = {name: value if equals else True for name, equals, value in parts}
     for name in ("val_frequency", "early_stop"):
         if name in values:
             values[name] = int(values[name])

@@ -23,7 +23,7 @@ from experiment import detailed_logs, metrics_log, train_log
 from experiment.flags import VALIDATION_FIGURES
 from network import checkpoint_paths, pretrained
 from network.embedder import Embedder, NetworkEmbedder
-from training import saver
+from training import chance, saver
 
 SEED, ITERATIONS = 1, 6
 
@@ -328,6 +328,51 @@ def test_the_best_checkpoint_can_be_that_which_the_training_began_with(dataset, 
     assert checkpoint_paths.iterations(root) == [0, 2]
     log = (root / "train.log").read_text()
     assert "Stopped early after iteration 2: top-10 has not risen for 2 validations" in log
+
+
+BEYOND_CHANCE = ["--val_start", "--val_frequency=1", "--val_beyond_chance", "--learning_rate=0.01"]
+
+
+def test_only_a_rise_beyond_chance_makes_a_checkpoint_better_than_that_of_the_start(
+    dataset, tmp_path
+):
+    root, few = tmp_path / "exp", tmp_path / "few"
+    run(*flags(dataset, root, *VALIDATION, "--val_pids=4", *BEYOND_CHANCE))
+    found = validations(root)
+    assert list(found) == list(range(ITERATIONS + 1))
+    chances = [line.get("validation/chance") for line in found.values()]
+    assert chances[0] is None and set(chances[1:]) <= {share / 16 for share in range(1, 17)}
+    parts = chance.read(root)
+    assert len(parts) == 4
+    assert sum(parts.values()) == pytest.approx(found[0]["validation/mAP"])
+    counting = {
+        iteration: line["validation/mAP"]
+        for iteration, line in found.items()
+        if line.get("validation/chance", 0.0) <= 0.1
+    }
+    best = max(counting, key=lambda iteration: (counting[iteration], -iteration))
+    assert checkpoint_paths.find(root, "best").name == f"checkpoint-{best}"
+
+    # With three pids, nothing is beyond chance.
+    run(*flags(dataset, few, *VALIDATION, *BEYOND_CHANCE, "--early_stop=1"))
+    maps = [line["validation/mAP"] for line in validations(few).values()]
+    assert checkpoint_paths.find(few, "best").name == "checkpoint-0"
+    # It ends when the figure no longer rises, not when it was no longer beyond chance.
+    assert maps[:-1] == sorted(set(maps[:-1])) and maps[-1] <= maps[-2]
+    log = (few / "train.log").read_text()
+    assert "cannot tell a rise from chance by the AP of 3 pids, so checkpoint-0 stays" in log
+
+
+def test_a_run_that_resumes_knows_what_the_start_was_worth(dataset, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    argv = [*VALIDATION, "--val_pids=4", *BEYOND_CHANCE]
+    run(*flags(dataset, whole, *argv))
+    shutil.copytree(whole, killed, ignore=shutil.ignore_patterns("checkpoint-[4-9]*"))
+    run(f"--experiment_root={killed}", "--resume")
+    assert kill_and_resume.differences(whole, killed) == []
+    (killed / chance.NAME).unlink()
+    with pytest.raises(common.UserError, match="set val_beyond_chance to false in args.json"):
+        run(f"--experiment_root={killed}", "--resume")
 
 
 def test_other_csvs_flipped_views_averaged_weights_and_images_that_cannot_be_decoded(

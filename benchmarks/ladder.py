@@ -178,6 +178,9 @@ STEPS = (
     "base, supcon",
     "base, memory of 10 batches",
     "base, ArcFace 16, 0.2",
+    "base, ArcFace 16, 0.2, 3 centers",
+    "base, CosFace 16, 0.2",
+    "base, circle of identities 32",
     "base, proxy anchor",
     "base, ID loss alone",
     "base, l2",
@@ -185,6 +188,7 @@ STEPS = (
     "base, averaged weights",
     "base, TrivialAugment",
     "base, random erasing",
+    "base, random resized crop",
     "base, frozen batch norm",
 )
 

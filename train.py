@@ -240,6 +240,9 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     for of_file in dataset.pids_by_file(data.train_set, settings.join_pids):
         for line in pids.warnings(of_file, K):
             log.warning(line)
+    if isinstance(sampler, samplers.Balanced) and settings.loss_weight:
+        for line in pids.often_drawn(*sampler.copied()):
+            log.warning(line)
     _check_positives(settings, sampler, data.train_set)
     return data
 

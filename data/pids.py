@@ -70,13 +70,28 @@ def few_images(pids: Sequence[str], K: int) -> list[str]:
     images_of = Counter(pids).values()
     few = sum(count < K for count in images_of)
     single = sum(count == 1 for count in images_of)
-    share = few / len(images_of)
+    lack = f"fewer than {K} images, {single} of them a single one"
+    return _copies(few, len(images_of), lack, "--batch_k")
+
+
+def often_drawn(few: int, count: int) -> list[str]:
+    """The same warning where pids are drawn at random, [] or one line.
+
+    Args:
+        few: how many of `count` pids have fewer images than a batch draws of them on average.
+    """
+    lack = "fewer images than a batch draws of them on average"
+    return _copies(few, count, lack, "--batch_size")
+
+
+def _copies(few: int, count: int, lack: str, flag: str) -> list[str]:
+    share = few / count
     if share < MANY:
         return []
     return [
-        f"{few} of the {len(images_of)} pids ({share:.0%}) have fewer than {K} images, {single} of them a single one. "
+        f"{few} of the {count} pids ({share:.0%}) have {lack}. "
         "A batch repeats their images, and copies are easy to tell: a low loss and a high precision mean little then. "
-        "Add images of these pids, leave them out, or give a smaller --batch_k."
+        f"Add images of these pids, leave them out, or give a smaller {flag}."
     ]
 
 

@@ -158,16 +158,35 @@ class Balanced:
             yield np.concatenate(rows)
 
     def share_with_positive(self, labels: np.ndarray) -> float:  # noqa: ARG002, as of Shuffled
-        """The expected share of a batch's images that have another of their pid in it.
+        """The expected share of a batch's images that have another image of their pid in it.
 
-        Of I pids that are drawn B times: 1 - (1 - 1/I)^(B - 1).
+        Of I pids that are drawn B times: 1 - (1 - 1/I)^(B - 1), for pids of at least two images,
+        which give two different ones whenever they are drawn twice. A single image gives copies.
         """
         found = 0.0
         for part in self.parts:
             sizes = np.array([len(pool) for pool in part.pools], float)
-            with_positive = 1 - (1 - 1 / sizes) ** (part.P - 1)
+            pairs = np.array([(self._counts[pool] > 1).mean() for pool in part.pools])
+            with_positive = pairs * (1 - (1 - 1 / sizes) ** (part.P - 1))
             found += part.P * (with_positive * sizes).sum() / sizes.sum()
         return found / sum(part.P for part in self.parts)
+
+    def copied(self) -> tuple[int, int]:
+        """How many pids have fewer images than a batch draws of them on average, and of how many.
+
+        Of several pools, those batches count that are of the pid's own.
+        """
+        few = total = 0
+        for part in self.parts:
+            for pool in part.pools:
+                few += int((self._counts[pool] < part.P / len(pool)).sum())
+                total += len(pool)
+        return few, total
+
+    @property
+    def _counts(self) -> np.ndarray:
+        """Images of each of groups, int [groups]."""
+        return np.array([len(rows) for rows in self.groups])
 
 
 def _draw_pids(rng: np.random.Generator, part: Part) -> np.ndarray:

@@ -82,6 +82,15 @@ def test_a_set_that_teaches_copies_is_warned_about(counts, K, told):
     assert told is None or lines[0].startswith(told)
 
 
+@pytest.mark.parametrize(
+    "few, told", [(0, None), (2, None), (3, "3 of the 9 pids (33%) have fewer images than")]
+)
+def test_pids_that_are_drawn_more_often_than_they_have_images_are_warned_about(few, told):
+    lines = pids.often_drawn(few, 9)
+    assert len(lines) == (told is not None)
+    assert told is None or (lines[0].startswith(told) and "a smaller --batch_size." in lines[0])
+
+
 def test_each_kind_is_one_line_with_the_first_few():
     names = [f"{spelling}{n}" for n in range(9) for spelling in ("", "0", "00") for _ in range(4)]
     assert pids.warnings(numbered(4, 4), K=4) == []

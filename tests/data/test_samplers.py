@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -156,11 +157,36 @@ def test_the_share_of_images_with_a_positive_is_that_of_many_batches(kind, B, mo
     sampler = samplers.make(images, plan(kind, B, **more), seed=1)
     shares = []
     for rows in sampler.batches(0, 3000):
-        counts = np.bincount(labels[rows])
+        counts = np.bincount(labels[np.unique(rows)])  # copies of an image are no pair
         shares.append((counts[labels[rows]] > 1).mean())
     error = 4.5 * np.std(shares) / np.sqrt(3000) + 1e-9
     # Batches of an epoch are not independent, but closer to the mean than if they were.
     assert abs(np.mean(shares) - sampler.share_with_positive(labels)) <= error
+
+
+@pytest.mark.parametrize("B", [2, 3, 5])
+def test_balanced_copies_of_an_image_are_no_pairs(B):
+    """By brute force: all batches of pids a (one image), b (two) and c (three)."""
+    images = make_set([1, 2, 3])
+    sampler = samplers.make(images, plan("balanced", B), seed=1)
+    with_positive = [
+        sum(batch.count(pid) > 1 and pid != "a" for pid in batch) / B
+        for batch in itertools.product("abc", repeat=B)
+    ]
+    assert sampler.share_with_positive(labels_of(images.pids)) == pytest.approx(
+        np.mean(with_positive)
+    )
+
+
+def test_balanced_tells_how_many_pids_are_drawn_more_often_than_they_have_images():
+    images = make_set([1, 2, 3, 4, 5, 6], sets=2)  # of set 0 the pids of 1, 3 and 5 images
+    for B, few in ((6, 0), (7, 1), (18, 2), (19, 3), (100, 6)):
+        assert samplers.make(images, plan("balanced", B), 1).copied() == (few, 6)
+    # 12 draws of 3 pids in set 0, 4 of 3 in set 1.
+    by_set = plan("balanced", 16, set_weights=[3, 1])
+    assert samplers.make(images, by_set, 1).copied() == (2, 6)
+    by_group = plan("balanced", 12, same_group=True)
+    assert samplers.make(images, by_group, 1).copied() == (3, 6)
 
 
 def test_positives_of_a_pid_of_several_sets_count_across_them():
@@ -178,7 +204,8 @@ def test_positives_of_a_pid_of_several_sets_count_across_them():
 
 def test_pids_of_single_images_have_no_positives():
     images = make_set([1] * 9)
-    assert samplers.make(images, plan("shuffle", 6), 1).share_with_positive(np.arange(9)) == 0
+    for kind in ("shuffle", "balanced"):
+        assert samplers.make(images, plan(kind, 6), 1).share_with_positive(np.arange(9)) == 0
 
 
 @pytest.mark.parametrize(

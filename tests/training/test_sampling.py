@@ -99,12 +99,36 @@ def test_few_pairs_are_warned_about_where_a_loss_needs_them(
     assert told in written if told else "have another of their pid" not in written
 
 
-def test_batches_without_any_pair_are_refused_but_for_a_loss_of_identities(dataset, tmp_path):
+@pytest.fixture
+def single(dataset, tmp_path):
+    """A CSV of as many pids as images."""
     csv = tmp_path / "single.csv"
     csv.write_text("".join(f"{row},{fid}\n" for row, fid in enumerate(dataset.fids)))
+    return csv
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_batches_without_any_pair_are_refused_but_for_a_loss_of_identities(
+    dataset, single, tmp_path, sampler
+):
     with pytest.raises(UserError, match="no image of a batch has another of its pid.*--id_loss_w"):
-        run(tmp_path / "exp", csv, dataset.root, "--id_loss_weight=0")
+        run(tmp_path / "exp", single, dataset.root, "--id_loss_weight=0", f"--sampler={sampler}")
     assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ("--batch_size=40", True),  # 12 pids, 6 of them of a single image
+        ("--batch_size=12", False),
+        ("--batch_size=40 --loss_weight=0", False),
+    ],
+)
+def test_copies_in_balanced_batches_are_warned_about(dataset, lonely, tmp_path, capfd, flags, told):
+    argv = [f"--experiment_root={tmp_path}", f"--train_set={lonely[0]}"]
+    argv += [f"--image_root={dataset.root}", *FLAGS.split(), "--sampler=balanced", *flags.split()]
+    train._load_data(train.parse_args(argv).settings, resuming=False)
+    assert ("have fewer images than a batch draws of them" in capfd.readouterr().err) == told
 
 
 @pytest.mark.parametrize(

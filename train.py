@@ -243,7 +243,7 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     if isinstance(sampler, samplers.Balanced) and settings.loss_weight:
         for line in pids.often_drawn(*sampler.copied()):
             log.warning(line)
-    _check_positives(settings, sampler, data.train_set)
+    _check_positives(settings, sampler, data.train_set, resuming)
     return data
 
 
@@ -251,25 +251,38 @@ def _size_flag(settings: Settings) -> str:
     return "batch_p" if settings.sampler == "pk" else "batch_size"
 
 
-def _check_positives(settings: Settings, sampler: Sampler, train_set: Dataset) -> None:
-    """Warn of batches that have few pairs of a pid. Raises: UserError where all are without."""
-    needs_pairs = settings.loss_weight and not settings.memory_batches
-    if isinstance(sampler, pk_sampler.Sampler) or not needs_pairs:
+def _check_positives(
+    settings: Settings, sampler: Sampler, train_set: Dataset, resuming: bool
+) -> None:
+    """Warn of batches that have few pairs of a pid.
+
+    Raises:
+        UserError: there are none, for a training that is new and needs them.
+    """
+    if isinstance(sampler, pk_sampler.Sampler) or not settings.loss_weight:
         return
     labels = dataset.labels_of(_with_copies(train_set, settings).pids)
     share = sampler.share_with_positive(labels)
-    if not share and not settings.id_loss_weight:
+    single = labels.max() + 1 == len(labels)  # in a memory each would find only itself, as it was
+    in_memory = settings.memory_batches and not single
+    needed = "several images of a pid" if single else "--sampler pk or a larger --batch_size"
+    if not share and not (in_memory or settings.id_loss_weight or resuming):
         raise UserError(
             f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
-            "needs. Add an --id_loss_weight, take --sampler pk, or give several images of a pid."
+            f"needs. Add an --id_loss_weight, or give several images of a pid."
         )
-    if share < _FEW_POSITIVES:
-        advice = "--sampler pk or a larger --batch_size"
+    if in_memory:
+        if settings.memory_start and share * settings.batch_size < 1:
+            log.warning(
+                f"--sampler {settings.sampler}: before --memory_start {settings.memory_start} a batch has next to no "
+                f"images of one pid, as --loss {settings.loss} needs. Give a smaller --memory_start, or --sampler pk."
+            )
+    elif share < _FEW_POSITIVES:
         if settings.id_loss_weight:
-            advice += f", or --loss_weight 0 if only --id_loss {settings.id_loss} is to train"
+            needed += f", or --loss_weight 0 if only --id_loss {settings.id_loss} is to train"
         log.warning(
             f"--sampler {settings.sampler}: of the {settings.batch_size} images of a batch, {share:.1%} have another "
-            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Give {advice}."
+            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Give {needed}."
         )
 
 

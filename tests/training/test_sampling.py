@@ -108,12 +108,31 @@ def single(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+@pytest.mark.parametrize("memory", [[], ["--memory_batches=2"]])
 def test_batches_without_any_pair_are_refused_but_for_a_loss_of_identities(
-    dataset, single, tmp_path, sampler
+    dataset, single, tmp_path, capfd, sampler, memory
 ):
+    argv = [f"--experiment_root={tmp_path}/exp", f"--train_set={single}"]
+    argv += [f"--image_root={dataset.root}", *FLAGS.split(), f"--sampler={sampler}", *memory]
+    settings = train.parse_args([*argv, "--id_loss_weight=0"]).settings
     with pytest.raises(UserError, match="no image of a batch has another of its pid.*--id_loss_w"):
-        run(tmp_path / "exp", single, dataset.root, "--id_loss_weight=0", f"--sampler={sampler}")
-    assert not (tmp_path / "exp").exists()
+        train._load_data(settings, resuming=False)
+    train._load_data(settings, resuming=True)  # it began before this was refused
+    assert "0.0% have another of their pid" in capfd.readouterr().err
+    train._load_data(train.parse_args(argv).settings, resuming=False)
+    assert "Give several images of a pid, or --loss_weight 0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("start, told", [(0, False), (5, True)])
+def test_a_memory_that_comes_late_to_batches_without_pairs_is_warned_about(
+    dataset, lonely, tmp_path, capfd, start, told
+):
+    argv = [f"--experiment_root={tmp_path}", f"--train_set={lonely[0]}", "--batch_size=3"]
+    argv += [f"--image_root={dataset.root}", *FLAGS.replace("--batch_size=6", "").split()]
+    argv += ["--memory_batches=2", f"--memory_start={start}", "--id_loss_weight=0"]
+    train._load_data(train.parse_args(argv).settings, resuming=False)
+    written = capfd.readouterr().err
+    assert ("before --memory_start 5 a batch has next to no images of one pid" in written) == told
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def _settings_to_resume(call: Call) -> Settings:
     root = call.settings.experiment_root
     settings = args_json.resume(call.settings, call.given)
     try:
-        rules.check_combinations(settings)
+        rules.check_combinations(settings, resuming=True)
     except UserError as error:
         given = [f"--{name}" for name in flags.CHANGED_BY_RESUMING if name in call.given]
         beside = f", with {' '.join(given)} as given here" if given else ""
@@ -269,7 +269,7 @@ def _check_positives(
     if not share and not (in_memory or settings.id_loss_weight or resuming):
         raise UserError(
             f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
-            f"needs. Add an --id_loss_weight, or give several images of a pid."
+            "needs. Add an --id_loss_weight, or give several images of a pid."
         )
     if in_memory:
         if settings.memory_start and share * settings.batch_size < 1:

@@ -1,5 +1,6 @@
 """Which flags fit together: checked before anything slow, for new and for resumed experiments."""
 
+from collections.abc import Callable
 from typing import Any
 
 import common
@@ -9,13 +10,19 @@ from experiment import flags, id_losses
 from experiment.flags import Architecture, Settings
 
 
-def check_combinations(settings: Settings) -> None:
-    """Raises: UserError for values that are each allowed, but not together or not for training."""
+def check_combinations(settings: Settings, resuming: bool = False) -> None:
+    """Raises: UserError for values that are each allowed, but not together or not for training.
+
+    Args:
+        resuming: whether these are flags of an experiment that goes on; some began when fewer values were refused.
+    """
     _check_batch(settings)
     _check_trackers(settings)
     _check_sets(settings)
     _check_cache(settings)
     _check_loss(settings)
+    if not resuming:
+        _check_ranges_of_constants(settings)
     _check_loss_weight(settings)
     _check_id_loss(settings)
     _check_crops(settings)
@@ -203,6 +210,25 @@ def _check_loss_constants(settings: Settings) -> None:
             f"--loss {settings.loss} has no constants to set. Received: --loss_constants "
             f"{settings.loss_constants}. Leave it out, or take one of {', '.join(losses)}"
         )
+
+
+# Constants that cosines are held against: beyond these ends the loss is soon 0, or the same for all pairs. The others
+# may be any number above 0, as their flag has it.
+_CONSTANTS_OF_COSINES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
+    ("circle", "m"): (lambda m: m < 1, "between 0 and 1"),
+    ("multi_similarity", "base"): (lambda base: base <= 1, "above 0 and at most 1"),
+}
+
+
+def _check_ranges_of_constants(settings: Settings) -> None:
+    constants = common.LOSS_CONSTANTS[settings.loss]
+    given = settings.constants_of_loss
+    for (loss, name), (is_good, allowed) in _CONSTANTS_OF_COSINES.items():
+        if loss == settings.loss and name in given and not is_good(given[name]):
+            raise UserError(
+                f"--loss_constants {name} of --loss {settings.loss} should be {allowed}. Received: --loss_constants "
+                f"{settings.loss_constants}. Leave it out for {constants[name]:g}"
+            )
 
 
 def _check_crops(settings: Settings) -> None:

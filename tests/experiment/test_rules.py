@@ -119,6 +119,15 @@ def test_a_flag_without_effect_is_an_error(name):
             "--loss circle has no constant alpha. Received: .*m=0.3,alpha=3. Give those of m, gamma",
         ),
         (
+            ["--loss=circle", "--loss_constants=gamma=32,m=5"],
+            "constants m of --loss circle should be between 0 and 1. Received: .*gamma=32,m=5. Leave it out for 0.25",
+        ),
+        (["--loss=circle", "--loss_constants=m=1"], "m of --loss circle should be between 0 and 1"),
+        (
+            ["--loss=multi_similarity", "--loss_constants=base=2"],
+            "base of --loss multi_similarity should be above 0 and at most 1. .* base=2. Leave it out for 0.5",
+        ),
+        (
             ["--adam_beta1_decay", "--adam_beta1=0.5"],
             "--adam_beta1_decay lowers beta1 to 0.5. Received: --adam_beta1 0.5",
         ),
@@ -127,6 +136,13 @@ def test_a_flag_without_effect_is_an_error(name):
 def test_constants_that_do_not_fit_are_refused(argv, message):
     with pytest.raises(UserError, match=message):
         rules.check_combinations(settings_of(*argv))
+
+
+def test_an_experiment_that_began_with_other_constants_goes_on():
+    settings = settings_of("--loss=circle", "--loss_constants=m=1.1")
+    rules.check_combinations(settings, resuming=True)
+    with pytest.raises(UserError, match="should be between 0 and 1"):
+        rules.check_combinations(settings)
 
 
 def test_a_layer_decay_is_for_nets_that_say_what_their_layers_are(tmp_path, monkeypatch):
@@ -150,6 +166,18 @@ def test_constants_that_fit():
     assert settings.constants_of_loss == {"gamma": 32}
     assert settings.factors_of_parts == {"bias": 2, "net": 0.1}
     assert settings_of().constants_of_loss == settings_of().factors_of_parts == {}
+
+
+@pytest.mark.parametrize(
+    "loss, constants",
+    [
+        ("circle", "m=0.99,gamma=1000"),
+        ("multi_similarity", "alpha=9,beta=90,base=1,epsilon=2"),
+        ("supcon", "temperature=3"),
+    ],
+)
+def test_constants_at_the_ends_of_what_is_allowed(loss, constants):
+    rules.check_combinations(settings_of(f"--loss={loss}", f"--loss_constants={constants}"))
 
 
 @pytest.mark.parametrize(

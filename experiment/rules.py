@@ -336,6 +336,11 @@ def _check_optimization(settings: Settings) -> None:
             "--decay_to needs a --decay_start_iteration from 0 to below it, from which the learning "
             f"rate falls. Received: --decay_start_iteration {start} --decay_to {end}"
         )
+    if "classifier" in settings.factors_of_parts and not settings.id_loss_weight:
+        raise UserError(
+            "--lr_factors has a factor for classifier, which only --id_loss_weight above 0 adds. Received: "
+            f"--lr_factors {settings.lr_factors}. Leave classifier out, or give an --id_loss_weight"
+        )
     if settings.optimizer == "adamw" and not settings.weight_decay:
         raise UserError(
             "--optimizer adamw needs a --weight_decay above 0, such as 0.01; without it is adam"

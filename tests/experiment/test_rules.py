@@ -128,6 +128,10 @@ def test_a_flag_without_effect_is_an_error(name):
             "base of --loss multi_similarity should be above 0 and at most 1. .* base=2. Leave it out for 0.5",
         ),
         (
+            ["--lr_factors=head=2,classifier=10"],
+            "only --id_loss_weight above 0 adds. Received: --lr_factors head=2,classifier=10. Leave classifier out, or",
+        ),
+        (
             ["--adam_beta1_decay", "--adam_beta1=0.5"],
             "--adam_beta1_decay lowers beta1 to 0.5. Received: --adam_beta1 0.5",
         ),
@@ -165,6 +169,8 @@ def test_constants_that_fit():
     rules.check_combinations(settings)
     assert settings.constants_of_loss == {"gamma": 32}
     assert settings.factors_of_parts == {"bias": 2, "net": 0.1}
+    rules.check_combinations(settings_of("--lr_factors=classifier=10", "--id_loss_weight=1"))
+    rules.check_combinations(settings_of("--lr_factors=head=10", "--center_loss_weight=1"))
     assert settings_of().constants_of_loss == settings_of().factors_of_parts == {}
 
 

@@ -113,7 +113,7 @@ def main(call: Call) -> None:
     settings = _settings_to_resume(call) if call.resume else call.settings
     if settings.seed is None:
         settings = dataclasses.replace(settings, seed=secrets.randbits(31))
-    for line in (*rules.unreached(settings), *rules.enlarged(settings)):
+    for line in rules.doubtful(settings):
         log.warning(line)
     if cluster.is_chief:
         trackers.check(settings)

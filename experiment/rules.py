@@ -413,6 +413,11 @@ def _check_validation(settings: Settings) -> None:
         )
 
 
+def doubtful(settings: Settings) -> list[str]:
+    """One line for each thing that is allowed, but probably not meant."""
+    return [*unreached(settings), *enlarged(settings), *whole(settings)]
+
+
 def unreached(settings: Settings) -> list[str]:
     """One line for each plan that is for an iteration which the training does not reach."""
     end = settings.train_iterations
@@ -443,6 +448,16 @@ def unreached(settings: Settings) -> list[str]:
             f"below {end}."
         )
     return lines
+
+
+def whole(settings: Settings) -> list[str]:
+    """A line where random parts of images are always the whole image, whatever their shape may be."""
+    if settings.random_resized_crop != 1:
+        return []
+    return [
+        "--random_resized_crop 1 takes the whole of each image, and --crop_aspect has no effect then. Give the least "
+        "area of a part, such as 0.16, or leave both out."
+    ]
 
 
 def enlarged(settings: Settings) -> list[str]:

@@ -121,6 +121,12 @@ def test_of_an_image_as_large_as_needed_no_part_is_enlarged(least, aspect):
     assert Augmentation((256, 128), (288, 144)).needed == (288, 144)
 
 
+@pytest.mark.parametrize("aspect", [1, 1.33, 10])
+def test_a_part_of_all_of_the_area_is_the_whole_image(aspect):
+    drawn = augment.parts(1, 2, 500, least_area=1.0, aspect=aspect)
+    np.testing.assert_array_equal(drawn, np.tile([0, 0, 1, 1], (500, 1)))
+
+
 def test_a_part_is_cut_out_to_whole_pixels():
     image = tf.reshape(tf.range(10 * 7 * 3), [10, 7, 3])
 

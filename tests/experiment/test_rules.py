@@ -51,6 +51,16 @@ def test_parts_of_images_that_are_small_on_disk_are_warned_about():
         assert not rules.enlarged(settings_of(*argv))
 
 
+def test_parts_that_are_always_the_whole_image_are_warned_about():
+    (line,) = rules.doubtful(settings_of("--random_resized_crop=1", "--crop_aspect=2"))
+    assert "takes the whole of each image, and --crop_aspect has no effect" in line
+    assert (
+        rules.doubtful(settings_of("--random_resized_crop=0.99"))
+        == rules.doubtful(settings_of())
+        == []
+    )
+
+
 EXAMPLES = {
     "camera_names": "1",
     "cache_dir": "somewhere",

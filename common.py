@@ -214,7 +214,8 @@ _EXHAUSTED = (
         r"out of memory|unable to allocate|cannot allocate|can't allocate|failed to allocate|allocation failed"
         r"|bad_alloc|\boom\b|resource exhausted",
         "out of memory",
-        "A smaller --batch_size needs less; in a training, smaller --batch_p, --batch_k or net_input, or --cache none.",
+        "A smaller --batch_size needs less; in a training, smaller --batch_p, --batch_k, --memory_batches or "
+        "net_input, or --cache none.",
     ),
 )
 

@@ -289,7 +289,10 @@ def test_a_bad_image_that_is_to_be_embedded_is_named(bad_path):
     [
         ("x.jpg; Too many open files", "too many files are open .*ulimit -n"),
         ("a/checkpoint; No space left on device", "the disk is full"),
-        ("OOM when allocating tensor with shape[4]", "out of memory .*--batch_p.*--resume"),
+        (
+            "OOM when allocating tensor with shape[4]",
+            "out of memory .*--batch_p.*--memory_batches.*--resume",
+        ),
         ("Resource was exhausted somehow", "out of memory"),
     ],
 )

@@ -687,8 +687,8 @@ class Settings(Architecture):
     memory_batches: int = _flag(
         "loss",
         "Also compare each image with the embeddings of the last N batches, as they were then: many "
-        "more negatives for little time. Each takes P x K x D numbers in memory and in checkpoints. "
-        "0 keeps none.",
+        "more negatives for little time. Each takes P x K x D numbers in memory and in checkpoints, or with another "
+        "--sampler than pk --batch_size x D. 0 keeps none.",
         type=common.integer(0, most=1_000_000),
         metavar="N",
         default=0,

@@ -61,8 +61,7 @@ def read(name: str, replaced: Collection[str], without: Collection[str] = ()) ->
         UserError: there is no such file, it cannot be read, or it has a name or value that train.py
             does not allow.
     """
-    path = _find(name)
-    content = _content(path)
+    path, content = content_of(name)
     if "flags" in content:
         source = _recipe(path, content)
     elif "experiment_root" in content:
@@ -79,6 +78,16 @@ def read(name: str, replaced: Collection[str], without: Collection[str] = ()) ->
     for each in values.keys() - set(replaced):
         _check_path(path, each, values[each])
     return source._replace(flags=values)
+
+
+def content_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The path and the content of what --like names, before its flags are checked.
+
+    Raises:
+        UserError: there is no such file, or it is no object in JSON or YAML.
+    """
+    path = _find(name)
+    return path, _content(path)
 
 
 def checked(path: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_it_trains_two_iterations(name, dataset, tiny_weights, tmp_path):
 
 PYTHON = f"""#!{sys.executable}
 import json, os, sys
-if sys.argv[1] == "-c":
+if sys.argv[1:3] == ["-m", "experiment.recipes"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 with open(os.environ["CALLS"], "a") as file:
     print(json.dumps(sys.argv[1:]), file=file)
@@ -176,6 +176,7 @@ def call(*arguments, code=0):
     command = [PROJECT / "recipes" / "run.sh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
+    Path("told").write_text(done.stderr)
     return [json.loads(line) for line in Path("calls").read_text().splitlines()]
 
 
@@ -252,6 +253,37 @@ def test_nothing_is_evaluated_after_a_training_that_failed_or_was_interrupted(
     monkeypatch.setenv("FAILS_WITH", str(code))
     calls = call(path_of("market1501_lunet"), "market 1501", "out", code=code)
     assert commands(calls[1:]) == ["train.py"]
+
+
+def test_a_recipe_may_be_given_by_its_name(place):
+    by_file = call(path_of("market1501_lunet"), "market 1501", "out")
+    by_name = call("market1501_lunet", "market 1501", "out")
+    file = by_file[1].index(path_of("market1501_lunet"))
+    assert by_name[1][file] == "market1501_lunet"
+    assert by_name[2:] == by_file[2:] and len(by_name) == 4
+    assert parse(by_name[1]) == parse(by_file[1])
+
+
+@pytest.mark.parametrize(
+    "name, content, told",
+    [
+        ("market1501_lunte", None, "market1501_lunte does not exist. .* Meant: market1501_lunet"),
+        ("recipes/mine.json", None, "mine.json does not exist. Give the directory of an exp"),
+        ("mine.json", '{"flags": ', "mine.json cannot be read as JSON .* Repair it"),
+        ("mine.json", "[]", "mine.json should hold an object of flags. Received: list"),
+        ("mine.json", '{"data": ["a"]}', "data should have flags in a line .* Received: .*'a'"),
+        ("mine.json", '{"data": "a\\nb"}', "data should have flags in a line of text. Received"),
+        ("mine.json", '{"evaluate": "a"}', "evaluate should be an object of .* Received: str"),
+        ("mine.json", '{"evaluate": {"a b": ""}}', "evaluate should have names in one word.*a b"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_told_in_a_line_before_anything(place, name, content, told):
+    if content:
+        Path(name).write_text(content)
+    assert call(name, "market 1501", "out", code=1) == []
+    written = Path("told").read_text()
+    assert re.search(told, written) and written.count("\n") == 1
+    assert not Path("out").exists()
 
 
 def test_what_is_missing_is_told(place):

@@ -118,10 +118,12 @@ def _hold_out(whole: Dataset, settings: Settings) -> Data:
     pid_count = len(set(train_set.pids))
     trained = pid_count * (2 if settings.flip_makes_new_pid else 1)
     if settings.sampler == "pk" and trained < settings.batch_p:
-        smaller = f"--batch_p of at most {trained}, or a smaller " if trained > 1 else "smaller "
+        ways = [f"a --batch_p of at most {trained}"] if trained > 1 else []
+        ways += ["a smaller --val_pids"] if len(set(whole.pids)) - pid_count > 2 else []
+        ways = ways or ["more pids", "--val_query and --val_gallery in place of --val_pids"]
         raise UserError(
-            f"--val_pids {settings.val_pids} leaves {pid_count} pids to train on, fewer than "
-            f"--batch_p {settings.batch_p} takes. Give a {smaller}--val_pids."
+            f"--val_pids {settings.val_pids} leaves {pid_count} pid{'s' * (pid_count != 1)} to train on, fewer than "
+            f"--batch_p {settings.batch_p} takes. Give {', or '.join(ways)}."
         )
     found = ValidationSet(
         whole.select(queries),

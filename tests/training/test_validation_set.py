@@ -74,10 +74,17 @@ def test_too_many_pids_held_out_are_told(settings):
         common.UserError, match="leaves 2 pids .* a --batch_p of at most 2, or a smaller --val_pids"
     ):
         load(settings, val_pids=4)
-    with pytest.raises(common.UserError, match="leaves 1 pids .* Give a smaller --val_pids"):
+    with pytest.raises(common.UserError, match="leaves 1 pid to .* Give a smaller --val_pids"):
         load(settings, val_pids=5)
     with pytest.raises(common.UserError, match="--val_pids 7 holds out 7 pids, but only 6"):
         load(settings, val_pids=7)
+
+
+def test_too_few_pids_to_hold_any_out_are_told(settings, dataset, tmp_path):
+    three = [row for row in rows_of(dataset) if row[0] in sorted(set(dataset.pids))[:3]]
+    train_set = write(tmp_path / "three.csv", three)
+    with pytest.raises(common.UserError, match="Give more pids, or --val_query and --val_gallery"):
+        load(settings, train_set=train_set, val_pids=2)
 
 
 def test_a_seed_of_another_worker_holds_out_what_that_one_does(settings):

@@ -63,10 +63,13 @@ def nearest(
 
     distances.map_blocks(order_block, N, 4 * _CROWDED * k, batch_size)
     left = np.flatnonzero(alone)
+    first_copy = _first_copies(embs, left)
+    left = left[np.argsort(first_copy[left], kind="stable")]  # copies follow one another
 
     def order_left(block: slice) -> None:
+        of_copies = _DistancesOfCopies(exact, embs, first_copy)
         for image, bounds in zip(left[block], lower_bounds(left[block], 0), strict=True):
-            order[image] = _nearest_of(exact, embs, image, bounds, k)
+            order[image] = _nearest_of(of_copies, image, bounds, k)
 
     distances.map_blocks(order_left, len(left), N, batch_size)
     return order, furthest
@@ -192,16 +195,62 @@ def _nearest_candidates(
     return columns[by_row[starts[:, None] + np.arange(k)]], limits
 
 
+def _first_copies(embs: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """For each of `images` the first of them that has the same embedding, for others themselves.
+
+    Args:
+        embs: [N, D].
+        images: int [n], ascending.
+
+    Returns:
+        int [N].
+    """
+    rows = np.ascontiguousarray(embs[images])
+    rows_as_bytes = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))[:, 0]
+    _, firsts, groups = np.unique(rows_as_bytes, return_index=True, return_inverse=True)
+    first_copy = np.arange(len(embs))
+    first_copy[images] = images[firsts[groups]]
+    return first_copy
+
+
+class _DistancesOfCopies:
+    """Exact distances of one image after another.
+
+    Between copies of two embeddings they are computed once, as long as those of the first follow
+    one another.
+    """
+
+    def __init__(self, exact: distances.Metric, embs: np.ndarray, first_copy: np.ndarray):
+        self._exact = exact
+        self._embs = embs
+        self._first_copy = first_copy
+        self._first = -1  # of the copies whose distances are known
+        self._known = np.empty(len(embs))  # distances to first copies, or NaN
+
+    def __call__(self, image: int, others: np.ndarray) -> np.ndarray:
+        """Of one image to others, int [n]: float64 [n]."""
+        if self._first_copy[image] != self._first:
+            self._first = self._first_copy[image]
+            self._known.fill(np.nan)
+        firsts = self._first_copy[others]
+        unknown = np.flatnonzero(np.bincount(firsts[np.isnan(self._known[firsts])]))
+        emb = self._embs[image].astype(np.float64)
+        size = max(1, 2**15 // len(emb))  # whose differences fit into a processor's cache
+        for start in range(0, len(unknown), size):
+            part = unknown[start : start + size]
+            self._known[part] = self._exact.distances(emb, part)
+        return self._known[firsts]
+
+
 def _nearest_of(
-    exact: distances.Metric, embs: np.ndarray, image: int, bounds: np.ndarray, k: int
+    of_copies: _DistancesOfCopies, image: int, bounds: np.ndarray, k: int
 ) -> np.ndarray:
     """The k nearest of one image, by lower bounds [N] of all, in memory for one."""
-    emb = embs[image].astype(np.float64)
     bounds[image] = -np.inf
     limit = _limits(bounds[None], k)[0]
-    kth = np.sort(exact.distances(emb, np.flatnonzero(bounds <= limit)))[k - 1]
+    kth = np.sort(of_copies(image, np.flatnonzero(bounds <= limit)))[k - 1]
     candidates = np.flatnonzero(bounds <= max(kth, limit))
-    dists = exact.distances(emb, candidates)
+    dists = of_copies(image, candidates)
     dists[candidates == image] = -np.inf
     return candidates[np.argsort(dists, kind="stable")[:k]]
 

@@ -72,6 +72,62 @@ def test_of_equally_far_images_the_first_is_nearer(offset, metric):
     np.testing.assert_array_equal(order, np.argsort(dists, axis=1, kind="stable")[:, :9])
 
 
+def zeros_and_copies():
+    rng = np.random.default_rng(4)
+    embs = rng.standard_normal((900, 6))
+    embs[::3] = 0
+    embs[1::3] = embs[rng.integers(1, 3, 300)]
+    return embs
+
+
+def all_equal():
+    return np.full((700, 6), 0.1)
+
+
+def two_points_but_for_rounding():
+    embs = np.random.default_rng(5).standard_normal((800, 6)) * 1e-7
+    embs[::2] += 1
+    embs[1::2] -= 1
+    embs[100:400:5] = embs[0]
+    return embs
+
+
+def one_is_huge():
+    embs = np.random.default_rng(6).standard_normal((700, 6))
+    embs[200:500] = embs[7]
+    embs[350] = 1e15
+    return embs
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cityblock"])
+@pytest.mark.parametrize(
+    "make", [zeros_and_copies, all_equal, two_points_but_for_rounding, one_is_huge]
+)
+def test_images_with_hundreds_of_copies_have_the_neighbors_of_a_full_sort(
+    make, metric, monkeypatch
+):
+    embs = make().astype(np.float32)
+    dists = brute.distances(embs, embs, metric)
+    furthest = dists.max(axis=1)
+    np.fill_diagonal(dists, -1)
+    wanted = np.argsort(dists, axis=1, kind="stable")[:, :9]
+    for cores, batch_size in ((1, 256), (4, 30)):
+        monkeypatch.setattr(distances.cores, "count", lambda told=cores: told)
+        order, got = neighbors.nearest(embs, 9, metric, batch_size)
+        np.testing.assert_array_equal(order, wanted)
+        np.testing.assert_allclose(got, furthest, rtol=1e-6)
+
+
+def test_embeddings_of_zeros_are_as_far_from_their_copies_as_from_all_by_cosine():
+    embs = np.zeros((600, 4), np.float32)
+    embs[::3, :2] = np.random.default_rng(7).integers(-3, 4, (200, 2)) + 0.5
+    order, furthest = neighbors.nearest(embs, 5, "cosine")
+    for image in np.flatnonzero(~embs.any(axis=1)):
+        others = np.delete(np.arange(600), image)
+        np.testing.assert_array_equal(order[image], [image, *others[:4]])
+        assert furthest[image] == 1
+
+
 def test_an_image_is_the_nearest_of_itself_among_its_copies():
     embs = np.repeat(np.float32([[0, 0], [3, 4]]), 60, axis=0)
     order, furthest = neighbors.nearest(embs, 7, "euclidean")

@@ -269,7 +269,9 @@ def _lower_bounds(embs: np.ndarray, metric: str) -> tuple[_LowerBounds, _Widened
 
         def of_block(block: slice | np.ndarray, first: int) -> np.ndarray:
             to_others = distances.METRICS[metric](embs[first:])
-            return to_others.lower_bounds(embs[block].astype(np.float64))
+            bounds = to_others.lower_bounds(embs[block].astype(np.float64))
+            bounds *= 1 - 1e-7  # float32 may round them up by less
+            return bounds.astype(np.float32)
 
         return of_block, lambda block, limits: limits * 1.000001
 

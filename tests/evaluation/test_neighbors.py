@@ -63,9 +63,10 @@ def test_nearest_are_found_in_whatever_part_they_are(make, metric, monkeypatch):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cityblock"])
-@pytest.mark.parametrize("offset", [0, 1000])
-def test_of_equally_far_images_the_first_is_nearer(offset, metric):
-    embs = np.random.default_rng(0).integers(-2, 3, (500, 4)).astype(np.float32) + offset
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1, 1000), (1e15, 0), (1 / 3, 0)])
+def test_of_equally_far_images_the_first_is_nearer(scale, offset, metric):
+    embs = np.random.default_rng(0).integers(-2, 3, (500, 4)) * scale + offset
+    embs = embs.astype(np.float32)
     order, _ = neighbors.nearest(embs, 9, metric)
     dists = brute.distances(embs, embs, metric)
     np.fill_diagonal(dists, -1)

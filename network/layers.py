@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -112,6 +113,7 @@ class BatchNorm(keras.layers.Layer):
             one device there is no difference.
         frozen: whether it normalizes with the running statistics in training, too, and leaves them
             as they are.
+        places: H times W, 1 for [B, C]; None where height or width may differ.
     """
 
     def __init__(self, decay: float = 0.9, epsilon: float = 1e-5, center: bool = True, **kwargs):
@@ -131,6 +133,8 @@ class BatchNorm(keras.layers.Layer):
             raise ValueError(
                 f"BatchNorm takes inputs of shape [B, C] or [B, H, W, C]. Received: {input_shape}"
             )
+        sides = input_shape[1:-1]
+        self.places = None if None in sides else math.prod(sides)
         # Not cast to the compute dtype: the fused op takes half-precision images with float32
         # parameters.
         options = {"shape": (input_shape[-1],), "dtype": "float32", "autocast": False}

@@ -68,15 +68,27 @@ def net_of(network: keras.Model) -> keras.Model:
 
 def normalize_apart(network: keras.Model) -> None:
     """Let each replica take its own statistics in batch norm; see layers.BatchNorm."""
-    for layer in _batch_norms(network):
+    for layer in batch_norms(network):
         layer.synchronized = False
 
 
 def freeze_statistics(network: keras.Model) -> None:
     """Let batch norm keep its running statistics in training; see layers.BatchNorm."""
-    for layer in _batch_norms(network):
+    for layer in batch_norms(network):
         layer.frozen = True
 
 
-def _batch_norms(network: keras.Model) -> list[BatchNorm]:
+def batch_norms(network: keras.Model) -> list[BatchNorm]:
+    """Its layers of batch norm, those of nets within it, too."""
     return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNorm)]
+
+
+def other_batch_norms(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Keras' own layers of batch norm, but for those that are frozen, which have no statistics to
+    move.
+    """
+    return [
+        layer
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]

@@ -20,7 +20,7 @@ from experiment.rewind import rewind
 from runtime import devices, terminal
 from runtime.cluster import Cluster
 from runtime.terminal import log
-from training import validation_set
+from training import norms, validation_set
 from training.batches import Batches
 from training.recorder import Iteration, Recorder, due
 from training.saver import Saver
@@ -55,6 +55,7 @@ def train(settings: Settings, data: Data, strategy, cluster: Cluster, run: Run) 
         tf.config.experimental.enable_op_determinism()
     batches = Batches(data.train_set, settings, strategy, cluster)
     state = State(settings, batches.pid_images, strategy)
+    norms.check(state.network, settings, strategy.num_replicas_in_sync, run.resuming)
     source = state.initialize(settings, cluster, run.resuming, strategy)
     iteration = state.iteration
     ran_with = provenance.flags_at(settings.experiment_root, iteration) if run.resuming else {}

@@ -33,6 +33,7 @@ class Segments:
 
     def __init__(self, network: keras.Model):
         self.parts = split(network)
+        self._random_states = _random_states(network)
         # Keras cannot begin a model within another and give one of its tensors twice, or its input.
         distinct = {id(tensor): name for name, tensor in network.output.items()}
         self._names = {name: distinct[id(tensor)] for name, tensor in network.output.items()}
@@ -76,6 +77,7 @@ class Segments:
         owned = [[v for v in part.trainable_variables if id(v) in wanted] for part in self.parts]
         found: dict[int, tf.Tensor] = {}
         gradients = list(by_outputs.values())
+        drawn = [(state, tf.identity(state.value)) for state in self._random_states]
         first = next((index for index, own in enumerate(owned) if own), len(owned))
         for index in reversed(range(first, len(self.parts))):
             part, own = self.parts[index], owned[index]
@@ -102,6 +104,9 @@ class Segments:
                     before = found.get(id(variable))
                     found[id(variable)] = gradient if before is None else before + gradient
             gradients = [by_x]
+        # A layer that is called in several segments was last called in the first of them.
+        for state, after in drawn:
+            state.assign(after)
         return [found.get(id(variable)) for variable in variables]
 
 
@@ -134,18 +139,19 @@ def _split(network: keras.Model, outputs) -> Iterator[keras.Model]:
     needed = {id(start)}  # what the nodes to come, or the outputs, depend on
     length = 0
     for node in nodes:
-        before, result = node.input_tensors[0], node.output_tensors[0]
-        # A subclass of keras.Model may have no graph.
-        is_inner = hasattr(node.operation, "_nodes_by_depth") and needed == {id(before)}
+        is_inner = _is_network(node) and needed == {id(node.input_tensors[0])}
         uses.subtract(id(tensor) for tensor in node.input_tensors)
-        needed = {tensor for tensor in needed | {id(result)} if uses[tensor]}
+        made = {id(tensor): tensor for tensor in node.output_tensors}
+        needed = {tensor for tensor in needed | made.keys() if uses[tensor]}
         length += 1
-        if needed != {id(result)}:
+        if len(needed) != 1 or not needed <= made.keys():
             continue
+        (result,) = (made[each] for each in needed)
         if is_inner:
+            before = node.input_tensors[0]
             if start is not before:
                 yield keras.Model(start, before)
-            yield from _split(node.operation, node.operation.output)
+            yield from _split(node.operation, node.operation.outputs[0])
         elif node is not nodes[-1] and length >= max(_SHORTEST, math.isqrt(len(nodes))):
             yield keras.Model(start, result)
         else:
@@ -156,3 +162,10 @@ def _split(network: keras.Model, outputs) -> Iterator[keras.Model]:
         outputs = {name: tensor for name, tensor in outputs.items() if tensor is not start}
     if length:
         yield keras.Model(start, outputs)
+
+
+def _is_network(node) -> bool:
+    """Whether a node calls a network of one input and one output, whose graph is known."""
+    # A subclass of keras.Model may have no graph.
+    has_graph = hasattr(node.operation, "_nodes_by_depth")
+    return has_graph and len(node.input_tensors) == len(node.output_tensors) == 1

@@ -127,6 +127,73 @@ def test_gradients_of_a_layer_that_is_called_twice_are_added_up():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+def assert_gradients_are_those_of(network, x):
+    """Of the network in one piece."""
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(network(x, training=True)["emb"] ** 2)
+    weights = network.trainable_variables
+    expected = tape.gradient(total, weights)
+    parts = segments.Segments(network)
+    embs, kept = parts.forward(x)
+    got = parts.backward(kept, {"emb": 2 * embs["emb"]}, weights)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def deep(x, depth=9):
+    """Layers that would be a segment of their own."""
+    for _ in range(depth):
+        x = keras.layers.LeakyReLU(0.9)(x)
+    return x
+
+
+def two_ways(x):
+    a, b = keras.ops.split(x, 2, axis=-1)
+    return keras.layers.Concatenate()([deep(a), b])
+
+
+def one_way(x):
+    """Only the second result is used."""
+    return deep(keras.ops.unstack(keras.ops.reshape(x, (-1, 2, 4)), axis=1)[1])
+
+
+def inner(x):
+    """A network of two outputs."""
+    entry = keras.Input((8,))
+    middle = deep(keras.layers.Dense(4)(entry))
+    a, b = keras.Model(entry, [middle, keras.layers.Dense(4)(middle)])(x)
+    return keras.layers.Concatenate()([deep(a), b])
+
+
+@pytest.mark.parametrize("ways, at_least", [(two_ways, 3), (one_way, 4), (inner, 3)])
+def test_operations_of_several_results(ways, at_least):
+    inputs = keras.Input((8,))
+    x = ways(deep(keras.layers.Dense(8)(inputs)))
+    emb = keras.layers.Dense(4)(deep(keras.layers.Dense(4)(x)))
+    network = keras.Model(inputs, {"emb": emb})
+    assert len(segments.split(network)) >= at_least
+    rng = np.random.default_rng(0)
+    assert_gradients_are_those_of(network, tf.constant(rng.normal(size=(3, 8)), tf.float32))
+
+
+def test_a_dropout_that_is_called_twice_ends_where_it_does_in_one_piece():
+    inputs = keras.Input((8,))
+    layer = keras.layers.Dropout(0.5, seed=1)
+    x = deep(layer(keras.layers.Dense(8)(inputs)))
+    emb = keras.layers.Dense(4)(deep(layer(deep(keras.layers.Dense(8)(x)))))
+    network = keras.Model(inputs, {"emb": emb})
+    assert sum(layer in part.layers for part in segments.split(network)) == 2
+    state = layer.seed_generator.state
+    begun = state.numpy()
+    network(tf.ones((3, 8)), training=True)
+    expected = state.numpy()
+    state.assign(begun)
+    parts = segments.Segments(network)
+    embs, kept = parts.forward(tf.ones((3, 8)))
+    parts.backward(kept, {"emb": tf.ones_like(embs["emb"])}, network.trainable_variables)
+    np.testing.assert_array_equal(state, expected)
+
+
 def test_gradients_of_some_weights_only():
     """As with a frozen net: what comes before the first of them is not computed again."""
     network = random_network()

@@ -961,7 +961,8 @@ class Settings(Architecture):
     bn_frozen: bool = _switch(
         "optimization",
         "Normalize with batch norm's running statistics in training, too, and leave them as they "
-        "are. This is for pretrained nets.",
+        "are. This is for pretrained nets. It freezes the head's batch norm, too, which is not "
+        "pretrained: with mean 0 and variance 1 it only scales and shifts.",
     )
 
     val_pids: int | float | None = _flag(

@@ -32,9 +32,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         "rounds": (5, "N", "Number of measurements of each way. The median counts."),
     }
     for name, (default, metavar, text) in numbers.items():
-        parser.add_argument(
-            f"--{name}", type=common.positive_int, default=default, metavar=metavar, help=text
-        )
+        # A triplet is two images of one pid and one of another.
+        kind = common.positive_int if name in ("chunk", "rounds") else common.integer(2)
+        parser.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=text)
     parser.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),

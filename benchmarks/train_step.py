@@ -40,16 +40,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = common.make_parser(__doc__)
     for field in flags.rows(Architecture):
         parser.add_argument(f"--{field.name}", **field.metadata["options"])
+    # A triplet is two images of one pid and one of another.
     parser.add_argument(
         "--batch_p",
-        type=common.positive_int,
+        type=common.integer(2),
         default=18,
         metavar="P",
         help="Number of pids in a batch.",
     )
     parser.add_argument(
         "--batch_k",
-        type=common.positive_int,
+        type=common.integer(2),
         default=4,
         metavar="K",
         help="Number of images of each pid.",

@@ -1,7 +1,8 @@
-"""The advice of the benchmark of a training iteration."""
+"""The benchmarks of a training iteration: what they advise, and what they refuse."""
 
 import pytest
 
+from benchmarks import chunks, train_step
 from benchmarks.train_step import advice
 
 
@@ -16,3 +17,20 @@ from benchmarks.train_step import advice
 )
 def test_advice_follows_the_measurement(ratio, told):
     assert told in advice(ratio)
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        (train_step, "batch_p"),
+        (train_step, "batch_k"),
+        (chunks, "batch_p"),
+        (chunks, "batch_k"),
+        (chunks, "large_k"),
+    ],
+)
+def test_a_batch_without_triplets_is_refused(module, flag, capsys):
+    with pytest.raises(SystemExit):
+        module.parse_args([f"--{flag}=1"])
+    told = capsys.readouterr().err
+    assert f"--{flag}: should be an integer of at least 2. Received: 1" in told

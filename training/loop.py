@@ -256,6 +256,11 @@ def _check_devices(settings: Settings, strategy) -> None:
             f"--chunk should divide the images that each device has. Received: {settings.chunk}, "
             f"with {b} images on each of {count} devices."
         )
+    if settings.chunk == b:
+        log.warning(
+            f"--chunk {settings.chunk} is one chunk: each device has {b} images. It only takes more time. Leave it "
+            "out, or give a smaller one."
+        )
     if settings.jit_compile and count > 1:
         raise UserError(
             f"--jit_compile works on one device. Received: {count} of them. Leave it out, or give "

@@ -248,11 +248,15 @@ def test_nothing_to_train_is_told():
         train(flags)
 
 
-def test_chunks_have_to_divide_what_each_device_has():
+def test_chunks_have_to_divide_what_each_device_has(caplog):
     class Strategy:
         num_replicas_in_sync = 2
 
     loop._check_devices(settings(chunk=3), Strategy)
+    loop._check_devices(settings(), Strategy)
+    assert not caplog.records
+    loop._check_devices(settings(chunk=6), Strategy)
+    assert "--chunk 6 is one chunk: each device has 6 images." in caplog.text
     with pytest.raises(common.UserError, match="--chunk .*Received: 4, with 6 images on each of 2"):
         loop._check_devices(settings(chunk=4), Strategy)
 

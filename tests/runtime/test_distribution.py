@@ -187,7 +187,7 @@ def trained(dataset, tmp_path_factory):
     wait(
         *start_workers(
             plain(dataset, folder / "plain-multi_worker"),
-            plain(dataset, folder / "chunks-multi_worker", "--chunk=6"),
+            plain(dataset, folder / "chunks-multi_worker", "--chunk=3"),
             shuffled(dataset, folder / "shuffled-multi_worker"),
             proxies(dataset, folder / "proxies-multi_worker"),
             flags(dataset, folder / "norm-multi_worker", f"--train_iterations={LONG}"),

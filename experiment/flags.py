@@ -416,7 +416,7 @@ class Settings(Architecture):
         "devices",
         "Keep few of the network's activations and compute the others again for the gradients, one "
         "part of the network after the other, for batches that do not fit into memory. It takes "
-        "about a third more time. Unlike --chunk, it changes no number.",
+        "about a third more time. Unlike --chunk, it changes no number but for rounding.",
     )
     jit_compile: bool = _switch(
         "devices",

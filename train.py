@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import common
 from common import UserError, first_few
-from data import cameras, dataset, pids, pk_sampler, samplers
+from data import cameras, dataset, pids, samplers
 from data.dataset import Dataset
-from data.samplers import Sampler
 from experiment import args_json, flags, folder, like, provenance, rules
 from experiment.flags import Settings, known
 from experiment.provenance import Run
@@ -27,11 +26,8 @@ from network import hub
 from runtime import terminal
 from runtime.cluster import explain_lost_workers, find_cluster, make_strategy
 from runtime.terminal import log
-from training import trackers, validation_set
+from training import pairs, trackers, validation_set
 from training.validation_set import Data
-
-# Below this share of images with a positive a batch is warned about. A convention, not measured.
-_FEW_POSITIVES = 0.5
 
 
 class Call(NamedTuple):
@@ -240,50 +236,12 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     for of_file in dataset.pids_by_file(data.train_set, settings.join_pids):
         for line in pids.warnings(of_file, K):
             log.warning(line)
-    if isinstance(sampler, samplers.Balanced) and settings.loss_weight:
-        for line in pids.often_drawn(*sampler.copied()):
-            log.warning(line)
-    _check_positives(settings, sampler, data.train_set, resuming)
+    pairs.check(sampler, _with_copies(data.train_set, settings), settings, resuming)
     return data
 
 
 def _size_flag(settings: Settings) -> str:
     return "batch_p" if settings.sampler == "pk" else "batch_size"
-
-
-def _check_positives(
-    settings: Settings, sampler: Sampler, train_set: Dataset, resuming: bool
-) -> None:
-    """Warn of batches that have few pairs of a pid.
-
-    Raises:
-        UserError: there are none, for a training that is new and needs them.
-    """
-    if isinstance(sampler, pk_sampler.Sampler) or not settings.loss_weight:
-        return
-    labels = dataset.labels_of(_with_copies(train_set, settings).pids)
-    share = sampler.share_with_positive(labels)
-    single = labels.max() + 1 == len(labels)  # in a memory each would find only itself, as it was
-    in_memory = settings.memory_batches and not single
-    needed = "several images of a pid" if single else "--sampler pk or a larger --batch_size"
-    if not share and not (in_memory or settings.id_loss_weight or resuming):
-        raise UserError(
-            f"--sampler {settings.sampler}: no image of a batch has another of its pid, as --loss {settings.loss} "
-            "needs. Add an --id_loss_weight, or give several images of a pid."
-        )
-    if in_memory:
-        if settings.memory_start and share * settings.batch_size < 1:
-            log.warning(
-                f"--sampler {settings.sampler}: before --memory_start {settings.memory_start} a batch has next to no "
-                f"images of one pid, as --loss {settings.loss} needs. Give a smaller --memory_start, or --sampler pk."
-            )
-    elif share < _FEW_POSITIVES:
-        if settings.id_loss_weight:
-            needed += f", or --loss_weight 0 if only --id_loss {settings.id_loss} is to train"
-        log.warning(
-            f"--sampler {settings.sampler}: of the {settings.batch_size} images of a batch, {share:.1%} have another "
-            f"of their pid in it, on average. The others are only negatives to --loss {settings.loss}. Give {needed}."
-        )
 
 
 def _with_copies(train_set: Dataset, settings: Settings) -> Dataset:

@@ -114,9 +114,10 @@ def main(call: Call) -> None:
     if cluster.is_chief:
         trackers.check(settings)
         _check_root(call)
-        if not call.resume and str(settings.initial_checkpoint).startswith(flags.OF_HUB):
-            hub.fetch(known(settings.initial_checkpoint))
     data = _load_data(settings, call.resume)
+    is_of_hub = str(settings.initial_checkpoint).startswith(flags.OF_HUB)
+    if cluster.is_chief and is_of_hub and not call.resume:
+        hub.fetch(known(settings.initial_checkpoint))
     run = _begin_run(settings, data, call, cluster.is_chief)
     lock = _lock(call, seen) if cluster.is_chief else contextlib.nullcontext()
     with lock, explain_lost_workers(cluster):

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from weights import refuse
 
+import train
 from network import hub, pretrained
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -98,6 +99,18 @@ def test_what_the_hub_answers_is_told(name, words, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     refuse(lambda: hub.fetch("hf:a/b"), words)
+
+
+def test_what_is_wrong_with_the_data_is_told_before_anything_is_fetched(
+    dataset, tmp_path, monkeypatch
+):
+    fetched = []
+    monkeypatch.setattr(hub, "fetch", fetched.append)
+    flags = [f"--experiment_root={tmp_path / 'exp'}", f"--train_set={dataset.csv}"]
+    flags += [f"--image_root={dataset.root}", "--initial_checkpoint=hf:a/b", "--batch_p=7"]
+    call = train.parse_args(flags)
+    refuse(lambda: train.main(call), "--batch_p 7 is more than the 6 pids")
+    assert not fetched and not (tmp_path / "exp").exists()
 
 
 def test_a_missing_package_is_told(monkeypatch):

@@ -211,7 +211,8 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
         if settings.camera_rule and settings.camera_names:
             found = known(cameras.cameras_of(data.train_set, settings.camera_rule))
             cameras.check_known(found, settings.camera_names)
-        sampler = samplers.make(_with_copies(data.train_set, settings), settings.batch_plan, seed=0)
+        drawn_from = _with_copies(data.train_set, settings)
+        sampler = samplers.make(drawn_from, settings.batch_plan, seed=0)
         dataset.check_sets(
             train_set,
             paths,
@@ -237,7 +238,7 @@ def _load_data(settings: Settings, resuming: bool) -> Data:
     for of_file in dataset.pids_by_file(data.train_set, settings.join_pids):
         for line in pids.warnings(of_file, K):
             log.warning(line)
-    pairs.check(sampler, _with_copies(data.train_set, settings), settings, resuming)
+    pairs.check(sampler, drawn_from, settings, resuming)
     return data
 
 

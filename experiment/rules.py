@@ -23,7 +23,7 @@ def check_combinations(settings: Settings, resuming: bool = False) -> None:
     _check_loss(settings)
     if not resuming:
         _check_ranges_of_constants(settings)
-        _check_without_effect(settings)
+        _check_frozen(settings)
     _check_loss_weight(settings)
     _check_id_loss(settings)
     _check_crops(settings)
@@ -414,15 +414,17 @@ def _check_validation(settings: Settings) -> None:
         )
 
 
-def _check_without_effect(settings: Settings) -> None:
-    for line in without_effect(settings):
-        raise UserError(line)
+def _check_frozen(settings: Settings) -> None:
+    if settings.bn_frozen and settings.no_sync_batch_norm:
+        raise UserError(
+            "--no_sync_batch_norm has no effect beside --bn_frozen, which takes no statistics of images. Leave out one "
+            "of the two"
+        )
 
 
 def doubtful(settings: Settings) -> list[str]:
     """One line for each thing that is allowed, but probably not meant."""
-    found = [*unreached(settings), *enlarged(settings), *whole(settings)]
-    return found + [f"{line}." for line in without_effect(settings)]
+    return [*unreached(settings), *enlarged(settings), *whole(settings)]
 
 
 def unreached(settings: Settings) -> list[str]:
@@ -464,16 +466,6 @@ def whole(settings: Settings) -> list[str]:
     return [
         "--random_resized_crop 1 takes the whole of each image, and --crop_aspect has no effect then. Give the least "
         "area of a part, such as 0.16, or leave both out."
-    ]
-
-
-def without_effect(settings: Settings) -> list[str]:
-    """One line for each flag that does nothing beside another, where older versions let it pass."""
-    if not (settings.bn_frozen and settings.no_sync_batch_norm):
-        return []
-    return [
-        "--no_sync_batch_norm has no effect beside --bn_frozen, which takes no statistics of images. Leave out one of "
-        "the two"
     ]
 
 

@@ -48,7 +48,7 @@ def of_rise(before: Mapping[str, float], now: Mapping[str, float]) -> float:
         raise UserError(
             f"--val_beyond_chance compares the AP of the same pids. Received: {len(now)} pids, {NAME} has "
             f"{len(before)}, and {len(before.keys() ^ now.keys())} are only in one of them. Give args.json the "
-            "validation of before, or set val_beyond_chance to false in it"
+            "validation of before, or set val_beyond_chance to false in it."
         )
     rises = np.array([now[pid] - before[pid] for pid in before])
     n = len(rises)

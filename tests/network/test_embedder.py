@@ -54,7 +54,8 @@ def test_files_and_arrays_are_embedded(embedder, expected, dataset):
     close(embedder([array.astype(float) for array in arrays[:3]]), wanted[:3])
     assert embedder([]).shape == (0, DIM)
     # A few files go another way than many.
-    np.testing.assert_array_equal(embedder(paths[:2]), embs[:2])
+    # Products of fewer rows may add up in another order.
+    close(embedder(paths[:2]), embs[:2])
     # Once, however few are left for the last batch.
     assert embedder._embed.experimental_get_tracing_count() == 1
 
@@ -187,9 +188,9 @@ def test_files_are_embedded_as_what_they_show(embedder, tmp_path):
         paths[-1].write_bytes(KINDS[kind][0])
     shown = [decoding.decode(tf.constant(path.read_bytes())).numpy() for path in paths]
     expected = embedder(shown)
-    np.testing.assert_allclose(embedder(paths), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder(paths), expected, rtol=1e-5, atol=1e-5)
     alone = [embedder([path])[0] for path in paths]
-    np.testing.assert_allclose(alone, expected, atol=1e-5)
+    np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
